@@ -1,0 +1,1 @@
+"""The Streamlit web map: land-cover and change maps from a few clicks."""

@@ -1,0 +1,7 @@
+"""`geodino pretrain`."""
+
+import typer
+
+
+def register(cli: typer.Typer) -> None:
+    """Add the command."""

@@ -1,0 +1,1 @@
+"""Self-supervised training of DINO, DINOv2 and DINOv3 backbones on an archive of tiles."""
