@@ -1,0 +1,55 @@
+# Two commands for a new machine with python3 (3.11 or newer), git and make:
+#   make demo   maps from real satellite scenes, in about ten minutes
+#   make test   the tests, a real browser included where there is one
+# A CPU-only torch: make demo UV_TORCH_BACKEND=cpu
+
+PYTHON ?= python3
+SCENES ?=
+BIN := .venv/bin
+UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt
+export UV_TORCH_BACKEND
+
+.PHONY: demo test test-all lint types imports bench frontend browser clean
+
+demo: .venv/demo.stamp frontend
+	$(BIN)/geodino demo $(SCENES) -o demo --overwrite
+
+test: .venv/dev.stamp frontend browser
+	$(BIN)/python tests/run.py
+
+test-all: .venv/dev.stamp frontend browser
+	$(BIN)/python tests/run.py --all
+
+lint: .venv/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/dev.stamp
+	$(BIN)/mypy
+
+imports: .venv/dev.stamp
+	$(BIN)/lint-imports
+
+bench: .venv/dev.stamp
+	$(BIN)/python benchmarks/run.py
+
+# Installs what a pip without uv would, only faster; the stamp is made anew when a dependency changes.
+.venv/%.stamp: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "geodino needs Python 3.11 or newer: make PYTHON=/path/to/python3 $(MAKECMDGOALS)"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' constraints.txt)"
+	$(UV) --editable ".[$*]"
+	@touch $@
+
+frontend:
+	@true
+
+# Debian's Chromium, for root on Debian; elsewhere the browser tests look for one and say that they skip.
+browser:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && grep -qi debian /etc/os-release; then \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+	else echo "no Chromium here: the browser tests will skip"; fi
+
+clean:
+	rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis test-artifacts
