@@ -70,7 +70,9 @@ def main() -> None:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        fail(f"no space left on the disk for {error.filename or 'the output'}; free some and run the same command again")
+        fail(
+            f"no space left on the disk for {error.filename or 'the output'}; free some and run the same command again"
+        )
     else:
         sys.exit(status if isinstance(status, int) else 0)
 

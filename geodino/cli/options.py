@@ -38,7 +38,8 @@ DaskOption = Annotated[
     str | None, typer.Option("--dask", metavar="ADDRESS", help="Scheduler of a running Dask cluster to spread over.")
 ]
 SensorOption = Annotated[
-    str | None, typer.Option("--sensor", help="Sensor of the scene where files do not say it; see `geodino tile --help`.")
+    str | None,
+    typer.Option("--sensor", help="Sensor of the scene where files do not say it; see `geodino tile --help`."),
 ]
 BandNamesOption = Annotated[
     str | None,
