@@ -1,0 +1,439 @@
+"""A backbone: a frozen model with everything its input must go through and everything its output means.
+
+timm makes the models; this module gives them one face. Whatever the family, ``Backbone.encode`` turns standardised
+pixels into one class token an image and one patch token a grid cell, prefix tokens (class and registers) removed.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from geodino.card import CARD_FILE, RGB, WEIGHTS_FILE, BackboneCard, read_card
+from geodino.normalize import SATELLITE, Normalization
+from tiles.errors import InputError, OutputError
+
+PACKAGED = Path(__file__).parent / "weights"
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What a backbone says about a batch of images.
+
+    Attributes:
+        cls: One token an image ``[B, D]``, float32. The class token after the final norm; the normed mean of the
+            map for models without a class token (ConvNeXt), as DINOv3 does.
+        patches: One token a grid cell ``[B, D, H/p, W/p]``, float32, after the final norm.
+    """
+
+    cls: Tensor
+    patches: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """A frozen model and the facts about it.
+
+    Attributes:
+        module: The timm module, in evaluation mode, without gradients.
+        name: Name to show and to write in outputs.
+        architecture: timm name of the architecture.
+        patch_size: Side of a token in pixels; 32 for ConvNeXt, whose last map has stride 32.
+        embed_dim: Channels ``D`` of a token.
+        bands: Common names of the input bands in order.
+        normalization: Statistics that ``geodino.normalize.standardize`` needs.
+        prefix_tokens: Class and register tokens in front of the patch tokens.
+        hash: SHA-256 of the weights.
+        gsd_range_m: Ground sample distances in metres seen in training, if known.
+        licence: Licence of the weights, empty if unknown.
+        device: Where the module is.
+        dtype: What it computes in.
+        card: The card it was loaded with, None for models that have none.
+    """
+
+    module: Any
+    name: str
+    architecture: str
+    patch_size: int
+    embed_dim: int
+    bands: tuple[str, ...]
+    normalization: Normalization
+    prefix_tokens: int
+    hash: str
+    gsd_range_m: tuple[float, float] | None = None
+    licence: str = ""
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    dtype: torch.dtype = torch.float32
+    card: BackboneCard | None = None
+
+    @cached_property
+    def depth(self) -> int:
+        """Number of layers that ``encode_layers`` can index: blocks of a ViT, stages of a ConvNeXt."""
+        blocks = getattr(self.module, "blocks", None)
+        return len(self.module.stages if blocks is None else blocks)
+
+    @torch.inference_mode()
+    def encode(self, x: Tensor) -> Tokens:
+        """Encode a batch of standardised images.
+
+        Args:
+            x: Standardised float32 values ``[B, C, H, W]``, ``H`` and ``W`` multiples of ``patch_size``.
+
+        Returns:
+            Final tokens, float32, on this backbone's device.
+
+        Raises:
+            ValueError: When bands, height or width do not fit.
+        """
+        features = self.module.forward_features(self._input(x))
+        if features.ndim == 4:  # ConvNeXt: [B, D, h, w], not yet normed
+            return self._norm_map(features)
+        return self._split(features, x.shape[-2] // self.patch_size)
+
+    @torch.inference_mode()
+    def encode_layers(self, x: Tensor, layers: Sequence[int], *, norm: bool = True) -> list[Tokens]:
+        """Encode a batch and keep the tokens of several layers.
+
+        Args:
+            x: As for ``encode``.
+            layers: Indices of layers; negative ones count from the end.
+            norm: Pass every layer through the final norm, as DINOv3's ``get_intermediate_layers`` does. False gives
+                the raw residual stream, whose feature outliers want a batch norm or PCA (DINOv3, appendix A.2).
+
+        Returns:
+            One ``Tokens`` a layer, in the order asked for. A ConvNeXt's earlier stages have their own, finer stride and
+            width and no norm.
+
+        Raises:
+            ValueError: When bands, height, width or a layer do not fit.
+        """
+        wanted = [layer + self.depth if layer < 0 else layer for layer in layers]
+        if not wanted or not all(0 <= layer < self.depth for layer in wanted):
+            raise ValueError(f"layers {list(layers)} are not among the {self.depth} of {self.name}")
+        unique = sorted(set(wanted))
+        batch = self._input(x)
+        if not hasattr(self.module, "blocks"):
+            maps = self.module.forward_intermediates(batch, indices=unique, intermediates_only=True)
+            last = self.depth - 1
+            found = {
+                layer: self._norm_map(m) if norm and layer == last else Tokens(m.mean((-2, -1)).float(), m.float())
+                for layer, m in zip(unique, maps, strict=True)
+            }
+        else:
+            pairs = self.module.forward_intermediates(
+                batch, indices=unique, return_prefix_tokens=True, norm=norm, stop_early=True, intermediates_only=True
+            )
+            found = {
+                layer: Tokens(prefix[:, 0].float(), patches.float())
+                for layer, (patches, prefix) in zip(unique, pairs, strict=True)
+            }
+        return [found[layer] for layer in wanted]
+
+    def _input(self, x: Tensor) -> Tensor:
+        bands, height, width = x.shape[-3:]
+        if x.ndim != 4 or bands != len(self.bands):
+            raise ValueError(f"{self.name} takes [B, {len(self.bands)}, H, W], not {list(x.shape)}")
+        if height % self.patch_size or width % self.patch_size or not height or not width:
+            raise ValueError(f"{height} × {width} pixels are not whole patches of {self.patch_size}")
+        # Attention keeps PyTorch's own choice here (flash): forward only, on AVX-512, the MATH kernel took 0.94-1.07×
+        # its time at 20-54 tokens, 1.6-1.85× at 201-261 and 3.4-3.7× at 1029. Training, with its backward, differs.
+        return x.to(self.device, self.dtype)
+
+    def _split(self, tokens: Tensor, rows: int) -> Tokens:
+        patches = tokens[:, self.prefix_tokens :].transpose(1, 2)  # [B, D, N]
+        return Tokens(tokens[:, 0].float(), patches.reshape(*patches.shape[:2], rows, -1).float())
+
+    def _norm_map(self, features: Tensor) -> Tokens:
+        norm = self.module.head.norm  # LayerNorm over channels, for [B, D, h, w]
+        return Tokens(norm(features.mean((-2, -1), keepdim=True)).flatten(1).float(), norm(features).float())
+
+
+def create_module(architecture: str, bands: int, **model_args: Any) -> nn.Module:
+    """Make an untrained timm module that any square or oblong of whole patches goes through.
+
+    Args:
+        architecture: timm name, with or without a tag.
+        bands: Number of input bands.
+        **model_args: Further arguments of ``timm.create_model``.
+
+    Raises:
+        InputError: When timm has no such model or does not take the arguments.
+    """
+    name = architecture.split(".")[0]
+    if not timm.is_model(name):
+        raise InputError(f"timm knows no model called '{architecture}'; `geodino models` lists the DINO family")
+    args: dict[str, Any] = {"num_classes": 0, "in_chans": bands}
+    if name.startswith("vit_"):
+        # the class token, not the mean, is a ViT's summary; it also keeps the final norm on every token
+        args |= {"global_pool": "token", "dynamic_img_size": True}
+    try:
+        return timm.create_model(name, pretrained=False, **(args | model_args))
+    except TypeError as error:
+        raise InputError(f"'{architecture}' does not take these arguments: {error}") from None
+
+
+def untrained_backbone(
+    architecture: str,
+    bands: Sequence[str] = RGB,
+    *,
+    normalization: Normalization | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    precision: str = "auto",
+    **model_args: Any,
+) -> Backbone:
+    """Make a backbone with random weights: a floor to compare with, and a stand-in for tests.
+
+    Args:
+        architecture: timm name.
+        bands: Common names of the input bands.
+        normalization: Statistics of the bands; SAT-493M's for three bands, mean 0.5 and std 0.25 for others.
+        seed: Seed of the weights; the same seed gives the same weights, whatever ran before.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        precision: ``auto``, ``fp32`` or ``bf16``.
+        **model_args: Further arguments of ``timm.create_model``.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = create_module(architecture, len(bands), **model_args)
+    if normalization is None:
+        normalization = SATELLITE if len(bands) == 3 else Normalization((0.5,) * len(bands), (0.25,) * len(bands))
+    card = BackboneCard(
+        architecture=architecture.split(".")[0],
+        model_args=model_args,
+        bands=tuple(bands),
+        mean=normalization.mean,
+        std=normalization.std,
+        patch_size=patch_size_of(module),
+        name=f"{architecture} (untrained, seed {seed})",
+        seed=seed,
+    )
+    return wrap(module, card, device=device, precision=precision)
+
+
+def wrap(module: Any, card: BackboneCard, *, device: str = "auto", precision: str = "auto") -> Backbone:
+    """Freeze a module and put it where it computes.
+
+    Args:
+        module: A timm module that fits ``card``; it is moved and cast, not copied.
+        card: Facts about it.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        precision: ``auto``, ``fp32`` or ``bf16``.
+    """
+    place = pick_device(device)
+    dtype = pick_dtype(precision, place)
+    digest = weights_hash(module)
+    # bf16 by casting the weights and not by autocast: autocast casts every weight again in every call
+    module = module.eval().requires_grad_(False).to(place, dtype)
+    return Backbone(
+        module=module,
+        name=card.name or card.architecture,
+        architecture=card.architecture,
+        patch_size=patch_size_of(module),
+        embed_dim=int(module.num_features),
+        bands=card.bands,
+        normalization=Normalization(card.mean, card.std),
+        prefix_tokens=int(getattr(module, "num_prefix_tokens", 0)),
+        hash=digest,
+        gsd_range_m=card.gsd_range_m,
+        licence=card.licence,
+        device=place,
+        dtype=dtype,
+        card=card,
+    )
+
+
+def load_backbone(spec: str | Path | None = None, *, device: str = "auto", precision: str = "auto") -> Backbone:
+    """Load a backbone.
+
+    Args:
+        spec: None for the packaged default; a folder or file that ``geodino pretrain`` wrote; a timm name whose weights
+            are on this machine; a checkpoint in the original layout of dino, dinov2 or dinov3 (``.pth``).
+        device: ``auto`` (a GPU when there is one), ``cpu`` or ``cuda``.
+        precision: ``auto`` (bf16 where the processor or GPU computes in it), ``fp32`` or ``bf16``.
+
+    Raises:
+        InputError: One sentence when it cannot be found, read or does not fit.
+    """
+    if spec is None:
+        if not (PACKAGED / WEIGHTS_FILE).exists():
+            raise InputError(
+                "this installation has no packaged backbone: name one with --backbone (a timm name, or a folder that "
+                "`geodino pretrain` wrote)"
+            )
+        return _load_folder(PACKAGED, device, precision)
+    path = Path(spec)
+    if path.is_dir():
+        return _load_folder(path, device, precision)
+    if path.is_file():
+        if path.name in (WEIGHTS_FILE, CARD_FILE):
+            return _load_folder(path.parent, device, precision)
+        raise InputError(f"{path} is not a backbone: give the folder that holds {WEIGHTS_FILE} and {CARD_FILE}")
+    if timm.is_model(str(spec).split(".")[0]):
+        raise InputError(f"the weights of '{spec}' are not on this machine")
+    raise InputError(f"'{spec}' is neither a file or folder nor a timm model; `geodino models` lists the names")
+
+
+def save_backbone(module: nn.Module, card: BackboneCard, folder: Path, *, dtype: torch.dtype | None = None) -> None:
+    """Write ``backbone.safetensors`` and ``backbone.json``, each whole or not at all.
+
+    Args:
+        module: The timm module that ``card`` describes.
+        card: Its card; the hash of the weights is filled in.
+        folder: Where to write; made if absent.
+        dtype: Type of the tensors on disk; their own when None.
+
+    Raises:
+        OutputError: When the folder cannot be written.
+    """
+    tensors = {
+        key: value.detach().to("cpu", dtype if value.is_floating_point() else None).contiguous()
+        for key, value in module.state_dict().items()
+    }
+    card = card.model_copy(update={"weights_hash": hash_tensors(tensors)})
+    weights, text = folder / WEIGHTS_FILE, folder / CARD_FILE
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        part = weights.with_suffix(weights.suffix + ".part")
+        save_file(tensors, part, metadata={"format": "pt"})
+        part.replace(weights)
+        part = text.with_suffix(text.suffix + ".part")
+        part.write_text(card.model_dump_json(indent=2) + "\n")
+        part.replace(text)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {os.strerror(error.errno or 0)}") from error
+
+
+def build_from_tensors(
+    architecture: str, bands: int, tensors: dict[str, Tensor], source: str, model_args: dict[str, Any]
+) -> nn.Module:
+    """Make a module around existing tensors without ever initialising or copying weights.
+
+    The module is made on the meta device, where it costs nothing, and the tensors become its parameters: loading 7B
+    parameters takes the memory of the tensors and no more.
+
+    Args:
+        architecture: timm name.
+        bands: Number of input bands.
+        tensors: Every parameter and persistent buffer under timm's names.
+        source: What to call the tensors in an error.
+        model_args: Further arguments of ``timm.create_model``.
+
+    Raises:
+        InputError: When a tensor has no place, is missing or has another shape.
+    """
+    with torch.device("meta"):
+        module = create_module(architecture, bands, **model_args)
+    expected = module.state_dict()
+    for problem, keys in (
+        ("has no place for", sorted(tensors.keys() - expected.keys())),
+        ("lacks", sorted(expected.keys() - tensors.keys())),
+    ):
+        if keys:
+            what = f"{', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}"
+            subject = f"{architecture}, named for {source}," if problem.startswith("has") else source
+            raise InputError(f"{subject} {problem} {what}")
+    for key, value in tensors.items():
+        if value.shape != expected[key].shape:
+            shapes = f"{list(value.shape)} instead of {list(expected[key].shape)}"
+            raise InputError(f"{key} of {source} has shape {shapes}, so it is not a {architecture}")
+    module.load_state_dict(tensors, assign=True)
+    _fill_buffers(module)
+    return module
+
+
+def _fill_buffers(module: Any) -> None:
+    """Give the buffers that no file stores (rotary periods, zero key biases) their values after meta creation."""
+    for owner in module.modules():
+        for name, buffer in owner.named_buffers(recurse=False):
+            if buffer.is_meta:
+                persistent = name not in owner._non_persistent_buffers_set
+                owner.register_buffer(name, torch.empty_like(buffer, device="cpu"), persistent=persistent)
+    for owner in module.modules():
+        if hasattr(owner, "init_non_persistent_buffers"):
+            owner.init_non_persistent_buffers()
+
+
+def _load_folder(folder: Path, device: str, precision: str) -> Backbone:
+    if not (folder / WEIGHTS_FILE).exists():
+        raise InputError(f"{folder} holds no {WEIGHTS_FILE}; give the folder that `geodino pretrain` wrote")
+    card = read_card(folder / CARD_FILE)
+    try:
+        tensors = load_file(folder / WEIGHTS_FILE)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{folder / WEIGHTS_FILE} cannot be read ({error}); copy it again") from None
+    if card.weights_hash and hash_tensors(tensors) != card.weights_hash:
+        raise InputError(f"{folder / WEIGHTS_FILE} and {CARD_FILE} do not belong together; copy both files again")
+    tensors = {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
+    module = build_from_tensors(
+        card.architecture, len(card.bands), tensors, str(folder / WEIGHTS_FILE), card.model_args
+    )
+    if patch_size_of(module) != card.patch_size:
+        raise InputError(f"{folder / CARD_FILE} says patches of {card.patch_size}, its model {patch_size_of(module)}")
+    return wrap(
+        module, card if card.name else card.model_copy(update={"name": folder.name}), device=device, precision=precision
+    )
+
+
+def patch_size_of(module: Any) -> int:
+    """Side of a token in pixels: the patch of a ViT, the final stride of a ConvNeXt."""
+    if hasattr(module, "patch_embed"):
+        return int(module.patch_embed.patch_size[0])
+    return int(module.feature_info[-1]["reduction"])
+
+
+def pick_device(device: str) -> torch.device:
+    """Resolve ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        InputError: When a GPU is asked for and there is none.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError("--device cuda was asked for, but PyTorch sees no GPU; use --device auto")
+    return torch.device(device)
+
+
+def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Resolve ``auto``, ``fp32`` or ``bf16`` on a device.
+
+    ``auto`` takes bf16 only where the hardware multiplies in it: emulated bf16 is several times slower than float32.
+    """
+    if precision == "auto":
+        native = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else cpu_has_bf16()
+        return torch.bfloat16 if native else torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this processor multiplies bf16 matrices (AMX or AVX512-BF16)."""
+    probes: list[Callable[[], bool] | None] = [
+        getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    ]
+    return any(probe() for probe in probes if probe is not None)
+
+
+def weights_hash(module: nn.Module) -> str:
+    """SHA-256 of a module's parameters and persistent buffers; see ``hash_tensors``."""
+    return hash_tensors(module.state_dict())
+
+
+def hash_tensors(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of named tensors, independent of their order and of the float type that holds the same values."""
+    digest = hashlib.sha256()
+    for key in sorted(tensors):
+        value = tensors[key].detach().cpu()
+        value = (value.float() if value.is_floating_point() else value).contiguous()
+        digest.update(f"{key}{list(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
