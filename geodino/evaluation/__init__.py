@@ -1,0 +1,1 @@
+"""Measuring backbones: data sets, floors, kNN, linear and segmentation probes, intervals, tables and pictures."""
