@@ -30,8 +30,9 @@ types: .venv/dev.stamp
 imports: .venv/dev.stamp
 	$(BIN)/lint-imports
 
+BENCH ?=
 bench: .venv/dev.stamp
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/run.py $(BENCH)
 
 # Installs what a pip without uv would, only faster; the stamp is made anew when a dependency changes.
 .venv/%.stamp: pyproject.toml constraints.txt
