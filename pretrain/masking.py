@@ -19,11 +19,15 @@ class MaskSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    probability: float = Field(0.5, ge=0, le=1, description="share of the crops that are masked at all")
-    ratio: tuple[float, float] = Field((0.1, 0.5), description="smallest and largest share of a crop's tokens hidden")
-    min_block: int = Field(4, ge=1, description="tokens in the smallest block")
-    max_block: float = Field(0.5, gt=0, le=1, description="largest block, as a share of the crop's tokens")
-    aspect: float = Field(0.3, gt=0, le=1, description="narrowest block, as height over width; the widest is 1/aspect")
+    probability: float = Field(default=0.5, ge=0, le=1, description="share of the crops that are masked at all")
+    ratio: tuple[float, float] = Field(
+        default=(0.1, 0.5), description="smallest and largest share of a crop's tokens hidden"
+    )
+    min_block: int = Field(default=4, ge=1, description="tokens in the smallest block")
+    max_block: float = Field(default=0.5, gt=0, le=1, description="largest block, as a share of the crop's tokens")
+    aspect: float = Field(
+        default=0.3, gt=0, le=1, description="narrowest block, as height over width; the widest is 1/aspect"
+    )
 
 
 # A crop gives up on blocks after this many proposals in a row that do not fit, and is topped up (BEiT's own number).
