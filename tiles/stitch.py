@@ -14,6 +14,7 @@ take the largest.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -214,4 +215,4 @@ def upsample_rows(
 def row_pieces(start: int, stop: int, step: int) -> Sequence[range]:
     """Cut rows ``start`` to ``stop`` at the multiples of ``step``."""
     cuts = [start, *range((start // step + 1) * step, stop, step), stop]
-    return [range(a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
+    return [range(a, b) for a, b in pairwise(cuts)]

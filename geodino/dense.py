@@ -1,0 +1,385 @@
+"""Dense features of a scene of any size: overlapping windows through a backbone, blended as a stream of token rows.
+
+Three stages run at once: reader threads decode and standardise windows ahead of the model; the model has a thread
+of its own; the caller's thread blends and consumes. What is held is a band of token rows as high as one window, so
+memory depends on the scene's width and not on its height.
+
+Windows are numbered row by row over the whole scene and grouped into batches by that number alone. A range of rows
+runs the same batches as the whole scene does, hence gives the same bytes: that is what makes exact resumption and
+spreading over machines possible.
+"""
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import rasterio
+import torch
+from rasterio.windows import Window
+from torch import Tensor
+from torch.nn import functional
+
+from geodino.backbone import Backbone
+from geodino.normalize import Normalization, standardize
+from geodino.token_grid import TokenGrid
+from tiles.errors import InputError
+from tiles.scene import Scene, SceneReader
+from tiles.stitch import Axis, BoolArray, FloatArray, MaskBand, RowBand
+
+# Windows read in one go: neighbours share their halo's pixels and blocks, and large reads decode faster.
+_STRIP = 4
+# A processor gains nothing from larger batches, whose activations leave its caches; a GPU needs them to be busy.
+_CPU_BATCH = 4
+_GPU_BATCH_MOST = 64
+# float32 numbers a token needs at once, in units of the width: residual stream, normed copy, queries, keys and values,
+# hidden layer and its activation, output.
+_ACTIVATIONS_PER_TOKEN = 16
+_DONE = object()
+
+
+@dataclass(frozen=True)
+class DenseSettings:
+    """How windows are laid and what is taken from the backbone.
+
+    Attributes:
+        window: Tokens along a window's side. With 36 tokens of 16 pixels and the default halo, windows start every
+            512 pixels: on the usual blocks of tiled rasters.
+        halo: Tokens of context on each side; neighbouring windows overlap by twice as many and blend over them.
+        upscale: Tokens per patch side: 1, 2 or 4. The scene is enlarged bilinearly by this factor before the backbone
+            sees it, so that a token covers ``patch_size / upscale`` pixels.
+        layers: Backbone layers whose tokens are concatenated; empty for the final one alone.
+        batch_size: Windows a forward pass; None chooses by device and memory (see ``resolved``).
+        min_valid: Share of a token's pixels that must be valid, in [0, 1]; tokens below are nodata.
+        readers: Reader threads; no effect on the result.
+    """
+
+    window: int = 36
+    halo: int = 2
+    upscale: int = 1
+    layers: tuple[int, ...] = ()
+    batch_size: int | None = None
+    min_valid: float = 0.5
+    readers: int = 2
+
+    def __post_init__(self) -> None:
+        if self.upscale not in (1, 2, 4):
+            raise InputError(f"the token grid can be refined by 1, 2 or 4, not by {self.upscale} (--upscale)")
+        if self.halo < 1 or self.window < 4 * self.halo:
+            raise InputError(
+                f"a window of {self.window} tokens has no core beside a halo of {self.halo}; take a larger window"
+            )
+        if not 0 <= self.min_valid <= 1:
+            raise InputError(f"the valid share of a token lies between 0 and 1, not {self.min_valid}")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise InputError(f"a batch holds at least one window, not {self.batch_size}")
+
+    def resolved(self, backbone: Backbone) -> "DenseSettings":
+        """Fill in the batch size, so that the settings say everything the result depends on.
+
+        On a processor 4; on a GPU as many windows as a third of its free memory holds, at most 64.
+        """
+        if self.batch_size is not None:
+            return self
+        batch = _CPU_BATCH
+        if backbone.device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(backbone.device)
+            window = self.window**2 * backbone.embed_dim * _ACTIVATIONS_PER_TOKEN * 4
+            batch = int(max(1, min(_GPU_BATCH_MOST, free // 3 // window)))
+        return DenseSettings(**{**asdict(self), "batch_size": batch})
+
+    def identity(self) -> dict[str, Any]:
+        """What the result depends on, for journals and tags; the number of reader threads is left out."""
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items() if key != "readers"}
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """Consecutive token rows of a scene.
+
+    Attributes:
+        row: First token row.
+        features: float32 ``[D, h, Wt]``, unit length along ``D``; zeros where not valid.
+        valid: bool ``[h, Wt]``.
+        pixels: Validity of the pixels under these tokens, bool ``[n, width]``, from pixel row ``row * grid.pixels`` on
+            and cut at the scene's last row.
+    """
+
+    row: int
+    features: FloatArray
+    valid: BoolArray
+    pixels: BoolArray
+
+
+@dataclass(frozen=True)
+class _Read:
+    """One window as the model takes it, at the scene's own pixel size."""
+
+    number: tuple[int, int]
+    values: FloatArray  # [C, h, w] standardised
+    tokens: BoolArray
+    pixels: BoolArray
+
+
+def token_grid(scene: Scene, backbone: Backbone, settings: DenseSettings) -> TokenGrid:
+    """Grid of the tokens that ``stream_tokens`` yields.
+
+    Raises:
+        InputError: When the patch cannot be divided by ``settings.upscale``.
+    """
+    if backbone.patch_size % settings.upscale:
+        raise InputError(
+            f"patches of {backbone.patch_size} pixels ({backbone.name}) cannot be divided by {settings.upscale}"
+        )
+    return TokenGrid(scene.height, scene.width, backbone.patch_size // settings.upscale)
+
+
+def feature_dim(backbone: Backbone, settings: DenseSettings) -> int:
+    """Channels ``D`` of the features: the backbone's width times the number of layers."""
+    return backbone.embed_dim * max(1, len(settings.layers))
+
+
+def encode_unit(backbone: Backbone, x: Tensor, settings: DenseSettings) -> Tensor:
+    """Encode a batch into features of unit length.
+
+    Args:
+        backbone: The model.
+        x: Standardised values ``[B, C, H, W]`` at the scene's pixel size.
+        settings: Enlargement and layers. Several layers are each brought to unit length and concatenated, so that none
+            outweighs another.
+
+    Returns:
+        float32 ``[B, D, h, w]`` on the backbone's device, unit length along ``D``.
+    """
+    x = x.to(backbone.device, non_blocking=True)
+    if settings.upscale > 1:
+        x = functional.interpolate(x, scale_factor=settings.upscale, mode="bilinear", align_corners=False)
+    if not settings.layers:
+        return functional.normalize(backbone.encode(x).patches, dim=1)
+    layers = backbone.encode_layers(x, settings.layers)
+    parts = [functional.normalize(layer.patches, dim=1) for layer in layers]
+    return torch.cat(parts, dim=1) / len(parts) ** 0.5
+
+
+class _Plan:
+    """Where the windows of a scene lie, and which of them a range of token rows needs."""
+
+    def __init__(self, grid: TokenGrid, settings: DenseSettings, rows: range) -> None:
+        self.grid = grid
+        self.rows = rows
+        self.down = Axis(grid.rows, settings.window, 2 * settings.halo)
+        self.across = Axis(grid.columns, settings.window, 2 * settings.halo)
+        self.needed = self.down.touching(rows.start, rows.stop)
+        columns, batch = len(self.across.starts), settings.batch_size or 1
+        first = self.needed.start * columns // batch * batch
+        last = -(-self.needed.stop * columns // batch) * batch
+        numbers = range(first, min(last, len(self.down.starts) * columns))
+        self.windows = [divmod(number, columns) for number in numbers]
+        self.batches = [self.windows[i : i + batch] for i in range(0, len(self.windows), batch)]
+
+    def strips(self) -> Iterator[list[tuple[int, int]]]:
+        """Windows that are read together: neighbours of one window row."""
+        strip: list[tuple[int, int]] = []
+        for row, column in self.windows:
+            if strip and (strip[0][0] != row or column % _STRIP == 0):
+                yield strip
+                strip = []
+            strip.append((row, column))
+        yield strip
+
+    def cells(self, number: tuple[int, int]) -> tuple[int, int]:
+        """First token row and column of a window."""
+        return self.down.starts[number[0]], self.across.starts[number[1]]
+
+
+class _Readers:
+    """Reader threads, each with its own file handles; strips of one column go to one thread, whose cache has them."""
+
+    def __init__(self, scene: Scene, plan: _Plan, normalization: Normalization, settings: DenseSettings) -> None:
+        self.scene, self.plan, self.normalization, self.min_valid = scene, plan, normalization, settings.min_valid
+        self.stack = ExitStack()
+        self.local = threading.local()
+        self.handles: list[ExitStack] = []
+        self.pools = [
+            self.stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="geodino-read"))
+            for _ in range(max(1, settings.readers))
+        ]
+        self.ahead = len(self.pools) + -(-2 * (settings.batch_size or 1) // _STRIP)
+
+    def _reader(self) -> SceneReader:
+        if not hasattr(self.local, "reader"):
+            # GDAL's block cache is one for the process and would grow to a share of the machine's memory: two window
+            # rows of source blocks are all that is ever read twice.
+            rows = 2 * self.plan.down.size * self.plan.grid.pixels + self.scene.block_shape[0]
+            row_bytes = self.scene.width * sum(np.dtype(band.dtype).itemsize for band in self.scene.bands)
+            stack = ExitStack()
+            stack.enter_context(rasterio.Env(GDAL_CACHEMAX=max(16 << 20, rows * row_bytes)))
+            self.local.stack, self.local.reader = stack, stack.enter_context(self.scene.open())
+        return self.local.reader
+
+    def _close(self) -> None:
+        if hasattr(self.local, "stack"):
+            self.local.stack.close()
+
+    def _read(self, strip: Sequence[tuple[int, int]]) -> list[_Read]:
+        grid, n = self.plan.grid, self.plan.grid.pixels
+        row, left = self.plan.cells(strip[0])
+        down, across = self.plan.down.size, self.plan.across.size
+        right = self.plan.cells(strip[-1])[1] + across
+        top, bottom = grid.pixel_rows(row, row + down)
+        inside = Window(left * n, top, min(right * n, grid.width) - left * n, bottom - top)
+        pixels = self._reader().read(inside)
+        tokens = grid.valid_tokens(pixels.valid, row, left, self.min_valid)
+        values = standardize(pixels.values, None if pixels.valid.all() else pixels.valid, self.normalization)
+        # The last tokens reach beyond the scene by less than a patch: its last pixels are repeated there.
+        beyond = (down * n - values.shape[1], (right - left) * n - values.shape[2])
+        if any(beyond):
+            values = np.pad(values, ((0, 0), (0, beyond[0]), (0, beyond[1])), mode="edge")
+        found = []
+        for number in strip:
+            at = self.plan.cells(number)[1] - left
+            columns = slice(at * n, (at + across) * n)
+            found.append(_Read(number, values[:, :, columns], tokens[:, at : at + across], pixels.valid[:, columns]))
+        return found
+
+    def __iter__(self) -> Iterator[_Read]:
+        waiting: deque[Future[list[_Read]]] = deque()
+        for strip in self.plan.strips():
+            pool = self.pools[strip[0][1] // _STRIP % len(self.pools)]
+            waiting.append(pool.submit(self._read, strip))
+            if len(waiting) > self.ahead:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+
+    def close(self) -> None:
+        for pool in self.pools:
+            pool.submit(self._close)
+        self.stack.close()
+
+
+def _run_model(
+    readers: _Readers,
+    plan: _Plan,
+    backbone: Backbone,
+    settings: DenseSettings,
+    out: "queue.Queue[Any]",
+    stop: threading.Event,
+) -> None:
+    """Encode every batch and hand the windows over; a failure is handed over like a result."""
+
+    def put(item: Any) -> None:
+        while not stop.is_set():
+            try:
+                return out.put(item, timeout=0.2)
+            except queue.Full:
+                continue
+
+    try:
+        source = iter(readers)
+        pending: tuple[list[_Read], Tensor | None] | None = None
+        for batch in plan.batches:
+            reads = [next(source) for _ in batch]
+            encoded = None
+            if any(read.tokens.any() for read in reads):
+                x = torch.from_numpy(np.stack([read.values for read in reads]))
+                encoded = encode_unit(backbone, x, settings)
+            # One batch stays on its way: a GPU computes the next while the last one is copied and blended.
+            if pending is not None:
+                put((pending[0], None if pending[1] is None else pending[1].cpu().numpy()))
+            pending = (reads, encoded)
+            if stop.is_set():
+                return
+        if pending is not None:
+            put((pending[0], None if pending[1] is None else pending[1].cpu().numpy()))
+        put(_DONE)
+    except BaseException as error:
+        put(error)
+
+
+def stream_tokens(
+    scene: Scene, backbone: Backbone, settings: DenseSettings | None = None, *, rows: range | None = None
+) -> Iterator[TokenRows]:
+    """Stream the dense features of a scene from top to bottom.
+
+    Args:
+        scene: Any scene that has the backbone's bands.
+        backbone: The model.
+        settings: How windows are laid.
+        rows: Token rows wanted; None for all. A range gives exactly the values that the whole scene has there.
+
+    Yields:
+        Every wanted token row once, in order, several at a time.
+
+    Raises:
+        InputError: The scene lacks a band of the backbone, or a file turns out damaged; the sentence names it.
+        ValueError: ``rows`` is not a range of the grid's rows.
+    """
+    settings = (settings or DenseSettings()).resolved(backbone)
+    scene = scene.select(backbone.bands)
+    grid = token_grid(scene, backbone, settings)
+    rows = range(grid.rows) if rows is None else rows
+    if rows.step != 1 or not 0 <= rows.start < rows.stop <= grid.rows:
+        raise ValueError(f"{rows} are not rows of a grid of {grid.rows}")
+    plan = _Plan(grid, settings, rows)
+    readers = _Readers(scene, plan, backbone.normalization, settings)
+    results: queue.Queue[Any] = queue.Queue(maxsize=2)
+    stop = threading.Event()
+    model = threading.Thread(
+        target=_run_model, args=(readers, plan, backbone, settings, results, stop), name="geodino-model", daemon=True
+    )
+    model.start()
+    try:
+        yield from _blend(plan, feature_dim(backbone, settings), results)
+    finally:
+        stop.set()
+        model.join()
+        readers.close()
+
+
+def _blend(plan: _Plan, channels: int, results: "queue.Queue[Any]") -> Iterator[TokenRows]:
+    grid, down, across = plan.grid, plan.down, plan.across
+    first = down.starts[plan.needed.start]
+    sums = RowBand(channels, grid.columns, down.size, first)
+    tokens = MaskBand(grid.columns, down.size, first)
+    pixels = MaskBand(grid.width, down.size * grid.pixels, first * grid.pixels)
+    while (item := results.get()) is not _DONE:
+        if isinstance(item, BaseException):
+            raise item
+        reads, encoded = item
+        for i, read in enumerate(reads):
+            row, column = read.number
+            if row not in plan.needed:  # here only to complete its batch
+                continue
+            top, left = plan.cells(read.number)
+            if encoded is not None:
+                sums.add(top, left, encoded[i], (down.weights[row], across.weights[column]))
+            tokens.add(top, left, read.tokens)
+            pixels.add(top * grid.pixels, left * grid.pixels, read.pixels)
+            if column == len(across.starts) - 1:
+                ready = down.settled(row)
+                done = _rows(sums, tokens, pixels, ready, plan)
+                if done is not None:
+                    yield done
+
+
+def _rows(sums: RowBand, tokens: MaskBand, pixels: MaskBand, ready: int, plan: _Plan) -> TokenRows | None:
+    """Take the rows that no later window touches; None when none of them is wanted."""
+    start = sums.start
+    features, valid = sums.take(ready), tokens.take(ready)
+    mask = pixels.take(plan.grid.pixel_rows(ready - 1, ready)[1])
+    low, high = max(plan.rows.start, start), min(plan.rows.stop, ready)
+    if low >= high:
+        return None
+    wanted = slice(low - start, high - start)
+    above, below = plan.grid.pixel_rows(low, high)
+    features, valid = features[:, wanted], valid[wanted]
+    length = np.sqrt(np.einsum("dhw,dhw->hw", features, features))
+    features = features * (valid / np.maximum(length, 1e-12)).astype(np.float32)
+    skip = start * plan.grid.pixels
+    return TokenRows(low, features, valid, mask[above - skip : below - skip])
