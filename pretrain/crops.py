@@ -1,12 +1,9 @@
 """Multi-crop views of a batch of tiles: global, local and Gram crops, with nodata kept apart from data.
 
 A crop is an axis-aligned box with one of the eight symmetries of the square (overhead imagery has no up), so bicubic
-resampling with antialiasing factors into one small matrix for the rows and one for the columns. A view of the whole
-batch is then two batched matrix products, blur included, and the Gram view of a global crop is the same box and
-symmetry without blur and radiometry: its geometry equals the student's by construction.
-
-Cubic kernel: Catmull-Rom (a = -0.5), widened by the shrinking factor where a crop shrinks, as Pillow and
-``torch.nn.functional.interpolate(mode="bicubic", antialias=True)`` do.
+resampling with antialiasing goes one axis at a time (`pretrain.resample`), for the whole batch at once. The Gram view
+of a global crop is the same box and symmetry without blur and radiometry: its geometry equals the student's by
+construction.
 """
 
 import math
@@ -17,7 +14,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from pretrain.radiometry import Radiometry, RadiometrySettings, blur_matrix, blur_sigmas
+from pretrain.radiometry import Radiometry, RadiometrySettings, blur_sigmas
+from pretrain.resample import bicubic_taps, blur_lines
 
 if TYPE_CHECKING:
     from geodino.normalize import Normalization
@@ -143,8 +141,8 @@ def make_crops(
     """Cut, resample, distort and standardise all views of a batch.
 
     Args:
-        values: float32 [N, C, H, W] in [0, 1].
-        valid: bool [N, H, W], pixels with data.
+        values: float32 [N, C, H, H] in [0, 1]; tiles are square. What lies under invalid pixels does not matter.
+        valid: bool [N, H, H], pixels with data.
         gsd_m: float [N], ground sampling distance of each tile in metres; read only for crops given in metres.
         settings: What to cut.
         normalization: Mean and standard deviation of each band over [0, 1] values.
@@ -152,7 +150,12 @@ def make_crops(
 
     Returns:
         Views on the device of ``values``.
+
+    Raises:
+        ValueError: The tiles are not square.
     """
+    if values.shape[2] != values.shape[3]:
+        raise ValueError(f"tiles must be square to be turned, not {values.shape[2]} x {values.shape[3]} pixels")
     with torch.no_grad(), torch.autocast(values.device.type, enabled=False):
         batch = Resampler(values, valid, normalization)
         global_views, gram_views, local_views = [], [], []
@@ -221,110 +224,75 @@ def draw_boxes(
     return Boxes(top[chosen, every], left[chosen, every], tall[chosen, every], wide[chosen, every], symmetry)
 
 
-def resampling_matrix(start: Tensor, length: Tensor, source: int, size: int) -> Tensor:
-    """Bicubic resampling of the interval ``[start, start + length)`` of a line of pixels as a matrix.
-
-    Args:
-        start: float64 [N], where the interval begins, in source pixels.
-        length: float64 [N], its length.
-        source: Pixels in the line.
-        size: Pixels wanted.
-
-    Returns:
-        float32 [N, size, source]; each row sums to 1. Exactly the identity where the interval is a run of whole pixels
-        at scale 1.
-    """
-    step = length / size
-    stretch = step.clamp(min=1.0)
-    reach = 2.0 * stretch
-    taps = min(source, math.ceil(2 * float(reach.max())) + 1)
-    centre = start.view(-1, 1) + (torch.arange(size, dtype=torch.float64) + 0.5) * step.view(-1, 1) - 0.5
-    first = (centre - reach.view(-1, 1)).ceil().clamp(0, source - taps).long()
-    index = first.unsqueeze(2) + torch.arange(taps)
-    distance = ((index - centre.unsqueeze(2)) / stretch.view(-1, 1, 1)).abs_().float()
-    weights = _cubic(distance)
-    weights /= weights.sum(2, keepdim=True)
-    return torch.zeros(len(start), size, source).scatter_(2, index, weights)
-
-
-def _cubic(distance: Tensor) -> Tensor:
-    """Catmull-Rom kernel at non-negative distances, in place of them."""
-    near = (1.5 * distance - 2.5) * distance * distance + 1
-    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
-    return torch.where(distance <= 1, near, torch.where(distance < 2, far, 0.0))
+# The eight symmetries as "exchange the axes, then mirror": which mirror rows, which columns, which exchange.
+_UP_DOWN = torch.tensor([False, True, True, False, False, True, True, False])
+_LEFT_RIGHT = torch.tensor([False, False, True, True, True, True, False, False])
+_CROSSED = torch.tensor([False, True, False, True, False, True, False, True])
 
 
 class Resampler:
-    """Tiles ready to be resampled many times: validity joined to the bands only where something is missing."""
+    """A batch of tiles laid out for cutting many views; validity joins the bands only where something is missing."""
 
     def __init__(self, values: Tensor, valid: Tensor, normalization: "Normalization") -> None:
         self.whole = bool(valid.all())
-        self.bands = values.shape[1]
-        if self.whole:
-            self.source = values
-        else:
-            # Weight and weighted value side by side: their quotient after resampling ignores what is missing.
-            weight = valid.unsqueeze(1).to(values.dtype)
-            self.source = torch.cat([torch.where(valid.unsqueeze(1), values, 0.0), weight], dim=1)
-        device = values.device
-        self.mean = torch.tensor(normalization.mean, dtype=torch.float32, device=device).view(-1, 1, 1)
-        self.std = torch.tensor(normalization.std, dtype=torch.float32, device=device).view(-1, 1, 1)
+        self.tiles, self.bands, self.size = values.shape[:3]
+        if not self.whole:
+            # Weighted value and weight side by side: their quotient after resampling ignores what is missing.
+            seen = valid.unsqueeze(1)
+            values = torch.cat([torch.where(seen, values, 0.0), seen.to(values.dtype)], dim=1)
+        self.channels = values.shape[1]
+        # Columns first, as lines of (row, channel); behind them the same tiles with their axes exchanged.
+        self.source = torch.cat([values.permute(0, 3, 2, 1), values.permute(0, 2, 3, 1)]).flatten(2)
+        self.mean = torch.tensor(normalization.mean, dtype=torch.float32, device=values.device).view(-1, 1, 1)
+        self.std = torch.tensor(normalization.std, dtype=torch.float32, device=values.device).view(-1, 1, 1)
 
     def view(
         self, boxes: Boxes, size: int, radiometry: RadiometrySettings, blur: float, generator: torch.Generator
     ) -> View:
         """A distorted view: blurred with probability ``blur``, then seen under another light."""
-        change = Radiometry(len(boxes.top), self.bands, radiometry, generator)
-        sigmas = blur_sigmas(len(boxes.top), blur, radiometry.blur_sigma, generator)
+        change = Radiometry(self.tiles, self.bands, radiometry, generator)
+        sigmas = blur_sigmas(self.tiles, blur, radiometry.blur_sigma, generator)
         values, valid = self._resample(boxes, size, sigmas)
         return self._standardize(change(values), valid)
 
     def undistorted(self, boxes: Boxes, size: int) -> View:
         """The same boxes, resampled and standardised only."""
-        values, valid = self._resample(boxes, size, None)
+        values, valid = self._resample(boxes, size, torch.zeros(self.tiles))
         return self._standardize(values.clamp_(0, 1), valid)
 
-    def _resample(self, boxes: Boxes, size: int, sigmas: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _resample(self, boxes: Boxes, size: int, sigmas: Tensor) -> tuple[Tensor, Tensor | None]:
         """Values float32 [N, C, size, size] and bool [N, size, size], or None where all is data."""
-        source = self.source
-        rows = resampling_matrix(boxes.top, boxes.height, source.shape[2], size)
-        columns = resampling_matrix(boxes.left, boxes.width, source.shape[3], size)
-        if sigmas is not None and bool((sigmas > 0).any()):
-            blur = blur_matrix(sigmas, size)
-            rows, columns = blur @ rows, blur @ columns
-        rows, columns = _turned(rows, columns, boxes.symmetry)
-        rows, columns = rows.to(source.device), columns.to(source.device)
-        across = torch.bmm(source.flatten(1, 2), columns.transpose(1, 2)).view(*source.shape[:3], size)
-        resampled = torch.matmul(rows.unsqueeze(1), across)  # [N, C, S, S]
-        # Half of the symmetries exchange the axes, which no pair of row and column matrices does.
-        crossed = (boxes.symmetry % 2 == 1).to(source.device).view(-1, 1, 1, 1)
-        if bool(crossed.any()):
-            resampled = torch.where(crossed, resampled.transpose(2, 3), resampled)
+        crossed = _CROSSED[boxes.symmetry]
+        columns = bicubic_taps(
+            torch.where(crossed, boxes.top, boxes.left),
+            torch.where(crossed, boxes.height, boxes.width),
+            self.size,
+            size,
+        ).reversed_where(_LEFT_RIGHT[boxes.symmetry])
+        rows = bicubic_taps(
+            torch.where(crossed, boxes.left, boxes.top),
+            torch.where(crossed, boxes.width, boxes.height),
+            self.size,
+            size,
+        ).reversed_where(_UP_DOWN[boxes.symmetry])
+        lines = columns.apply(self.source, torch.arange(self.tiles) + self.tiles * crossed)  # [N, x, (H, C)]
+        blur_lines(lines, sigmas)
+        lines = lines.view(self.tiles, size, self.size, self.channels).permute(0, 2, 3, 1).flatten(2)
+        lines = rows.apply(lines)  # [N, y, (C, x)]
+        blur_lines(lines, sigmas)
+        resampled = lines.view(self.tiles, size, self.channels, size).transpose(1, 2)  # [N, C, y, x]
         if self.whole:
-            return resampled, None
+            return resampled.contiguous(), None
         weight = resampled[:, self.bands :]
         valid = weight >= _ENOUGH_WEIGHT
         values = torch.where(valid, resampled[:, : self.bands] / weight.clamp(min=_ENOUGH_WEIGHT), 0.0)
-        return values, valid.squeeze(1)
+        return values.contiguous(), valid.squeeze(1)
 
     def _standardize(self, values: Tensor, valid: Tensor | None) -> View:
         pixels = values.sub_(self.mean).div_(self.std)
         if valid is None:
             return View(pixels, torch.ones(pixels.shape[0], *pixels.shape[2:], dtype=torch.bool, device=pixels.device))
         return View(pixels.masked_fill_(~valid.unsqueeze(1), 0.0), valid)
-
-
-def _turned(rows: Tensor, columns: Tensor, symmetry: Tensor) -> tuple[Tensor, Tensor]:
-    """Reverse the row and column matrices [N, S, .] where the symmetry mirrors the axis, before axes are exchanged.
-
-    A quarter turn is X with its columns reversed, then transposed; the odd symmetries are the ones that transpose. A
-    left-right flip after a transposition is an up-down flip before it. The tables list all eight elements.
-    """
-    up_down = torch.tensor([False, False, True, True, False, True, True, False])[symmetry]
-    left_right = torch.tensor([False, True, True, False, True, True, False, False])[symmetry]
-    rows = torch.where(up_down.view(-1, 1, 1), rows.flip(1), rows)
-    columns = torch.where(left_right.view(-1, 1, 1), columns.flip(1), columns)
-    return rows, columns
 
 
 def _valid_share(valid: Tensor, top: Tensor, left: Tensor, tall: Tensor, wide: Tensor) -> Tensor:

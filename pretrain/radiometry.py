@@ -5,7 +5,7 @@ veil), at another saturation (distance of the bands from their mean) and through
 hues: a hue has no meaning outside three visible bands. All changes but gamma and solarisation are one affine map of a
 pixel's bands, so a batch costs one small matrix product, one clamp and one power.
 
-Blur is a pair of matrices (`blur_matrix`) that the resampling of `pretrain.crops` absorbs.
+Blur is drawn here (`blur_sigmas`) and happens while a view is resampled (`pretrain.resample.blur_lines`).
 """
 
 import torch
@@ -89,7 +89,8 @@ class Radiometry:
         device = values.device
         flat = torch.baddbmm(self.bias.to(device), self.matrix.to(device), values.flatten(2)).clamp_(0, 1)
         if bool((self.gamma != 1).any()):
-            flat.pow_(self.gamma.to(device).view(-1, 1, 1))
+            # x^gamma through base-2 logarithms, in place: less than half the time of pow on a CPU.
+            flat.log2_().mul_(self.gamma.to(device).view(-1, 1, 1)).exp2_()
         if bool(self.solarized.any()):
             flat = torch.where(self.solarized.to(device).view(-1, 1, 1) & (flat >= 0.5), 1 - flat, flat)
         return flat.view_as(values)
@@ -107,20 +108,3 @@ def blur_sigmas(images: int, probability: float, sigma: tuple[float, float], gen
     draw = torch.rand(images, 2, generator=generator)
     drawn = sigma[0] + (sigma[1] - sigma[0]) * draw[:, 1]
     return torch.where(draw[:, 0] < probability, drawn, 0.0)
-
-
-def blur_matrix(sigmas: Tensor, size: int) -> Tensor:
-    """Gaussian blur of a line of pixels as a matrix; the exact identity where sigma is 0.
-
-    Args:
-        sigmas: float32 [B] standard deviations in pixels.
-        size: Pixels in the line.
-
-    Returns:
-        float32 [B, size, size]; each row sums to 1, the kernel is cut off at the border and renormalised.
-    """
-    position = torch.arange(size, dtype=torch.float32, device=sigmas.device)
-    distance = (position.view(-1, 1) - position.view(1, -1)).square()
-    # A hundredth of a pixel underflows to the identity without a division by zero.
-    weights = torch.exp(-0.5 * distance / sigmas.clamp(min=0.01).square().view(-1, 1, 1))
-    return weights / weights.sum(2, keepdim=True)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch.nn import functional
 
-from pretrain.crops import Boxes, CropSettings, Resampler, draw_boxes, make_crops, resampling_matrix
+from pretrain.crops import Boxes, CropSettings, Resampler, draw_boxes, make_crops
 from pretrain.radiometry import RadiometrySettings
 
 
@@ -64,27 +64,6 @@ def test_resampling_the_whole_tile_equals_torch_bicubic_with_antialiasing(size):
     expected = functional.interpolate(smooth, size=(size, size), mode="bicubic", antialias=True).clamp(0, 1)
     # Where nothing shrinks torch 2 uses the same kernel; the border is renormalised alike.
     torch.testing.assert_close(view.pixels, expected, atol=2e-6, rtol=0)
-
-
-@settings(max_examples=50, deadline=None)
-@given(
-    source=st.integers(1, 40),
-    size=st.integers(1, 40),
-    begin=st.floats(0, 0.9),
-    part=st.floats(0.05, 1),
-)
-def test_resampling_rows_sum_to_one_and_keep_a_ramp_inside(source, size, begin, part):
-    length = max(part * (1 - begin) * source, 0.5)
-    start = min(begin * source, source - length)
-    matrix = resampling_matrix(torch.tensor([start]).double(), torch.tensor([length]).double(), source, size)[0]
-    torch.testing.assert_close(matrix.sum(1), torch.ones(size))
-    centre = start + (torch.arange(size).double() + 0.5) * length / size - 0.5
-    reach = 2 * max(length / size, 1)
-    inside = (centre - reach >= -1) & (centre + reach <= source)
-    ramp = matrix.double() @ torch.arange(source).double()
-    # A cubic keeps linear functions where it does not touch the border; widened, it does so up to its sampling.
-    tolerance = 1e-4 if length <= size else 0.05 * length / size
-    assert ((ramp - centre).abs()[inside] < tolerance).all()
 
 
 def test_shrinking_does_not_alias():
@@ -199,6 +178,23 @@ def test_a_constant_tile_keeps_its_value_up_to_the_edge_of_the_gap():
     assert view.valid.any() and not view.valid.all()
     seen = view.valid.unsqueeze(1).expand_as(view.pixels)
     torch.testing.assert_close(view.pixels[seen], torch.full_like(view.pixels[seen], 0.6))
+
+
+def test_blur_keeps_the_gaussian_s_width_whatever_the_crop():
+    point = torch.zeros(1, 3, 33, 33)
+    point[..., 16, 16] = 1.0
+    batch = Resampler(point, torch.ones(1, 33, 33, dtype=torch.bool), _Plain())
+    settings = RadiometrySettings(probability=0.0, blur_sigma=(1.5, 1.5))
+    view = batch.view(_boxes(0, 0, 33, 33, torch.ones(1, dtype=torch.long)), 33, settings, 1.0, _generator())
+    distance = (torch.arange(33) - 16).square().float()
+    profile = view.pixels[0, 0].sum(0)
+    assert ((profile * distance).sum() / profile.sum()).sqrt().item() == pytest.approx(1.5, rel=0.02)
+
+
+def test_tiles_must_be_square():
+    with pytest.raises(ValueError, match="square"):
+        values, valid = torch.rand(1, 3, 16, 20), torch.ones(1, 16, 20, dtype=torch.bool)
+        make_crops(values, valid, torch.ones(1), CropSettings(), _Plain(), _generator())
 
 
 def test_boxes_lie_inside_and_keep_their_share():
