@@ -1,0 +1,1 @@
+"""Change between dates: alignment, radiometry, distances, thresholds, objects and series of dates."""

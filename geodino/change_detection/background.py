@@ -1,0 +1,112 @@
+"""What "no change" looks like in one scene pair, and the threshold that follows from it.
+
+Distances between two dates are never negative and have one crowded low end, the stable background, with a long tail
+of change. Their logarithm is close to normal there. The background's centre is the mode of the log distance and its
+spread is measured on the low side only, where change does not reach ("empirical null": Efron, "Large-scale
+simultaneous hypothesis testing: the choice of a null hypothesis", JASA 99, 2004). A score is then the distance in
+standard deviations above the background: comparable between methods, dates and scenes, and a threshold on it has an
+expected false-alarm rate.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
+from scipy.stats import norm
+
+BINS = 2048
+# Log distances outside this range carry no information: e^-14 is below float rounding of any of our distances.
+LOWEST, HIGHEST = -14.0, 14.0
+# A background that is narrower than 5 % of its own level is rounding, not noise (the same image twice): it would make
+# a difference of one grey level look like tens of deviations.
+NARROWEST = 0.05
+DEFAULT_FALSE_ALARM_RATE = 1e-3
+
+
+class LogHistogram:
+    """Counts of the logarithm of distances, gathered block by block: memory does not grow with the raster."""
+
+    def __init__(self) -> None:
+        self.edges = np.linspace(LOWEST, HIGHEST, BINS + 1)
+        self.counts = np.zeros(BINS, dtype=np.int64)
+
+    def add(self, distance: NDArray) -> None:
+        """Count distances of any shape; NaN is left out and 0 falls in the lowest bin."""
+        finite = distance[np.isfinite(distance)]
+        self.counts += np.histogram(log_distance(finite), self.edges)[0]
+
+    @property
+    def total(self) -> int:
+        """How many distances were counted."""
+        return int(self.counts.sum())
+
+
+def log_distance(distance: NDArray) -> NDArray:
+    """Natural logarithm kept within the histogram's range."""
+    return np.log(np.clip(distance, np.exp(LOWEST) * 1.001, np.exp(HIGHEST) * 0.999))
+
+
+@dataclass(frozen=True)
+class Background:
+    """The stable background of one kind of distance: log distance ~ normal(``centre``, ``spread``)."""
+
+    centre: float
+    spread: float
+
+    def standardise(self, distance: NDArray) -> NDArray[np.float32]:
+        """Deviations of the log distance above the background's centre; NaN stays NaN."""
+        return ((log_distance(distance) - self.centre) / self.spread).astype(np.float32)
+
+
+def fit_background(histogram: LogHistogram) -> Background:
+    """Mode and low-side spread of the log distances; a scene where every pixel is the same gives the floor's spread."""
+    counts, centres = histogram.counts.astype(np.float64), (histogram.edges[1:] + histogram.edges[:-1]) / 2
+    if histogram.total == 0:
+        return Background(0.0, 1.0)
+    inside = counts.copy()
+    if inside[1:].sum() > 0.5 * counts.sum():
+        inside[0] = 0  # exact zeros are repeated pixels, not the background, unless they are the larger part
+    deviation = _weighted_deviation(centres, inside)
+    # A kernel of about a fifth of the bulk's own width: the normal-reference rule for the sample sizes of an image.
+    smooth = gaussian_filter1d(inside, max(1.0, 0.2 * deviation / (centres[1] - centres[0])), mode="constant")
+    mode = int(smooth.argmax())
+    low = inside[: mode + 1]
+    cumulative = np.cumsum(low[::-1])
+    half = int(np.searchsorted(cumulative, cumulative[-1] / 2))
+    spread = (half + 0.5) * (centres[1] - centres[0]) / norm.ppf(0.75)
+    return Background(float(centres[mode]), float(max(spread, NARROWEST)))
+
+
+def _weighted_deviation(centres: NDArray, counts: NDArray) -> float:
+    """Robust spread of the bulk: the interquartile range over that of a unit normal."""
+    cumulative = np.cumsum(counts) / max(counts.sum(), 1)
+    low, high = np.interp([0.25, 0.75], cumulative, centres)
+    return float(max(high - low, centres[1] - centres[0]) / (2 * norm.ppf(0.75)))
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A threshold on standardised scores and where it came from.
+
+    Attributes:
+        value: scores above are change, in standard deviations of the background.
+        rule: one sentence for the person who reads the map.
+        false_alarm_rate: expected share of stable pixels above the threshold.
+    """
+
+    value: float
+    rule: str
+    false_alarm_rate: float
+
+
+def automatic_threshold(false_alarm_rate: float = DEFAULT_FALSE_ALARM_RATE) -> Threshold:
+    """The threshold that a share ``false_alarm_rate`` of the stable background is expected to exceed."""
+    value = float(norm.isf(false_alarm_rate))
+    rule = f"log-normal stable background, one in {1 / false_alarm_rate:,.0f} stable pixels expected above {value:.2f}"
+    return Threshold(value, rule, false_alarm_rate)
+
+
+def given_threshold(value: float) -> Threshold:
+    """A threshold chosen by the user, with the false-alarm rate it implies."""
+    return Threshold(value, f"given: {value:g}", float(norm.sf(value)))

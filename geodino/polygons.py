@@ -1,0 +1,143 @@
+"""Objects of a classified raster as polygons that share their borders.
+
+GDAL walks the whole raster line by line, so an object that crosses blocks or tiles is one polygon; memory grows with
+the objects, not with the raster. Simplification works on all polygons together (Visvalingam–Whyatt on the coverage),
+so that neighbours keep one common border.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pyproj
+import rasterio
+import shapely
+from numpy.typing import NDArray
+from rasterio.features import shapes, sieve
+from rasterio.windows import Window
+from shapely.geometry import shape
+
+from tiles.errors import OutputError
+
+_ROW_BAND = 4096
+DRIVERS = {
+    ".gpkg": "GPKG", ".geojson": "GeoJSON", ".json": "GeoJSON", ".shp": "ESRI Shapefile", ".fgb": "FlatGeobuf",
+    ".parquet": "parquet",
+}  # fmt: skip
+
+
+def check_vector_path(path: Path, *, overwrite: bool) -> None:
+    """Refuse a vector output before any work is done.
+
+    Raises:
+        OutputError: unknown suffix, missing folder, or the file exists and ``overwrite`` is False.
+    """
+    if path.suffix.lower() not in DRIVERS:
+        raise OutputError(f"{path} has no known vector suffix; use one of {', '.join(DRIVERS)}")
+    if not path.parent.is_dir():
+        raise OutputError(f"the folder of {path} does not exist; make it first")
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path} exists already; give another name or --overwrite")
+
+
+def drop_small(values: NDArray[np.uint8], pixels: int) -> NDArray[np.uint8]:
+    """Merge objects of fewer than ``pixels`` 4-connected pixels into their largest neighbour, `[H, W]`."""
+    return sieve(values, pixels, connectivity=4) if pixels > 1 and values.size else values
+
+
+def drop_small_rows(source: Any, pixels: int, *, rows: int = _ROW_BAND) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """The same over an open raster in bands of rows, in memory that does not grow with its height.
+
+    Each band is read with ``pixels`` more rows on both sides. An object that is too small ends within them, and one
+    that leaves them is large enough, so the bands agree on which objects are small.
+
+    Yields:
+        First row and `[n, W]` of the first band of the raster.
+    """
+    halo = min(pixels, source.height)
+    for start in range(0, source.height, rows):
+        stop = min(start + rows, source.height)
+        top, bottom = max(start - halo, 0), min(stop + halo, source.height)
+        values = source.read(1, window=Window(0, top, source.width, bottom - top))
+        yield start, drop_small(values, pixels)[start - top : stop - top]
+
+
+def pixels_of_area(area_m2: float, pixel_m2: float) -> int:
+    """Whole pixels that an area in square metres takes, at least 1."""
+    return max(1, int(np.ceil(area_m2 / pixel_m2 - 1e-9)))
+
+
+def polygonize(path: str | Path, *, simplify_pixels: float = 0.0, drop: tuple[int, ...] = ()) -> gpd.GeoDataFrame:
+    """Polygons of equal values of a raster's first band.
+
+    Args:
+        path: a classified raster.
+        simplify_pixels: tolerance in pixel sides; 0 keeps the pixel outline. Triangles of less than its square are
+            cut, shared borders stay shared.
+        drop: values that make no polygon, such as nodata.
+
+    Returns:
+        Columns ``value`` (int) and ``geometry`` in the raster's coordinate reference system, ordered by position.
+    """
+    with rasterio.open(path) as source:
+        side = float(np.sqrt(abs(source.transform.determinant)))
+        found = [
+            (int(value), shape(geometry))
+            for geometry, value in shapes(rasterio.band(source, 1), connectivity=4, transform=source.transform)
+            if int(value) not in drop
+        ]
+        crs = source.crs
+    values = np.array([value for value, _ in found], dtype=np.int64)
+    geometry = np.array([polygon for _, polygon in found], dtype=object)
+    if simplify_pixels > 0 and len(geometry):
+        geometry = shapely.coverage_simplify(geometry, simplify_pixels * side)
+        kept = ~shapely.is_empty(geometry)
+        values, geometry = values[kept], geometry[kept]
+    return gpd.GeoDataFrame({"value": values}, geometry=gpd.GeoSeries(list(geometry), crs=crs), crs=crs)
+
+
+def areas_m2(frame: gpd.GeoDataFrame) -> NDArray[np.float64]:
+    """True area of each polygon in square metres: on the ellipsoid, whatever the projection does to areas.
+
+    Without a coordinate reference system, in the square of the raster's own unit.
+    """
+    if frame.crs is None:
+        return np.asarray(frame.geometry.area, dtype=np.float64)
+    crs = pyproj.CRS.from_user_input(frame.crs)
+    ellipsoid = crs.get_geod()
+    if ellipsoid is None or crs.geodetic_crs is None:
+        return np.asarray(frame.geometry.area, dtype=np.float64)
+    degrees = frame.geometry.to_crs(crs.geodetic_crs)
+    return np.array([abs(ellipsoid.geometry_area_perimeter(polygon)[0]) for polygon in degrees], dtype=np.float64)
+
+
+def write_vector(frame: gpd.GeoDataFrame, path: Path, *, layer: str, overwrite: bool = False) -> None:
+    """Write polygons, whole or not at all; the suffix chooses the format and GeoJSON is brought to longitude/latitude.
+
+    Raises:
+        OutputError: see ``check_vector_path``; or the file cannot be written.
+    """
+    check_vector_path(path, overwrite=overwrite)
+    driver = DRIVERS[path.suffix.lower()]
+    folder = path.with_name(path.name + ".part")
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.mkdir()
+        whole = folder / path.name
+        if driver == "parquet":
+            frame.to_parquet(whole)
+        else:
+            if driver == "GeoJSON" and frame.crs is not None:
+                frame = frame.to_crs(4326)
+            options = {"layer": layer} if driver == "GPKG" else {}
+            frame.to_file(whole, driver=driver, engine="pyogrio", **options)
+        for file in folder.iterdir():  # a shapefile is several files
+            os.replace(file, path.with_name(file.name))
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Land-cover maps from frozen features: labels, heads, clusters, refinement, validation, model files."""

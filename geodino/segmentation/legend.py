@@ -1,0 +1,89 @@
+"""Class names and colours that go into every classified file."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tiles.errors import InputError
+
+Color = tuple[int, int, int]
+
+LARGEST_CLASS = 254  # uint8 with 0 for nodata; 255 stays free for viewers that reserve it
+
+# Twelve hues told apart by people with the common kinds of colour blindness as far as twelve can be (after the
+# principles of Okabe and Ito, 2008: vary lightness with hue), then darker and lighter rounds of the same.
+_PALETTE: tuple[Color, ...] = (
+    (0, 114, 178),
+    (230, 159, 0),
+    (0, 158, 115),
+    (204, 121, 167),
+    (240, 228, 66),
+    (213, 94, 0),
+    (86, 180, 233),
+    (120, 94, 240),
+    (143, 98, 48),
+    (160, 205, 120),
+    (110, 110, 110),
+    (170, 20, 60),
+)
+
+
+def palette(index: int) -> Color:
+    """Colour of class ``index`` (from 0): the same index has the same colour in every map."""
+    red, green, blue = _PALETTE[index % len(_PALETTE)]
+    turn = (index // len(_PALETTE)) % 5
+    if turn == 0:
+        return red, green, blue
+    toward = 255 if turn % 2 else 0
+    share = 0.25 * ((turn + 1) // 2)
+    mix = [round(value * (1 - share) + toward * share) for value in (red, green, blue)]
+    return mix[0], mix[1], mix[2]
+
+
+@dataclass(frozen=True)
+class Legend:
+    """Classes of a map; class number ``i + 1`` in the raster is ``names[i]``.
+
+    Attributes:
+        names: one name a class, no two alike.
+        colors: red, green, blue in 0 to 255, one a class.
+    """
+
+    names: tuple[str, ...]
+    colors: tuple[Color, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.colors):
+            raise ValueError("a legend needs one colour a name")
+        if len(self.names) > LARGEST_CLASS:
+            raise InputError(f"{len(self.names)} classes do not fit a map of at most {LARGEST_CLASS}; merge some")
+
+    @classmethod
+    def of(cls, names: Sequence[str], colors: Mapping[str, Color] | None = None) -> "Legend":
+        """Legend with the palette's colours, or a class's own where ``colors`` names it."""
+        own = colors or {}
+        return cls(tuple(names), tuple(own.get(name, palette(index)) for index, name in enumerate(names)))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def colormap(self) -> dict[int, tuple[int, int, int, int]]:
+        """GDAL colour table: 0 transparent, classes opaque."""
+        return {0: (0, 0, 0, 0)} | {index + 1: (*color, 255) for index, color in enumerate(self.colors)}
+
+    def categories(self) -> tuple[str, ...]:
+        """GDAL category names: position = class number."""
+        return ("nodata", *self.names)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """One record a class for JSON files and tags."""
+        return [
+            {"value": index + 1, "name": name, "color": list(color)}
+            for index, (name, color) in enumerate(zip(self.names, self.colors, strict=True))
+        ]
+
+    @classmethod
+    def from_json(cls, records: list[dict[str, Any]]) -> "Legend":
+        """The legend that ``to_json`` wrote."""
+        colors = tuple((int(red), int(green), int(blue)) for red, green, blue in (r["color"] for r in records))
+        return cls(tuple(str(record["name"]) for record in records), colors)

@@ -1,0 +1,32 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from geodino.segmentation.legend import Legend, palette
+from tiles.errors import InputError
+
+
+def test_the_first_sixty_colours_differ() -> None:
+    assert len({palette(index) for index in range(60)}) == 60
+
+
+@given(st.integers(0, 253))
+def test_colours_are_bytes(index: int) -> None:
+    assert all(0 <= part <= 255 for part in palette(index))
+
+
+def test_class_numbers_start_at_one_and_zero_is_transparent() -> None:
+    legend = Legend.of(("forest", "water"), {"water": (0, 0, 255)})
+    assert legend.colormap()[0] == (0, 0, 0, 0)
+    assert legend.colormap()[2] == (0, 0, 255, 255)
+    assert legend.categories() == ("nodata", "forest", "water")
+
+
+def test_a_legend_survives_json() -> None:
+    legend = Legend.of(("a", "b", "ü"))
+    assert Legend.from_json(legend.to_json()) == legend
+
+
+def test_more_classes_than_a_byte_holds_are_refused() -> None:
+    with pytest.raises(InputError, match="255 classes"):
+        Legend.of([str(index) for index in range(255)])
