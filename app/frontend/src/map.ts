@@ -40,7 +40,7 @@ export class MapView {
     this.root = L.DomUtil.create("div", "gd-root");
     const canvas = L.DomUtil.create("div", "gd-map", this.root);
     canvas.setAttribute("aria-label", "Map");
-    this.map = L.map(canvas, { center: [20, 0], zoom: 2, maxZoom: 24, zoomSnap: 0.5, worldCopyJump: true, attributionControl: false, preferCanvas: false });
+    this.map = L.map(canvas, { center: [20, 0], zoom: 2, maxZoom: 24, zoomSnap: 1, worldCopyJump: true, attributionControl: false, preferCanvas: false });
     this.map.createPane("graticule").style.zIndex = "150";
     this.map.createPane("vectors").style.zIndex = "450";
     new Graticule().addTo(this.map);

@@ -1,0 +1,27 @@
+"""The script that Streamlit runs for each tab: navigation and the page that was chosen."""
+
+import streamlit as st
+from PIL import Image, ImageDraw
+
+from app.pages import PAGES
+
+
+@st.cache_data
+def icon() -> Image.Image:
+    """The tab's icon, drawn here: Streamlit fetches its own symbols from a server of somebody else."""
+    picture = Image.new("RGBA", (64, 64))
+    pen = ImageDraw.Draw(picture)
+    pen.rounded_rectangle((2, 2, 62, 62), 14, fill="#0f766e")
+    for row in range(3):
+        for column in range(3):
+            shade = ("#99f6e4", "#2dd4bf", "#ccfbf1")[(row * 2 + column) % 3]
+            pen.rectangle((12 + 14 * column, 12 + 14 * row, 24 + 14 * column, 24 + 14 * row), fill=shade)
+    return picture
+
+
+st.set_page_config(page_title="geodino", page_icon=icon(), layout="wide", initial_sidebar_state="auto")
+st.html("<style>.block-container, .stMainBlockContainer { padding: 2.6rem 1.4rem 2rem; max-width: none; }</style>")
+
+st.navigation(
+    [st.Page(page.show, title=page.title, icon=page.icon, url_path=page.path, default=page.default) for page in PAGES]
+).run()

@@ -1,0 +1,76 @@
+"""Start the web map: check what was given, then one process on one port, for this machine alone unless told otherwise."""
+
+import socket
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import streamlit as st
+
+from app.routes import ROUTES, bundle_name
+from app.source import open_source
+from app.style import default_style
+from app.workspace import Workspace, use
+from tiles.errors import InputError
+
+SCRIPT = Path(__file__).parent / "main.py"
+UPLOAD_MB = 2048
+
+# Nothing is asked from anybody's server, nothing is told to anybody, nothing reloads by itself.
+QUIET = {
+    "browser.gatherUsageStats": False,
+    "server.fileWatcherType": "none",
+    "server.runOnSave": False,
+    "server.headless": True,
+    "client.toolbarMode": "minimal",
+    "client.showErrorDetails": "none",
+    "server.maxUploadSize": UPLOAD_MB,
+    "global.developmentMode": False,
+    "theme.light.primaryColor": "#0f766e",
+    "theme.dark.primaryColor": "#2dd4bf",
+}
+
+
+def prepare(
+    scenes: Sequence[str],
+    folder: Path,
+    *,
+    allow: Sequence[Path] = (),
+    backbone: str | None = None,
+    dask: str | None = None,
+) -> Workspace:
+    """Open the scenes and make the workspace.
+
+    Raises:
+        InputError: Where a scene cannot be shown; the sentence names it.
+    """
+    bundle_name()  # says how to build the map, before anything starts
+    workspace = Workspace.at(folder, allow=(*allow, *_folders_of(scenes)), backbone=backbone, dask=dask)
+    sources = tuple(open_source(scene) for scene in scenes)
+    for source in sources:
+        default_style(source, workspace.statistics)  # reads some pixels: a file without its end is found here
+    return Workspace(workspace.folder, workspace.access, workspace.registry, sources, backbone, dask)
+
+
+def _folders_of(scenes: Sequence[str]) -> list[Path]:
+    paths = [Path(scene) for scene in scenes if "://" not in scene]
+    return [path if path.is_dir() else path.parent for path in paths if path.exists()]
+
+
+def serve(workspace: Workspace, *, port: int, address: str) -> None:
+    """Run the server until it is stopped.
+
+    Raises:
+        InputError: Where the port is taken.
+    """
+    with closing(socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            raise InputError(
+                f"port {port} of {address} cannot be used ({error.strerror}); choose another with --port."
+            ) from error
+    use(workspace)
+    server = st.App(SCRIPT, routes=ROUTES)
+    server.run(config={**QUIET, "server.port": port, "server.address": address})

@@ -1,0 +1,82 @@
+"""What one server has: its folder, the folders that it may read, its layers and its jobs. One a process."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.access import Access
+from app.registry import Registry, stored_secret
+from app.source import Source
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The server's own things, shared by all sessions.
+
+    Attributes:
+        folder: Where projects, jobs, uploads and results are kept.
+        access: Which files may be read.
+        registry: Pictures and files that the browser may ask for.
+        scenes: Layers that every new session begins with.
+        backbone: Backbone that the jobs use, as for ``--backbone``; None for the packaged one.
+        dask: Address of a Dask scheduler that the jobs use, if any.
+        url_prefix: Path under which the server is reached, without a slash at the end.
+    """
+
+    folder: Path
+    access: Access
+    registry: Registry
+    scenes: tuple[Source, ...] = ()
+    backbone: str | None = None
+    dask: str | None = None
+    url_prefix: str = ""
+
+    @classmethod
+    def at(
+        cls,
+        folder: Path,
+        *,
+        allow: tuple[Path, ...] = (),
+        scenes: tuple[Source, ...] = (),
+        backbone: str | None = None,
+        dask: str | None = None,
+    ) -> "Workspace":
+        """The workspace in a folder, made where it does not exist."""
+        for name in ("projects", "jobs", "uploads", "results", "cache"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        real = folder.resolve()
+        registry = Registry(stored_secret(real / "cache" / "key"))
+        return cls(real, Access.to(real, *allow), registry, scenes, backbone, dask)
+
+    @property
+    def statistics(self) -> Path:
+        """Where statistics of rasters are kept."""
+        return self.folder / "cache" / "statistics"
+
+    @property
+    def results(self) -> Path:
+        """Where jobs write."""
+        return self.folder / "results"
+
+    @property
+    def uploads(self) -> Path:
+        """Where uploaded files go."""
+        return self.folder / "uploads"
+
+
+_current: list[Workspace] = []
+
+
+def use(workspace: Workspace) -> None:
+    """Make a workspace this process's own."""
+    _current[:] = [workspace]
+
+
+def current() -> Workspace:
+    """The workspace of this process.
+
+    Raises:
+        RuntimeError: Before `use`.
+    """
+    if not _current:
+        raise RuntimeError("no workspace yet: the server calls app.workspace.use at its start")
+    return _current[0]
