@@ -276,17 +276,15 @@ class Resampler:
             size,
         ).reversed_where(_UP_DOWN[boxes.symmetry])
         lines = columns.apply(self.source, torch.arange(self.tiles) + self.tiles * crossed)  # [N, x, (H, C)]
-        blur_lines(lines, sigmas)
-        lines = lines.view(self.tiles, size, self.size, self.channels).permute(0, 2, 3, 1).flatten(2)
-        lines = rows.apply(lines)  # [N, y, (C, x)]
-        blur_lines(lines, sigmas)
-        resampled = lines.view(self.tiles, size, self.channels, size).transpose(1, 2)  # [N, C, y, x]
+        lines = blur_lines(lines, sigmas).view(self.tiles, size, self.size, self.channels)
+        resampled = rows.apply_channels(lines.permute(0, 2, 3, 1))  # [N, C, y, x]
+        resampled = blur_lines(resampled.flatten(0, 1), sigmas.repeat_interleave(self.channels)).view_as(resampled)
         if self.whole:
-            return resampled.contiguous(), None
+            return resampled, None
         weight = resampled[:, self.bands :]
         valid = weight >= _ENOUGH_WEIGHT
         values = torch.where(valid, resampled[:, : self.bands] / weight.clamp(min=_ENOUGH_WEIGHT), 0.0)
-        return values.contiguous(), valid.squeeze(1)
+        return values, valid.squeeze(1)
 
     def _standardize(self, values: Tensor, valid: Tensor | None) -> View:
         pixels = values.sub_(self.mean).div_(self.std)

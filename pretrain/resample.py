@@ -46,14 +46,30 @@ class Taps:
         Returns:
             float32 [N, S, F].
         """
+        return self.apply_channels(lines.unsqueeze(2), images).squeeze(1)
+
+    def apply_channels(self, lines: Tensor, images: Tensor | None = None) -> Tensor:
+        """Sum lines that hold channels, and bring the channels before the lines.
+
+        Args:
+            lines: float32 [M, L, C, F].
+            images: As for `apply`.
+
+        Returns:
+            float32 [N, C, S, F].
+        """
         number, size, taps = self.index.shape
+        _, length, channels, width = lines.shape
         if images is None:
             images = torch.arange(number)
-        index = (self.index + (images * lines.shape[1]).view(-1, 1, 1)).view(-1, taps).to(lines.device)
-        weight = self.weight.view(-1, taps).to(lines.device)
-        table = lines.reshape(-1, lines.shape[2])
-        summed: Tensor = functional.embedding_bag(index, table, mode="sum", per_sample_weights=weight)
-        return summed.view(number, size, lines.shape[2])
+        index = (self.index + (images * length).view(-1, 1, 1)) * channels
+        index = (index.unsqueeze(1) + torch.arange(channels).view(-1, 1, 1)).view(-1, taps)
+        weight = self.weight.unsqueeze(1).expand(-1, channels, -1, -1).reshape(-1, taps)
+        table = lines.reshape(-1, width)
+        summed: Tensor = functional.embedding_bag(
+            index.to(lines.device), table, mode="sum", per_sample_weights=weight.to(lines.device)
+        )
+        return summed.view(number, channels, size, width)
 
 
 def bicubic_taps(start: Tensor, length: Tensor, source: int, size: int) -> Taps:
@@ -98,11 +114,21 @@ def gaussian_taps(sigmas: Tensor, size: int) -> Taps:
     return Taps(index, weight / weight.sum(2, keepdim=True))
 
 
-def blur_lines(lines: Tensor, sigmas: Tensor) -> None:
-    """Blur float32 [N, L, F] along its lines, in place, with a Gaussian of ``sigmas`` float32 [N] lines; 0 is none."""
+def blur_lines(lines: Tensor, sigmas: Tensor) -> Tensor:
+    """Blur along the lines with a Gaussian for each image.
+
+    Args:
+        lines: float32 [N, L, F]; it is used up, what comes back may be the same memory.
+        sigmas: float32 [N], standard deviations in lines; 0 leaves an image as it is.
+
+    Returns:
+        float32 [N, L, F].
+    """
     blurred = sigmas.nonzero().squeeze(1)
-    if len(blurred):
-        lines[blurred.to(lines.device)] = gaussian_taps(sigmas[blurred], lines.shape[1]).apply(lines, blurred)
+    if not len(blurred):
+        return lines
+    some = gaussian_taps(sigmas[blurred], lines.shape[1]).apply(lines, blurred)
+    return some if len(blurred) == len(lines) else lines.index_copy_(0, blurred.to(lines.device), some)
 
 
 def _cubic(distance: Tensor) -> Tensor:

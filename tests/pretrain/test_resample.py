@@ -43,7 +43,7 @@ def test_taps_sum_lines_as_the_matrix_says_and_reverse():
 def test_no_blur_is_the_identity_and_blur_is_the_gaussian():
     lines = torch.rand(2, 31, 3)
     blurred = lines.clone()
-    blur_lines(blurred, torch.tensor([0.0, 1.0]))
+    blurred = blur_lines(blurred, torch.tensor([0.0, 1.0]))
     assert torch.equal(blurred[0], lines[0])
     kernel = torch.exp(-0.5 * torch.arange(-3, 4).float() ** 2)
     expected = functional.conv1d(lines[1].T.unsqueeze(1), (kernel / kernel.sum()).view(1, 1, -1), padding=3)
@@ -53,5 +53,5 @@ def test_no_blur_is_the_identity_and_blur_is_the_gaussian():
 
 def test_a_constant_stays_constant_under_any_blur():
     lines = torch.full((3, 8, 2), 0.7)
-    blur_lines(lines, torch.tensor([0.1, 2.0, 30.0]))
+    lines = blur_lines(lines, torch.tensor([0.1, 2.0, 30.0]))
     torch.testing.assert_close(lines, torch.full((3, 8, 2), 0.7))
