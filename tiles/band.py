@@ -11,8 +11,8 @@ class Band:
     """One band of one file, with the linear map that takes its digital numbers into [0, 1].
 
     Attributes:
-        name: Common name (``coastal``, ``blue``, ``green``, ``red``, ``rededge071``, ``nir``, ``nir08``, ``swir16``, …),
-            else the source's own name in lower case.
+        name: Common name (``coastal``, ``blue``, ``green``, ``red``, ``rededge071``, ``nir``, ``swir16``, …), else
+            the source's own name in lower case.
         path: What GDAL opens.
         index: Number of the band in the file, from 1.
         dtype: NumPy name of the digital numbers' type.

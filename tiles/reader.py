@@ -12,7 +12,7 @@ from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from .band import Band, Pixels, cloudy, to_unit, usable
+from .band import Band, MaskKind, Pixels, cloudy, to_unit, usable
 from .raster import open_raster, reading
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # Grids that agree to a hundredth of a pixel at the far corner are one grid: warping would only copy.
 _SAME_GRID_PIXELS = 0.01
-# GDAL warps nothing without a reference system; a raster in bare pixels is placed in this plane, source and target alike.
+# GDAL warps nothing without a reference system; rasters in bare pixels are placed in this plane, source and target.
 _PLANE = "EPSG:3857"
 
 
@@ -88,7 +88,7 @@ class _File:
         )
 
     def read(self, inside: Window, out: np.ndarray, valid: np.ndarray) -> None:
-        """Read a window that lies within the grid into ``out[places]``, and clear ``valid`` where nothing was measured."""
+        """Read a window within the grid into ``out[places]``; clear ``valid`` where nothing was measured."""
         with reading(self.path):
             if self.places == list(range(len(out))) and out.flags.c_contiguous:
                 self.dataset.read(self.indexes, window=inside, out=out)
@@ -193,9 +193,21 @@ class SceneReader:
         return Pixels(padded, padded_valid)
 
     def read_cloud(self, window: Window) -> np.ndarray | None:
-        """Cloud, cirrus or cloud shadow, bool ``[H, W]``, in a window within the scene; None where no mask says so."""
-        layers = [cloudy(raw, kind) for kind, raw in self._raw_masks(window) if kind != "explicit"]
-        return np.logical_or.reduce(layers) if layers else None
+        """Cloud, cirrus or cloud shadow, bool ``[H, W]``, False beyond the scene; None where no mask tells."""
+        if self._parts:
+            layers = [layer for part in self._parts if (layer := part.read_cloud(window)) is not None]
+            return np.logical_and.reduce(layers) if layers else None
+        if all(kind is MaskKind.explicit for kind, _ in self._masks):
+            return None
+        row, column, height, width = (int(v) for v in (window.row_off, window.col_off, window.height, window.width))
+        top, bottom = max(row, 0), min(row + height, self.scene.height)
+        left, right = max(column, 0), min(column + width, self.scene.width)
+        cloud = np.zeros((height, width), bool)
+        if top < bottom and left < right:
+            place = np.s_[top - row : bottom - row, left - column : right - column]
+            for kind, raw in self._raw_masks(Window(left, top, right - left, bottom - top)):
+                cloud[place] |= cloudy(raw, kind)
+        return cloud
 
     def _raw_masks(self, inside: Window) -> list[tuple]:
         found = []

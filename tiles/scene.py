@@ -259,7 +259,7 @@ def placed(raster: Raster, gsd_m: float | None, notes: list[str]) -> GeoBox:
         return GeoBox(raster.geobox.shape, Affine.scale(gsd_m, -gsd_m), None)
     if raster.gcps:
         raise InputError(
-            f"{raster.path} is placed by ground control points only; warp it first (gdalwarp {raster.path} warped.tif), "
+            f"{raster.path} is placed by ground control points only; warp it first (`gdalwarp {raster.path} OUT.tif`) "
             "or give its pixel size with --gsd."
         )
     raise InputError(f"{raster.path} has no coordinate reference system; give its pixel size in metres with --gsd.")

@@ -1,0 +1,178 @@
+"""Random access to the tiles of a tile set; imports neither torch nor GDAL, so that a thin training node can read."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from .band import Pixels
+from .errors import InputError
+from .index import column_array, read_about, read_table
+from .shard import checksum, open_shard, unpack
+
+# Maps that stay open; each costs two file handles.
+_OPEN_SHARDS = 256
+
+
+@dataclass(frozen=True)
+class TileRecord:
+    """One tile as stored.
+
+    Attributes:
+        values: Digital numbers ``[C, H, W]``, a read-only view of the memory map.
+        valid: bool ``[H, W]``.
+        scale: float32 ``[C]``; unit value = ``clip(dn * scale + offset, 0, 1)``.
+        offset: float32 ``[C]``.
+        gsd_m: Ground sample distance in metres.
+    """
+
+    values: np.ndarray
+    valid: np.ndarray
+    scale: np.ndarray
+    offset: np.ndarray
+    gsd_m: float
+
+
+@dataclass(frozen=True)
+class TileBatch:
+    """Some tiles in unit values.
+
+    Attributes:
+        values: float32 ``[N, C, H, W]`` in [0, 1], 0 where invalid.
+        valid: bool ``[N, H, W]``.
+        gsd_m: float32 ``[N]``, metres.
+    """
+
+    values: np.ndarray
+    valid: np.ndarray
+    gsd_m: np.ndarray
+
+
+class TileDataset:
+    """A tile set on disk.
+
+    Opening reads ``tiles.json`` and two integer columns; everything else is read when asked for. The object may be
+    sent to other processes: they map the shards anew.
+
+    Args:
+        path: Folder that ``geodino tile`` wrote.
+
+    Raises:
+        InputError: Where the folder is no finished tile set.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.about = read_about(self.path)
+        table = read_table(self.path, ["shard", "row"])
+        self._shard = column_array(table.column("shard"))
+        self._row = column_array(table.column("row"))
+        if len(self._shard) != self.about.tiles:
+            raise InputError(f"{self.path} is half-way through an interrupted cut; run the same `geodino tile` again.")
+        self._maps: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._shard)
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the bands, in order."""
+        return self.about.bands
+
+    @property
+    def size(self) -> int:
+        """Side of a tile in pixels."""
+        return self.about.size
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean of the valid pixels per band, unit values, float64 ``[C]``."""
+        return np.array(self.about.mean)
+
+    @property
+    def std(self) -> np.ndarray:
+        """Standard deviation of the valid pixels per band, unit values, float64 ``[C]``."""
+        return np.array(self.about.std)
+
+    def column(self, name: str) -> np.ndarray:
+        """A column of the index: ``[N]``, or ``[N, K]`` for lists.
+
+        Raises:
+            InputError: Where the index has no such column.
+        """
+        try:
+            return column_array(read_table(self.path, [name]).column(name))
+        except KeyError:
+            raise InputError(f"The index of {self.path} has no column {name}.") from None
+
+    @cached_property
+    def _units(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        table = read_table(self.path, ["scale", "offset", "gsd_m"])
+        scale, offset, gsd_m = (column_array(table.column(name)) for name in ("scale", "offset", "gsd_m"))
+        return scale.astype(np.float32), offset.astype(np.float32), gsd_m.astype(np.float32)
+
+    @cached_property
+    def _checksums(self) -> np.ndarray:
+        return column_array(read_table(self.path, ["checksum"]).column("checksum"))
+
+    def _map(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        found = self._maps.get(number)
+        if found is None:
+            try:
+                found = open_shard(self.path, number)
+            except (OSError, ValueError) as error:
+                raise InputError(
+                    f"Shard {number} of {self.path} cannot be read ({error}); cut the tile set again."
+                ) from error
+            self._maps[number] = found
+            if len(self._maps) > _OPEN_SHARDS:
+                self._maps.popitem(last=False)
+        return found
+
+    def raw(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """Views of the memory maps: digital numbers ``[C, H, W]`` and packed validity ``[H, ceil(W / 8)]``."""
+        values, bits = self._map(int(self._shard[i]))
+        row = int(self._row[i])
+        return values[row], bits[row]
+
+    def read(self, i: int) -> TileRecord:
+        """Tile ``i`` as stored."""
+        values, bits = self.raw(i)
+        scale, offset, gsd_m = self._units
+        return TileRecord(values, unpack(bits, self.size), scale[i], offset[i], float(gsd_m[i]))
+
+    def read_unit(self, i: int) -> Pixels:
+        """Tile ``i`` in unit values."""
+        batch = self.read_batch([i])
+        return Pixels(batch.values[0], batch.valid[0])
+
+    def read_batch(self, indices: Sequence[int] | np.ndarray) -> TileBatch:
+        """Tiles in unit values, in the order of ``indices``."""
+        scale, offset, gsd_m = self._units
+        chosen = np.asarray(indices, dtype=np.int64)
+        side = self.size
+        values = np.empty((len(chosen), len(self.bands), side, side), np.float32)
+        valid = np.empty((len(chosen), side, side), bool)
+        for place, i in enumerate(chosen):
+            stored, bits = self.raw(int(i))
+            unit = values[place]
+            np.multiply(stored, scale[i][:, None, None], out=unit, dtype=np.float32, casting="unsafe")
+            if offset[i].any():
+                unit += offset[i][:, None, None]
+            np.clip(unit, 0, 1, out=unit)
+            valid[place] = unpack(bits, side)
+            if not valid[place].all():
+                unit *= valid[place]
+                np.nan_to_num(unit, copy=False, nan=0.0)
+        return TileBatch(values, valid, gsd_m[chosen])
+
+    def intact(self, i: int) -> bool:
+        """Whether tile ``i`` still has the checksum it was cut with."""
+        values, bits = self.raw(i)
+        return checksum(np.ascontiguousarray(values), np.ascontiguousarray(bits)) == int(self._checksums[i])
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_maps": OrderedDict()}

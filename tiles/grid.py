@@ -1,0 +1,186 @@
+"""Which windows of a scene become tiles, how they are grouped for reading, and where they lie on Earth."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import shapely
+from odc.geo.geobox import GeoBox
+from pyproj import CRS, Transformer
+from pyproj.exceptions import CRSError, ProjError
+from rasterio.windows import Window
+
+# Tiles read together fill at most this much memory.
+READ_BYTES = 48 * 1024 * 1024
+# Points along each side of a footprint: a straight side on one grid is curved on another.
+_SIDE_POINTS = 5
+
+
+def starts(length: int, size: int) -> list[int]:
+    """First pixels of the tiles along one axis.
+
+    Tiles lie side by side from 0; the last is moved inwards so that it does not reach beyond the raster. A raster
+    shorter than a tile gets one tile, which does.
+    """
+    if length <= size:
+        return [0]
+    regular = list(range(0, length - size + 1, size))
+    return regular if regular[-1] + size == length else [*regular, length - size]
+
+
+def count(height: int, width: int, size: int) -> int:
+    """Number of tiles of a raster."""
+    return len(starts(height, size)) * len(starts(width, size))
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Tiles that are read at once.
+
+    Attributes:
+        window: What to read; it may reach beyond a raster smaller than a tile.
+        tiles: The tiles' windows, all within ``window``.
+    """
+
+    window: Window
+    tiles: tuple[Window, ...]
+
+
+def row_groups(height: int, size: int, block_rows: int) -> list[tuple[int, ...]]:
+    """First pixel rows of tile rows, grouped so that a source block belongs to one group as far as possible.
+
+    With blocks taller than a tile, the tile rows of one row of blocks are read together, and no block is decoded twice.
+    """
+    together = max(1, block_rows // size)
+    rows = starts(height, size)
+    return [tuple(rows[i : i + together]) for i in range(0, len(rows), together)]
+
+
+def windows(height: int, width: int, size: int) -> Iterator[Window]:
+    """All tiles of a raster, row by row."""
+    for row in starts(height, size):
+        for column in starts(width, size):
+            yield Window(column, row, size, size)
+
+
+def chunks(
+    groups: Sequence[Sequence[int]], width: int, size: int, block_columns: int, bytes_per_pixel: int
+) -> Iterator[Chunk]:
+    """Group the tiles of some row groups for reading: whole blocks, at most ``READ_BYTES`` at once.
+
+    Args:
+        groups: Row groups as `row_groups` gives them.
+        width: Columns of the raster.
+        size: Side of a tile.
+        block_columns: Columns of a source block.
+        bytes_per_pixel: Bytes of one pixel in all bands.
+    """
+    columns = starts(width, size)
+    for rows in groups:
+        tall = rows[-1] + size - rows[0]
+        room = max(1, READ_BYTES // (tall * size * bytes_per_pixel))
+        per_block = max(1, block_columns // size)
+        together = max(1, room // per_block) * per_block if room > per_block else room
+        for first in range(0, len(columns), together):
+            part = columns[first : first + together]
+            window = Window(part[0], rows[0], part[-1] + size - part[0], tall)
+            yield Chunk(window, tuple(Window(column, row, size, size) for row in rows for column in part))
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where tiles lie on Earth.
+
+    Attributes:
+        wkb: Footprints in EPSG:4326 as WKB, None off Earth.
+        longitude: Of the centres, degrees, NaN off Earth; ``[N]``.
+        latitude: See ``longitude``.
+    """
+
+    wkb: list[bytes | None]
+    longitude: np.ndarray
+    latitude: np.ndarray
+
+
+class Locator:
+    """Places tiles of one grid on Earth."""
+
+    def __init__(self, geobox: GeoBox) -> None:
+        self.geobox = geobox
+        self._to_degrees: Transformer | None = None
+        self._poles: list[tuple[float, float, float]] = []
+        if geobox.crs is None:
+            return
+        try:
+            crs = CRS.from_user_input(str(geobox.crs))
+            # PROJ refuses to go from one celestial body to another.
+            self._to_degrees = Transformer.from_crs(crs, CRS.from_epsg(4326), always_xy=True)
+            if not crs.is_geographic:
+                self._find_poles()
+        except (ProjError, CRSError):
+            self._to_degrees = None
+
+    def _find_poles(self) -> None:
+        assert self._to_degrees is not None
+        for latitude in (-90.0, 90.0):
+            x, y = self._to_degrees.transform(0.0, latitude, direction="INVERSE")
+            if math.isfinite(x) and math.isfinite(y):
+                column, row = ~self.geobox.affine @ (x, y)
+                self._poles.append((row, column, latitude))
+
+    def locate(self, tiles: Sequence[Window]) -> Places:
+        """Footprints and centres of tiles; without a CRS on Earth there are none."""
+        blank = np.full(len(tiles), np.nan)
+        if self._to_degrees is None or not tiles:
+            return Places([None] * len(tiles), blank, blank)
+        ring = _ring()
+        columns = np.array([[w.col_off + u * w.width for u, _ in ring] for w in tiles])
+        rows = np.array([[w.row_off + v * w.height for _, v in ring] for w in tiles])
+        affine = self.geobox.affine
+        x = affine.a * columns + affine.b * rows + affine.c
+        y = affine.d * columns + affine.e * rows + affine.f
+        longitude, latitude = self._to_degrees.transform(x, y)
+        footprints = [
+            self._footprint(tile, lon, lat) for tile, lon, lat in zip(tiles, longitude, latitude, strict=True)
+        ]
+        return Places(footprints, np.asarray(longitude)[:, -1], np.asarray(latitude)[:, -1])
+
+    def _footprint(self, tile: Window, longitude: np.ndarray, latitude: np.ndarray) -> bytes | None:
+        lon, lat = longitude[:-1], latitude[:-1]  # the last point is the centre
+        if not (np.isfinite(lon).all() and np.isfinite(lat).all()):
+            return None
+        for row, column, pole in self._poles:
+            if 0 <= row - tile.row_off <= tile.height and 0 <= column - tile.col_off <= tile.width:
+                edge = lat.min() if pole > 0 else lat.max()
+                return shapely.to_wkb(shapely.box(-180.0, min(edge, pole), 180.0, max(edge, pole)))
+        if np.ptp(lon) <= 180:
+            return shapely.to_wkb(shapely.polygons(np.column_stack([lon, lat])))
+        # The ring crosses the antimeridian: draw it in 0 … 360 degrees and cut it there.
+        whole = shapely.polygons(np.column_stack([np.where(lon < 0, lon + 360, lon), lat]))
+        west = shapely.intersection(whole, shapely.box(0, -90, 180, 90))
+        east = shapely.transform(
+            shapely.intersection(whole, shapely.box(180, -90, 360, 90)), lambda p: p - [360.0, 0.0]
+        )
+        parts = [p for side in (west, east) for p in shapely.get_parts(side) if p.geom_type == "Polygon"]
+        crossing: bytes = shapely.to_wkb(shapely.multipolygons(parts))
+        return crossing
+
+
+def _ring() -> list[tuple[float, float]]:
+    """Points round the unit square, closed, and its centre at the end."""
+    side = [i / (_SIDE_POINTS - 1) for i in range(_SIDE_POINTS - 1)]
+    ring = (
+        [(t, 0.0) for t in side]
+        + [(1.0, t) for t in side]
+        + [(1 - t, 1.0) for t in side]
+        + [(0.0, 1 - t) for t in side]
+    )
+    return [*ring, ring[0], (0.5, 0.5)]
+
+
+def tile_transform(geobox: GeoBox, tile: Window) -> list[float]:
+    """The six numbers of a tile's affine transform, in rasterio's order."""
+    a = geobox.affine
+    x, y = a @ (tile.col_off, tile.row_off)
+    return [a.a, a.b, x, a.d, a.e, y]
