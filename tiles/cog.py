@@ -250,8 +250,15 @@ class disk_errors(contextlib.AbstractContextManager["disk_errors"]):
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        # Inside an Env GDAL's own messages go to Python's logging; outside they would spill onto standard error.
+        self._env = rasterio.Env()
+
+    def __enter__(self) -> Self:
+        self._env.__enter__()
+        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._env.__exit__()
         if isinstance(error, (RasterioError, CPLE_BaseError, OSError)) and not isinstance(error, OutputError):
             raise OutputError(_cannot_write(self.path, " ".join(str(error.__cause__ or error).split()))) from error
 
