@@ -146,7 +146,7 @@ class RowParts:
 
     def read(self, name: str, piece: range) -> npt.NDArray[Any]:
         """Open the array ``name`` of a piece, memory-mapped."""
-        return np.load(_piece_path(self.folder, name, piece), mmap_mode="r")  # type: ignore[no-any-return]
+        return np.load(_piece_path(self.folder, name, piece), mmap_mode="r")
 
     @staticmethod
     def _item(piece: range) -> str:
