@@ -12,6 +12,7 @@ from app.source import ClassColor
 from app.workspace import Workspace
 
 HEIGHT = 680
+KEY = "geodino_map"
 EMPTY: dict[str, Any] = {"type": "FeatureCollection", "features": []}
 
 
@@ -82,6 +83,20 @@ def _component(url_prefix: str) -> Any:
     return st.components.v2.component("geodino_map", js=script)
 
 
+def map_events() -> MapResult:
+    """What the analyst did on the map since the last run; known before the page is drawn, so that it can react at once."""
+    told = st.session_state.get(KEY) or {}
+    drawn, threshold, clicked, picked = (told.get(name) for name in ("drawn", "threshold", "clicked", "picked"))
+    return MapResult(
+        drawn=drawn["features"] if drawn else None,
+        revision=drawn["revision"] if drawn else None,
+        arranged=told.get("arranged"),
+        threshold=(str(threshold["layer"]), float(threshold["value"])) if threshold else None,
+        clicked=(float(clicked["lng"]), float(clicked["lat"])) if clicked else None,
+        picked=(str(picked["layer"]), str(picked["id"])) if picked else None,
+    )
+
+
 def show_map(
     layers: LayerList,
     workspace: Workspace,
@@ -92,7 +107,7 @@ def show_map(
     fit: tuple[str, tuple[float, float, float, float]] | None = None,
     swipe: tuple[str, str] | None = None,
     height: int = HEIGHT,
-) -> MapResult:
+) -> None:
     """Show the session's map; the same map lives on through reruns and pages.
 
     Args:
@@ -118,16 +133,7 @@ def show_map(
         "height": height,
     }
     nothing = {f"on_{name}_change": _ignore for name in ("drawn", "arranged", "threshold", "clicked", "picked")}
-    result = st.session_state.map_component(key="geodino_map", data=data, **nothing)
-    drawn, threshold, clicked, picked = (result.get(name) for name in ("drawn", "threshold", "clicked", "picked"))
-    return MapResult(
-        drawn=drawn["features"] if drawn else None,
-        revision=drawn["revision"] if drawn else None,
-        arranged=result.get("arranged"),
-        threshold=(str(threshold["layer"]), float(threshold["value"])) if threshold else None,
-        clicked=(float(clicked["lng"]), float(clicked["lat"])) if clicked else None,
-        picked=(str(picked["layer"]), str(picked["id"])) if picked else None,
-    )
+    st.session_state.map_component(key=KEY, data=data, **nothing)
 
 
 def _ignore() -> None:

@@ -1,12 +1,15 @@
 """Start the web map: check what was given, then one process on one port, for this machine alone unless told otherwise."""
 
 import socket
+import threading
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import streamlit as st
 
+from app.jobs import keep_going
 from app.routes import ROUTES, bundle_name
 from app.source import open_source
 from app.style import default_style
@@ -15,6 +18,7 @@ from tiles.errors import InputError
 
 SCRIPT = Path(__file__).parent / "main.py"
 UPLOAD_MB = 2048
+JOBS_AT_ONCE = 1  # a model fills the machine; others wait
 
 # Nothing is asked from anybody's server, nothing is told to anybody, nothing reloads by itself.
 QUIET = {
@@ -49,7 +53,7 @@ def prepare(
     sources = tuple(open_source(scene) for scene in scenes)
     for source in sources:
         default_style(source, workspace.statistics)  # reads some pixels: a file without its end is found here
-    return Workspace(workspace.folder, workspace.access, workspace.registry, sources, backbone, dask)
+    return replace(workspace, scenes=sources)
 
 
 def _folders_of(scenes: Sequence[str]) -> list[Path]:
@@ -72,5 +76,7 @@ def serve(workspace: Workspace, *, port: int, address: str) -> None:
                 f"port {port} of {address} cannot be used ({error.strerror}); choose another with --port."
             ) from error
     use(workspace)
+    stop = threading.Event()
+    keep_going(workspace.jobs, JOBS_AT_ONCE, stop)
     server = st.App(SCRIPT, routes=ROUTES)
     server.run(config={**QUIET, "server.port": port, "server.address": address})

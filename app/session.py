@@ -1,34 +1,104 @@
-"""What belongs to one analyst's browser tab: layers, the part of the world in view, and what a page remembers."""
+"""What belongs to one analyst's browser tab: layers, examples, jobs asked for, and the part of the world in view."""
 
+import secrets
+import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
+from app.jobs import GOING, State
 from app.layers import LayerList
+from app.mapview import EMPTY, MapResult
+from app.source import ClassColor, open_source
 from app.workspace import Workspace, current
+from tiles.errors import InputError
 
 Bounds = tuple[float, float, float, float]
+FIRST_CLASSES = (("water", (0, 114, 178)), ("vegetation", (0, 158, 115)), ("built-up", (213, 94, 0)))
 
 
 @dataclass
 class Session:
-    """One tab's state; pages keep their own things in ``st.session_state``.
+    """One tab's state.
 
     Attributes:
         layers: The layer tree.
+        id: Name of the session: owner of its jobs, folder of its files.
         fit: Name and bounds of the last place that a page asked to show.
+        classes: Classes that examples are drawn of.
+        drawn: Examples as GeoJSON.
+        revision: Number of the last state of the examples that Python gave the map.
+        awaited: Jobs whose results go onto the map when they are done.
+        arranged: The arrangement that was last taken from the map.
+        project: Name of the open project.
     """
 
     layers: LayerList
+    id: str = field(default_factory=lambda: secrets.token_hex(6))
     fit: tuple[str, Bounds] | None = None
-    fits: int = 0
-    notes: dict[str, Any] = field(default_factory=dict)
+    classes: list[ClassColor] = field(
+        default_factory=lambda: [ClassColor(i, name, color) for i, (name, color) in enumerate(FIRST_CLASSES, 1)]
+    )
+    drawn: dict[str, Any] = field(default_factory=lambda: dict(EMPTY))
+    revision: int = 0
+    awaited: list[str] = field(default_factory=list)
+    arranged: list[dict[str, Any]] | None = None
+    project: str | None = None
 
     def look_at(self, bounds: Bounds) -> None:
         """Bring bounds (degrees) into view at the next drawing of the map."""
-        self.fits += 1
-        self.fit = (str(self.fits), bounds)
+        self.fit = (secrets.token_hex(4), bounds)
+
+    def take(self, events: MapResult) -> None:
+        """Keep what was drawn and arranged on the map."""
+        if events.drawn is not None and events.revision == self.revision:
+            self.drawn = events.drawn
+        if events.arranged is not None and events.arranged != self.arranged:
+            self.arranged = events.arranged
+            self.layers.arrange(events.arranged)
+
+    def replace_examples(self, features: dict[str, Any]) -> None:
+        """Give the map other examples than it has."""
+        self.drawn = features
+        self.revision = int(time.time() * 1000)
+
+    def folder(self, workspace: Workspace) -> Path:
+        """Where this session's own results go."""
+        folder = workspace.results / self.id
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def submit(self, workspace: Workspace, title: str, arguments: list[str], outputs: list[Path]) -> str:
+        """Queue a job whose rasters go onto the map when it is done; returns its id."""
+        job = workspace.jobs.submit(title, arguments, outputs, owner=self.id)
+        self.awaited.append(job.id)
+        return job.id
+
+    def collect(self, workspace: Workspace) -> list[str]:
+        """Put the rasters of jobs that have ended onto the map; returns sentences to be shown."""
+        said = []
+        for name in list(self.awaited):
+            status, job = workspace.jobs.status(name), workspace.jobs.get(name)
+            if status.state in GOING or job is None:
+                continue
+            self.awaited.remove(name)
+            if status.state is not State.done:
+                said.append(f"{job.title}: {status.state}. The Jobs page has its log and can start it again.")
+                continue
+            rasters = [path for path in job.outputs if path.endswith(".tif") and Path(path).exists()]
+            for path in rasters:
+                try:
+                    self.layers.add(workspace, open_source(path), key=path, name=_title(job.title, path, len(rasters)))
+                except InputError as error:
+                    said.append(str(error))
+            said.append(f"{job.title}: done.")
+        return said
+
+
+def _title(title: str, path: str, count: int) -> str:
+    return title if count == 1 else f"{title}: {Path(path).stem.rsplit('-', 1)[-1]}"
 
 
 def session() -> Session:

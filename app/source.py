@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from rasterio.io import DatasetReader
 from rasterio.warp import transform_bounds
 
 from tiles.band import Band
+from tiles.cog import CLASSES_TAG
 from tiles.errors import InputError
 from tiles.raster import inspect, open_raster, reading
 from tiles.scene import Scene, open_scene
@@ -122,8 +123,6 @@ def open_source(address: str | Path, name: str | None = None) -> Source:
 
 
 def _renamed(source: Source, name: str) -> Source:
-    from dataclasses import replace
-
     return replace(source, name=name)
 
 
@@ -185,33 +184,23 @@ def _open_map(path: str) -> Source | None:
 
 def classes_of(opened: DatasetReader) -> tuple[ClassColor, ...]:
     """Names and colours of a classified raster, from geodino's tag, else from its colour table; else nothing."""
-    if opened.count < 1 or not opened.dtypes[0].startswith(("uint8", "uint16")):
+    if opened.count < 1 or opened.dtypes[0] not in {"uint8", "uint16"}:
         return ()
-    tags = {**opened.tags(1), **opened.tags()}
-    for key, text in tags.items():
-        if key.lower().endswith(("classes", "legend")):
-            return _classes_from_json(text)
+    text = opened.tags().get(CLASSES_TAG)
+    if text:
+        try:
+            return tuple(
+                ClassColor(int(v), str(name), (int(r), int(g), int(b))) for v, name, (r, g, b) in json.loads(text)
+            )
+        except (ValueError, TypeError):
+            pass  # a damaged tag: the colour table still says something
     try:
         table = opened.colormap(1)
     except (ValueError, RasterioError):
         return ()
-    used = {value: color for value, color in table.items() if color[3] > 0 and value != opened.nodata}
     # GDAL fills a table up to 256 with black: those entries are nobody's classes.
-    named = {value: color for value, color in used.items() if color[:3] != (0, 0, 0)}
-    return tuple(ClassColor(value, f"class {value}", color[:3]) for value, color in sorted(named.items()))
-
-
-def _classes_from_json(text: str) -> tuple[ClassColor, ...]:
-    try:
-        records = json.loads(text)
-        return tuple(
-            ClassColor(
-                int(one["value"]), str(one["name"]), (int(one["color"][0]), int(one["color"][1]), int(one["color"][2]))
-            )
-            for one in records
-        )
-    except (ValueError, KeyError, TypeError, IndexError):
-        return ()  # a tag of somebody else's with the same name
+    used = {v: color for v, color in table.items() if color[3] > 0 and v != opened.nodata and color[:3] != (0, 0, 0)}
+    return tuple(ClassColor(value, f"class {value}", color[:3]) for value, color in sorted(used.items()))
 
 
 def _number(tags: dict[str, str], word: str) -> float | None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.access import Access
+from app.jobs import JobStore
 from app.registry import Registry, stored_secret
 from app.source import Source
 
@@ -16,6 +17,7 @@ class Workspace:
         folder: Where projects, jobs, uploads and results are kept.
         access: Which files may be read.
         registry: Pictures and files that the browser may ask for.
+        jobs: Journal of long work.
         scenes: Layers that every new session begins with.
         backbone: Backbone that the jobs use, as for ``--backbone``; None for the packaged one.
         dask: Address of a Dask scheduler that the jobs use, if any.
@@ -25,6 +27,7 @@ class Workspace:
     folder: Path
     access: Access
     registry: Registry
+    jobs: JobStore
     scenes: tuple[Source, ...] = ()
     backbone: str | None = None
     dask: str | None = None
@@ -45,7 +48,7 @@ class Workspace:
             (folder / name).mkdir(parents=True, exist_ok=True)
         real = folder.resolve()
         registry = Registry(stored_secret(real / "cache" / "key"))
-        return cls(real, Access.to(real, *allow), registry, scenes, backbone, dask)
+        return cls(real, Access.to(real, *allow), registry, JobStore(real / "jobs"), scenes, backbone, dask)
 
     @property
     def statistics(self) -> Path:
@@ -56,6 +59,11 @@ class Workspace:
     def results(self) -> Path:
         """Where jobs write."""
         return self.folder / "results"
+
+    @property
+    def projects(self) -> Path:
+        """Where projects are."""
+        return self.folder / "projects"
 
     @property
     def uploads(self) -> Path:

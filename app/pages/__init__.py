@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from app.pages import scenes
+from app.pages import jobs, scenes
 
 
 @dataclass(frozen=True)
@@ -17,4 +17,7 @@ class Page:
     default: bool = False
 
 
-PAGES = (Page("Scenes", ":material/layers:", "scenes", scenes.show, default=True),)
+PAGES = (
+    Page("Scenes", ":material/layers:", "scenes", scenes.show, default=True),
+    Page("Jobs", ":material/pending_actions:", "jobs", jobs.show),
+)

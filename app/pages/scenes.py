@@ -1,15 +1,218 @@
-"""Scenes: what is on the map."""
+"""Scenes: bring rasters onto the map, see what they are, and choose how they are painted."""
 
+from dataclasses import replace
+from pathlib import Path
+
+import altair
+import numpy as np
+import pandas
 import streamlit as st
 
-from app.mapview import show_map
-from app.session import session
-from app.workspace import current
+from app.access import RASTERS
+from app.layers import Layer
+from app.pages.common import begin, choose_layer, explained, plain, workbench
+from app.pages.projects import project_box
+from app.session import Session
+from app.source import Meaning, has_overviews, open_source
+from app.stac import search, write_item
+from app.style import RAMPS, Paint, Style, channel_statistics, combinations, rgb_style
+from app.uploads import RASTER_KINDS, store
+from app.workspace import Workspace
+from tiles.errors import InputError
+
+LISTED = 200
 
 
 def show() -> None:
     """Draw the page."""
-    mine = session()
-    result = show_map(mine.layers, current(), fit=mine.fit)
-    if result.arranged:
-        mine.layers.arrange(result.arranged)
+    mine, workspace, _ = begin()
+
+    def panel() -> None:
+        with st.expander("Add a scene", icon=":material/add:", expanded=not mine.layers.layers):
+            by_path, upload, stac = st.tabs(["Path", "Upload", "STAC"])
+            with by_path:
+                _by_path(mine, workspace)
+            with upload:
+                _upload(mine, workspace)
+            with stac:
+                _stac(mine, workspace)
+        project_box(mine, workspace)
+        layer = choose_layer("Layer", mine.layers.layers, "scenes-layer")
+        if layer is not None:
+            _paint(mine, workspace, layer)
+            _about(workspace, layer)
+            if st.button("Remove from the map", icon=":material/delete:", width="stretch"):
+                mine.layers.remove(layer.key)
+                st.rerun()
+
+    workbench(panel)
+
+
+def _add(mine: Session, workspace: Workspace, path: Path) -> None:
+    layer = mine.layers.add(workspace, open_source(path))
+    mine.look_at(layer.source.bounds)
+
+
+def _by_path(mine: Session, workspace: Workspace) -> None:
+    typed = st.text_input(
+        "Path",
+        key="scene-path",
+        placeholder="scene.tif, or a folder of single bands",
+        help=f"A raster, a VRT or a folder of single-band files inside: {workspace.access.listed()}",
+    )
+    found = nearby(workspace)
+    chosen = st.selectbox(
+        "or one of these", found, index=None, placeholder=f"{len(found)} rasters in the allowed folders"
+    )
+    if st.button("Add to the map", type="primary", width="stretch", disabled=not (typed or chosen)):
+        with explained():
+            _add(mine, workspace, workspace.access.resolve(typed or str(chosen)))
+            st.rerun()
+
+
+@st.cache_data(ttl=10, show_spinner=False)
+def _nearby(roots: tuple[Path, ...]) -> list[str]:
+    found: list[str] = []
+    for root in roots:
+        for depth in ("*", "*/*", "*/*/*"):
+            for path in sorted(root.glob(depth)):
+                hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+                if not hidden and path.suffix.lower() in RASTERS and path.is_file():
+                    found.append(str(path))
+                if len(found) >= LISTED:
+                    return found
+    return found
+
+
+def nearby(workspace: Workspace) -> list[str]:
+    """Rasters in the allowed folders, three levels deep, the first few hundred."""
+    return _nearby(workspace.access.roots)
+
+
+def _upload(mine: Session, workspace: Workspace) -> None:
+    file = st.file_uploader("A raster from this computer", type=list(RASTER_KINDS), key="scene-upload")
+    if file is not None and st.button("Add the upload to the map", type="primary", width="stretch"):
+        with explained():
+            path = store(file.name, file, workspace.uploads, RASTER_KINDS)
+            try:
+                _add(mine, workspace, path)
+            except InputError:
+                path.unlink()
+                raise
+            st.rerun()
+
+
+def _stac(mine: Session, workspace: Workspace) -> None:
+    st.caption("Searches a STAC catalogue over the internet; everything else here works without.")
+    address = st.text_input("Catalogue", "https://earth-search.aws.element84.com/v1")
+    collection = st.text_input("Collection", "sentinel-2-l2a")
+    dates = st.text_input("Dates", "2024-06-01/2024-09-30")
+    west, south = st.columns(2)
+    east, north = st.columns(2)
+    box = mine.layers.layers[0].source.bounds if mine.layers.layers else (8.0, 46.9, 8.2, 47.1)
+    bounds = (
+        west.number_input("West", value=round(box[0], 3), format="%.3f"),
+        south.number_input("South", value=round(box[1], 3), format="%.3f"),
+        east.number_input("East", value=round(box[2], 3), format="%.3f"),
+        north.number_input("North", value=round(box[3], 3), format="%.3f"),
+    )
+    if st.button("Search", icon=":material/search:", width="stretch"):
+        with explained(), st.spinner("Asking the catalogue"):
+            st.session_state.stac_items = search(address, collection, bounds, dates)
+    items = st.session_state.get("stac_items", [])
+    if items:
+        titles = {item.id: f"{item.id}" for item in items}
+        chosen = st.selectbox("Items, least cloud first", list(titles))
+        if st.button("Add the item to the map", type="primary", width="stretch"):
+            with explained():
+                item = next(one for one in items if one.id == chosen)
+                _add(mine, workspace, write_item(item, workspace.folder / "cache" / "stac"))
+                st.rerun()
+
+
+def _paint(mine: Session, workspace: Workspace, layer: Layer) -> None:
+    """Controls of a layer's style."""
+    source, style = layer.source, layer.style
+    if style.paint in {Paint.classes, Paint.argmax, Paint.score}:
+        return
+    names = source.channel_names
+    wanted = style
+    if source.meaning is Meaning.imagery and len(names) >= 2:
+        known = combinations(names)
+        title = st.selectbox("Bands shown", [*known, "Own choice", "One band"], key=f"bands-{layer.key}")
+        if title in known:
+            wanted = _with_bands(source, workspace, style, known[title])
+        elif title == "Own choice":
+            columns = st.columns(3)
+            own = [
+                column.selectbox(color, names, index=min(at, len(names) - 1), key=f"{color}-{layer.key}")
+                for at, (column, color) in enumerate(zip(columns, ("Red", "Green", "Blue"), strict=True))
+            ]
+            wanted = _with_bands(source, workspace, style, (own[0], own[1], own[2]))
+        else:
+            band = st.selectbox("Band", names, key=f"band-{layer.key}")
+            channel = names.index(band)
+            found = channel_statistics(source, channel, workspace.statistics)
+            same = style.paint is Paint.ramp and style.channels == (channel,)
+            wanted = style if same else Style(Paint.ramp, (channel,), ((found.low, found.high),), style.ramp)
+    if wanted.paint is Paint.ramp:
+        ramp = st.selectbox("Colours", RAMPS, index=RAMPS.index(wanted.ramp), key=f"ramp-{layer.key}")
+        wanted = replace(wanted, ramp=ramp)
+    wanted = _stretch(source, workspace, wanted, layer.key)
+    if wanted != style:
+        mine.layers.restyle(layer.key, wanted)
+
+
+def _with_bands(source: object, workspace: Workspace, style: Style, bands: tuple[str, str, str]) -> Style:
+    made = rgb_style(source, bands, workspace.statistics)  # type: ignore[arg-type]
+    return style if style.paint is Paint.rgb and style.channels == made.channels else made
+
+
+def _stretch(source: object, workspace: Workspace, style: Style, key: str) -> Style:
+    """One slider over all shown channels, in percent of their own range between the 2nd and the 98th percentile."""
+    low, high = st.slider(
+        "Brightness range, % of the usual", -50, 200, (0, 100), 5, key=f"stretch-{key}-{style.channels}"
+    )
+    bounds = []
+    for channel in style.channels:
+        found = channel_statistics(source, channel, workspace.statistics)  # type: ignore[arg-type]
+        span = (found.high - found.low) / 100
+        bounds.append((found.low + low * span, found.low + max(high, low + 1) * span))
+    return replace(style, stretch=tuple(bounds))
+
+
+def _about(workspace: Workspace, layer: Layer) -> None:
+    source = layer.source
+    with st.expander("About this layer", icon=":material/info:"):
+        height, width = source.geobox.shape
+        west, south, east, north = source.bounds
+        facts = {
+            "File": source.address,
+            "Size": f"{width:,} × {height:,} pixels, {len(source.channel_names)} band(s), {source.dtype}",
+            "Pixel": f"{source.gsd_m:.4g} m",
+            "Grid": str(source.geobox.crs),
+            "Footprint": f"{west:.4f}, {south:.4f} to {east:.4f}, {north:.4f}",
+            "Bands": ", ".join(source.channel_names),
+        }
+        for name, text in facts.items():
+            st.markdown(f"**{name}**  \n{plain(text)}")
+        for note in source.notes:
+            st.caption(plain(note))
+        if not has_overviews(source):
+            st.warning("No overviews: views from afar read every pixel. Make some with: gdaladdo FILE 2 4 8 16 32")
+        if source.meaning is not Meaning.classes:
+            st.altair_chart(_histogram(workspace, layer), width="stretch")
+
+
+def _histogram(workspace: Workspace, layer: Layer) -> altair.Chart:
+    rows = []
+    for channel in layer.style.channels[:3]:
+        found = channel_statistics(layer.source, channel, workspace.statistics)
+        edges = np.linspace(found.minimum, found.maximum, len(found.histogram) + 1)
+        name = layer.source.channel_names[channel]
+        rows += [(name, float(edge), count) for edge, count in zip(edges[:-1], found.histogram, strict=True)]
+    frame = pandas.DataFrame(rows, columns=["band", "value", "pixels"])
+    chart = altair.Chart(frame, height=150).mark_line(interpolate="step-after")
+    return chart.encode(
+        x=altair.X("value", title=None), y=altair.Y("pixels", title=None), color=altair.Color("band", title=None)
+    )

@@ -1,0 +1,95 @@
+"""Jobs: what waits, runs and has ended, on this server, whoever asked for it."""
+
+import time
+from pathlib import Path
+
+import streamlit as st
+
+from app.jobs import GOING, Job, State, Status
+from app.pages.common import REFRESH_S, offer, plain
+from app.session import session
+from app.workspace import Workspace, current
+
+MOST_SHOWN = 50
+COLORS = {
+    State.queued: "gray",
+    State.running: "blue",
+    State.done: "green",
+    State.failed: "red",
+    State.cancelled: "orange",
+    State.interrupted: "orange",
+}
+
+
+def show() -> None:
+    """Draw the page."""
+    st.subheader("Jobs")
+    st.caption(
+        "Jobs run in processes of their own. Closing this tab or restarting the server does not end them; "
+        "one that was cancelled or interrupted goes on where it was."
+    )
+    _list()
+
+
+@st.fragment(run_every=REFRESH_S)
+def _list() -> None:
+    workspace = current()
+    found = workspace.jobs.jobs()
+    if not found:
+        st.info(
+            "No job yet. Segment a scene or compare two dates, and the work shows up here.",
+            icon=":material/pending_actions:",
+        )
+    for job in found[:MOST_SHOWN]:
+        _one(workspace, job, workspace.jobs.status(job.id))
+    if len(found) > MOST_SHOWN:
+        st.caption(f"and {len(found) - MOST_SHOWN} older ones in {plain(str(workspace.jobs.folder))}")
+
+
+def _one(workspace: Workspace, job: Job, status: Status) -> None:
+    with st.container(border=True):
+        title, state, action = st.columns([5, 2, 2], vertical_alignment="center")
+        title.markdown(f"**{plain(job.title)}**  \n{_when(job, status)}")
+        state.badge(status.state.value, color=COLORS[status.state])
+        if status.state in GOING:
+            if action.button("Cancel", key=f"jobs-cancel-{job.id}", icon=":material/cancel:", width="stretch"):
+                workspace.jobs.cancel(job.id)
+                st.rerun(scope="fragment")
+        else:
+            again = "Run again" if status.state is State.done else "Go on"
+            if action.button(again, key=f"jobs-again-{job.id}", icon=":material/replay:", width="stretch"):
+                _again(workspace, job, status)
+                st.rerun(scope="fragment")
+        if status.state is State.running:
+            share = workspace.jobs.progress(job.id)
+            st.progress(share or 0.0, text=None if share is None else f"{share:.0%}")
+        with st.expander("Command, log and files"):
+            st.code(job.command, language="bash", wrap_lines=True)
+            st.code(workspace.jobs.log(job.id)[-6000:] or "nothing said yet", language=None, height=180)
+            offer(workspace, [Path(path) for path in job.outputs])
+
+
+def _again(workspace: Workspace, job: Job, status: Status) -> None:
+    """Queue the job again; a finished one is made anew, which it must be told."""
+    if status.state is State.done:
+        arguments = [*job.arguments] if "--overwrite" in job.arguments else [*job.arguments, "--overwrite"]
+        name = workspace.jobs.submit(job.title, arguments, [Path(path) for path in job.outputs], session().id).id
+    else:
+        workspace.jobs.resume(job.id)
+        name = job.id
+    mine = session()
+    if name not in mine.awaited:
+        mine.awaited.append(name)
+
+
+def _when(job: Job, status: Status) -> str:
+    asked = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.created))
+    if not status.started:
+        return f"asked for at {asked}"
+    took = (status.ended or time.time()) - status.started
+    return f"asked for at {asked}, {'took' if status.ended else 'running for'} {_duration(took)}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

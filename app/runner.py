@@ -1,0 +1,53 @@
+"""Runs one job in a process of its own and writes how it ended: ``python -m app.runner JOB_FOLDER``."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+
+from app.jobs import State, read_status, write_status
+
+STARTED_WITHIN_S = 30.0
+KILLED_AFTER_S = 30.0  # a command that does not end at an interrupt within this time is killed
+
+
+def run(folder: Path) -> State:
+    """Run the job in ``folder`` to its end."""
+    go = folder / "go"
+    deadline = time.monotonic() + STARTED_WITHIN_S
+    while not go.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    if not go.exists():  # the server died before it wrote the start down: the job is still in the queue
+        return read_status(folder).state
+    go.unlink()
+    arguments = json.loads((folder / "job.json").read_text())["arguments"]
+    command = [sys.executable, "-c", "from geodino.cli import main; main()", *arguments]
+    with (folder / "log.txt").open("ab") as log:
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    asked: list[float] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        asked.append(time.monotonic())
+        os.killpg(child.pid, signal.SIGINT)
+
+    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGINT, interrupt)
+    while True:
+        try:
+            code = child.wait(timeout=1)
+            break
+        except subprocess.TimeoutExpired:
+            if asked and time.monotonic() - asked[0] > KILLED_AFTER_S:
+                os.killpg(child.pid, signal.SIGKILL)
+    state = State.done if code == 0 else State.cancelled if asked else State.failed
+    write_status(folder, replace(read_status(folder), state=state, ended=time.time(), code=code))
+    return state
+
+
+if __name__ == "__main__":
+    sys.exit(0 if run(Path(sys.argv[1])) is State.done else 1)
