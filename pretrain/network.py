@@ -1,0 +1,221 @@
+"""The network that is trained: a timm backbone that takes masks, and its two heads.
+
+Every ViT of the DINO family in timm (``Eva`` for DINOv3, ``VisionTransformer`` for DINO and DINOv2) and every
+ConvNeXt goes through :func:`encode`. timm's own ``forward_features`` takes no mask, so the transformer's steps are
+walked here: patch embedding, mask token, position, blocks, norm.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
+
+from geodino.architecture import create_module
+from pretrain.heads import ProjectionHead
+from tiles.errors import InputError
+
+# Below this many tokens the processor's flash attention loses more in its backward pass than the plain product costs.
+SHORT_SEQUENCE = 512
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Final-norm tokens of a batch of crops: ``cls [B, D]`` and row-major ``patches [B, P, D]``."""
+
+    cls: Tensor
+    patches: Tensor
+
+
+def create_backbone(architecture: str, bands: int, **arguments: Any) -> nn.Module:
+    """Create an untrained timm model without a classifier.
+
+    Args:
+        architecture: timm name; DINO-family ViTs and ConvNeXts.
+        bands: Number of input bands.
+        **arguments: Passed to timm, for example ``init_values`` or ``drop_path_rate``.
+
+    Returns:
+        The module, in training mode.
+
+    Raises:
+        InputError: If timm knows no such model or the model is of another family.
+    """
+    module = create_module(architecture, bands, **arguments)
+    if not is_convnext(module) and not hasattr(module, "_pos_embed"):
+        raise InputError(f"{architecture} is neither a ViT of the DINO family nor a ConvNeXt; choose one of those")
+    return module
+
+
+def is_convnext(module: nn.Module) -> bool:
+    """Whether the module is a timm ConvNeXt, which has stages in place of blocks and no CLS token."""
+    return hasattr(module, "stages") and hasattr(module, "stem")
+
+
+def encode(
+    module: nn.Module,
+    pixels: Tensor,
+    masks: Tensor | None = None,
+    mask_token: Tensor | None = None,
+    *,
+    norm: nn.Module | None = None,
+    checkpointing: bool = False,
+) -> TokenBatch:
+    """Run a backbone on crops of one size.
+
+    Args:
+        module: A model of :func:`create_backbone`.
+        pixels: ``[B, C, S, S]`` standardised, S a multiple of the patch size.
+        masks: ``[B, P]`` bool, patches whose embedding is replaced; ViTs only.
+        mask_token: ``[D]`` what replaces them.
+        norm: Used in place of the model's last norm; ViTs only.
+        checkpointing: Keep only block inputs for the backward pass and compute the rest again.
+
+    Returns:
+        The tokens in the model's dtype; a ConvNeXt's CLS is the mean of its last map.
+    """
+    model = cast(Any, module)
+    if is_convnext(module):
+        features = model.stem(pixels)
+        for stage in model.stages:
+            features = checkpoint(stage, features, use_reentrant=False) if checkpointing else stage(features)
+        patches = features.flatten(2).mT
+        together = torch.cat([patches.mean(1, keepdim=True), patches], 1)
+        normed = model.head.norm(together.mT.unsqueeze(-1)).squeeze(-1).mT
+        return TokenBatch(normed[:, 0], normed[:, 1:])
+    embedded = model.patch_embed(pixels)
+    if masks is not None:
+        flat = embedded.flatten(1, -2)
+        embedded = torch.where(masks[..., None], cast(Tensor, mask_token).to(flat.dtype), flat).view_as(embedded)
+    positioned = model._pos_embed(embedded)
+    tokens, rope = positioned if isinstance(positioned, tuple) else (positioned, None)
+    tokens = model.norm_pre(tokens)
+    if rope is not None:
+        rope = rope.to(tokens.dtype)
+    with attention_kernel(tokens):
+        for block in model.blocks:
+            arguments = (tokens,) if rope is None else (tokens, rope)
+            tokens = checkpoint(block, *arguments, use_reentrant=False) if checkpointing else block(*arguments)
+    prefix = int(model.num_prefix_tokens)
+    normed = model.norm(tokens) if norm is None else norm(tokens)
+    return TokenBatch(normed[:, 0], normed[:, prefix:])
+
+
+@contextmanager
+def attention_kernel(tokens: Tensor) -> Iterator[None]:
+    """Choose the plain attention product on a processor at short sequences, the library's choice elsewhere."""
+    if tokens.device.type == "cpu" and tokens.shape[1] <= SHORT_SEQUENCE:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    else:
+        yield
+
+
+@dataclass(frozen=True)
+class HeadSize:
+    """Widths of a :class:`~pretrain.heads.ProjectionHead`."""
+
+    hidden: int
+    bottleneck: int
+    prototypes: int
+
+
+@dataclass
+class Scores:
+    """What the student says about a batch.
+
+    Attributes:
+        cls_global: ``[G, B, D]`` CLS tokens of the global crops, before the head.
+        patches_global: ``[G*B, P, D]`` patch tokens of the global crops, masked ones included.
+        dino_global: ``[G, B, K]`` logits of the global crops.
+        dino_local: ``[L, B, K]`` logits of the local crops; None without any.
+        ibot: ``[M, K']`` logits at the masked patches; None without masks.
+    """
+
+    cls_global: Tensor
+    patches_global: Tensor
+    dino_global: Tensor
+    dino_local: Tensor | None
+    ibot: Tensor | None
+
+
+class Network(nn.Module):
+    """A backbone with mask token, DINO head and iBOT head; student and EMA teacher are two of these.
+
+    Args:
+        backbone: Model of :func:`create_backbone`.
+        dino: Size of the DINO head.
+        ibot: Size of the iBOT head; None without iBOT.
+        untie_norms: Give the local crops a last norm of their own, as the released satellite models have.
+        checkpointing: Compute block activations again in the backward pass.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        dino: HeadSize,
+        ibot: HeadSize | None,
+        *,
+        untie_norms: bool = False,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        dim = int(cast(Any, backbone).num_features)
+        self.backbone = backbone
+        self.checkpointing = checkpointing
+        self.mask_token = nn.Parameter(torch.zeros(dim)) if ibot and not is_convnext(backbone) else None
+        self.dino_head = ProjectionHead(dim, dino.hidden, dino.bottleneck, dino.prototypes)
+        self.ibot_head = ProjectionHead(dim, ibot.hidden, ibot.bottleneck, ibot.prototypes) if ibot else None
+        self.local_norm: nn.Module | None = None
+        if untie_norms:
+            if is_convnext(backbone):
+                raise InputError("backbone.untie_norms needs a ViT; leave it off for a ConvNeXt")
+            self.local_norm = nn.LayerNorm(dim, eps=float(cast(Any, backbone).norm.eps))
+
+    def tokens(self, pixels: Tensor, masks: Tensor | None = None, *, local: bool = False) -> TokenBatch:
+        """Encode crops of one size; ``local`` takes the norm of the local crops where norms are untied."""
+        return encode(
+            self.backbone,
+            pixels,
+            masks,
+            self.mask_token,
+            norm=self.local_norm if local else None,
+            checkpointing=self.checkpointing and self.training,
+        )
+
+    def forward(
+        self,
+        globals_: Sequence[Tensor],
+        locals_: Sequence[Tensor],
+        masks: Tensor | None,
+        masked: Tensor | None,
+    ) -> Scores:
+        """Score all crops of a batch, crops of one size in one pass.
+
+        Args:
+            globals_: G tensors ``[B, C, S, S]``.
+            locals_: L tensors ``[B, C, s, s]``.
+            masks: ``[G*B, P]`` bool; None leaves the crops whole.
+            masked: ``[M]`` flat indices of the patches to score for iBOT.
+        """
+        batch = len(globals_[0])
+        whole = self.tokens(torch.cat(tuple(globals_)), masks if self.mask_token is not None else None)
+        cls = [whole.cls]
+        if locals_:
+            cls.append(self.tokens(torch.cat(tuple(locals_)), local=True).cls)
+        logits = self.dino_head(torch.cat(cls))
+        count = len(globals_) * batch
+        ibot = None
+        if self.ibot_head is not None and masked is not None:
+            ibot = self.ibot_head(whole.patches.flatten(0, 1)[masked])
+        return Scores(
+            whole.cls.unflatten(0, (len(globals_), batch)),
+            whole.patches,
+            logits[:count].unflatten(0, (len(globals_), batch)),
+            logits[count:].unflatten(0, (len(locals_), batch)) if locals_ else None,
+            ibot,
+        )

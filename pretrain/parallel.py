@@ -1,0 +1,69 @@
+"""Processes and devices, through Lightning Fabric: one processor, one GPU, or the ranks that torchrun starts."""
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from geodino.hardware import pick_device
+from pretrain.data import batch_problem
+from pretrain.network import Network
+from pretrain.ranks import ALONE, Ranks, current
+from pretrain.recipe import Recipe
+from tiles.errors import InputError
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """How this process takes part in a run.
+
+    Attributes:
+        device: Where it computes.
+        ranks: Processes that share the batch.
+        wrap: Makes the student exchange gradients; None alone.
+        backward: Backward pass of a loss; None for the loss's own.
+        accumulating: Holds the exchange back between micro-batches; None alone.
+    """
+
+    device: torch.device
+    ranks: Ranks = ALONE
+    wrap: Callable[[Network], nn.Module] | None = None
+    backward: Callable[[Tensor], None] | None = None
+    accumulating: Callable[[nn.Module], AbstractContextManager[None]] | None = None
+
+    @classmethod
+    def start(cls, recipe: Recipe, device: str = "auto") -> "Parallel":
+        """Join the processes that torchrun started, or run alone.
+
+        Raises:
+            InputError: When the batch does not split over the processes.
+        """
+        place = pick_device(device)
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        problem = batch_problem(recipe, world)
+        if problem:
+            raise InputError(problem)
+        if world == 1:
+            if place.type == "cuda":
+                torch.backends.cuda.matmul.allow_tf32 = True
+            return cls(place)
+        from lightning.fabric import Fabric
+
+        fabric: Any = Fabric(
+            accelerator="cuda" if place.type == "cuda" else "cpu",
+            devices=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+            num_nodes=max(1, world // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))),
+            strategy="ddp",
+        )
+        fabric.launch()
+        return cls(
+            fabric.device,
+            current(),
+            lambda network: cast(nn.Module, fabric.setup_module(network)),
+            fabric.backward,
+            lambda module: cast(AbstractContextManager[None], fabric.no_backward_sync(module)),
+        )

@@ -1,0 +1,95 @@
+"""The processes that share a batch, and the sums and gatherings that the losses need from them."""
+
+from typing import Protocol
+
+import torch
+import torch.distributed
+import torch.distributed.nn.functional
+from torch import Tensor
+
+
+class Ranks(Protocol):
+    """What a loss asks of the processes that share its batch."""
+
+    rank: int
+    world: int
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Sum a constant over ranks."""
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Average a constant over ranks."""
+
+    def max(self, value: Tensor) -> Tensor:
+        """Largest of a constant over ranks, element by element."""
+
+    def gather(self, value: Tensor) -> Tensor:
+        """Concatenate equal-sized ``[B, ...]`` of all ranks in rank order, differentiably."""
+
+
+class Alone:
+    """One process: every statistic is its own."""
+
+    rank = 0
+    world = 1
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Return the value."""
+        return value
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Return the value."""
+        return value
+
+    def max(self, value: Tensor) -> Tensor:
+        """Return the value."""
+        return value
+
+    def gather(self, value: Tensor) -> Tensor:
+        """Return the value."""
+        return value
+
+
+class Group:
+    """The processes of a ``torch.distributed`` group (None: all of them)."""
+
+    def __init__(self, group: torch.distributed.ProcessGroup | None = None) -> None:
+        self.group = group
+        self.rank = torch.distributed.get_rank(group)
+        self.world = torch.distributed.get_world_size(group)
+
+    def _reduced(self, value: Tensor, operation: torch.distributed.ReduceOp.RedOpType) -> Tensor:
+        result = value.detach().clone()
+        torch.distributed.all_reduce(result, op=operation, group=self.group)
+        return result
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Sum a constant over the group."""
+        return self._reduced(value, torch.distributed.ReduceOp.SUM)
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Average a constant over the group."""
+        return self.sum(value) / self.world
+
+    def max(self, value: Tensor) -> Tensor:
+        """Largest of a constant over the group, element by element."""
+        return self._reduced(value, torch.distributed.ReduceOp.MAX)
+
+    def gather(self, value: Tensor) -> Tensor:
+        """Concatenate equal-sized tensors in rank order; the gradient goes back to the rank it came from."""
+        group = self.group if self.group is not None else torch.distributed.group.WORLD
+        return torch.cat(torch.distributed.nn.functional.all_gather(value.contiguous(), group=group))
+
+
+ALONE = Alone()
+
+
+def current() -> Ranks:
+    """The ranks of this process: all of the initialised ``torch.distributed`` world, or this one alone."""
+    if (
+        torch.distributed.is_available()
+        and torch.distributed.is_initialized()
+        and torch.distributed.get_world_size() > 1
+    ):
+        return Group()
+    return ALONE

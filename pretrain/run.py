@@ -1,0 +1,299 @@
+"""A training run: a tile set and a recipe in, ``RUN/`` out.
+
+``RUN/`` holds ``backbone.safetensors`` and ``backbone.json`` (the EMA teacher), ``checkpoints/``, ``metrics.csv``,
+``recipe.yaml`` as resolved, and TensorBoard files where TensorBoard is installed.
+"""
+
+import json
+import os
+import platform
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from geodino.backbone import load_backbone, save_backbone
+from geodino.card import RGB, BackboneCard
+from geodino.hardware import pick_dtype
+from geodino.normalize import IMAGENET, SATELLITE, Normalization
+from pretrain.checkpoint import latest, load_checkpoint, save_checkpoint
+from pretrain.checks import check_recipe, check_tiles
+from pretrain.data import Batches, Tiles
+from pretrain.initialize import initialize
+from pretrain.metrics import MetricsLog, Pace
+from pretrain.network import Network, is_convnext
+from pretrain.parallel import Parallel
+from pretrain.recipe import Recipe
+from pretrain.trainer import NonFiniteLossError, Trainer, build_network
+from tiles.errors import InputError, OutputError
+from tiles.progress import progress
+
+RECIPE_FILE = "recipe.yaml"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run is made of.
+
+    Attributes:
+        tiles: The tile set.
+        source: Where it lies, for messages and the card.
+        folder: ``RUN/``.
+        recipe: Resolved recipe.
+        init: Backbone to start from, or None.
+        device: ``auto``, ``cpu`` or ``cuda``.
+    """
+
+    tiles: Tiles
+    source: str
+    folder: Path
+    recipe: Recipe
+    init: str | None = None
+    device: str = "auto"
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Bands that the network sees."""
+        return self.recipe.bands or tuple(self.tiles.bands)
+
+
+def pretrain(run: Run, *, resume: bool = False, show: bool = False) -> Path:
+    """Train a backbone.
+
+    Args:
+        run: What to train on and how.
+        resume: Go on from the last checkpoint of ``run.folder``; from step 0 where there is none.
+        show: Report progress.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        InputError: Before the first step, when tiles, recipe and backbone do not fit each other; in the middle, when a
+            loss stops being finite.
+        OutputError: When the folder holds another run.
+    """
+    check_tiles(run.tiles, run.source, run.recipe)
+    check_recipe(run.recipe)
+    _claim(run, resume)
+    parallel = Parallel.start(run.recipe, run.device)
+    network, start = starting_network(run)
+    trainer = make_trainer(run.recipe, network, parallel)
+    step = _take_over(run, trainer, resume)
+    if step == 0 and start is not None:
+        trainer.load_state(start, optimizer=False)
+    dtype = trainer.dtype
+    normalization = normalization_of(run)
+    batches = Batches(
+        run.tiles,
+        run.recipe,
+        normalization,
+        trainer.patch,
+        rank=parallel.ranks.rank,
+        world=parallel.ranks.world,
+        dtype=dtype,
+        masks=network.ibot_head is not None,
+    )
+    _train(run, trainer, batches, step, parallel, show)
+    return run.folder
+
+
+def _claim(run: Run, resume: bool) -> None:
+    """Make the folder this run's own, or refuse."""
+    recipe_file = run.folder / RECIPE_FILE
+    if recipe_file.exists():
+        if not resume:
+            raise OutputError(
+                f"{run.folder} holds a run already; add --resume to go on with it or choose another folder"
+            )
+        before = Recipe.model_validate(yaml.safe_load(recipe_file.read_text()))
+        if before.hash() != run.recipe.hash():
+            changed = ", ".join(_differences(before.model_dump(), run.recipe.model_dump())[:3])
+            raise InputError(f"{run.folder} was started with another recipe ({changed} differ); resume it with its own")
+    if os.environ.get("RANK", "0") == "0":
+        run.folder.mkdir(parents=True, exist_ok=True)
+        part = recipe_file.with_name(RECIPE_FILE + ".part")
+        part.write_text(run.recipe.to_yaml())
+        part.replace(recipe_file)
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key, value in now.items():
+        old = before.get(key)
+        if isinstance(value, dict) and isinstance(old, dict):
+            found += _differences(old, value, f"{prefix}{key}.")
+        elif old != value and key not in ("workers", "name", "log_every", "checkpoint_every"):
+            found.append(prefix + key)
+    return found
+
+
+def starting_network(run: Run) -> tuple[Network, dict[str, Any] | None]:
+    """The student before step 0: random, from ``init``, or the state of the phase before.
+
+    Returns:
+        The network, and the state of the previous phase when there is one.
+    """
+    network = build_network(run.recipe, len(run.bands))
+    if run.recipe.previous is not None:
+        path = latest(Path(run.recipe.previous))
+        if path is None:
+            raise InputError(
+                f"phase {run.recipe.phase} goes on from {run.recipe.previous}, which holds no checkpoint of "
+                "`geodino pretrain`; give the folder of the finished run before it"
+            )
+        state = load_checkpoint(path)
+        check_state(network, state, str(path))
+        return network, state
+    if run.init is not None:
+        initialize(network, load_backbone(run.init, device="cpu", precision="fp32"), run.bands, run.init)
+    return network, None
+
+
+def check_state(network: Network, state: dict[str, Any], source: str) -> None:
+    """Refuse a checkpoint of another architecture, before anything is overwritten.
+
+    Raises:
+        InputError: Naming the first tensor that differs.
+    """
+    expected = {name: tuple(p.shape) for name, p in network.named_parameters()}
+    found = {name: tuple(value.shape) for name, value in state["student"].items()}
+    different = [name for name in sorted({*expected, *found}) if expected.get(name) != found.get(name)]
+    if different:
+        name = different[0]
+        raise InputError(
+            f"{source} comes from another architecture: {name} is {found.get(name, 'absent')} there and "
+            f"{expected.get(name, 'absent')} in this recipe; use the recipe that it was trained with"
+        )
+
+
+def make_trainer(recipe: Recipe, network: Network, parallel: Parallel) -> Trainer:
+    """The trainer of a network on this process's device."""
+    return Trainer(
+        recipe,
+        network,
+        device=parallel.device,
+        dtype=pick_dtype(recipe.precision, parallel.device),
+        ranks=parallel.ranks,
+        wrap=parallel.wrap,
+        backward=parallel.backward,
+        accumulating=parallel.accumulating,
+    )
+
+
+def _take_over(run: Run, trainer: Trainer, resume: bool) -> int:
+    path = latest(run.folder) if resume else None
+    if path is None:
+        return 0
+    state = load_checkpoint(path)
+    check_state(trainer.student, state, str(path))
+    trainer.load_state(state)
+    return int(state["step"])
+
+
+def normalization_of(run: Run) -> Normalization:
+    """Statistics that the run standardises by."""
+    choice = run.recipe.normalization
+    rgb = run.bands == RGB
+    if choice == "imagenet" or choice == "satellite" or (choice == "auto" and rgb):
+        if not rgb:
+            raise InputError(f"normalization {choice} is for red, green, blue, not {', '.join(run.bands)}; use tiles")
+        return IMAGENET if choice == "imagenet" else SATELLITE
+    tiles: Any = run.tiles
+    places = [run.tiles.bands.index(band) for band in run.bands]
+    return Normalization.of([tiles.mean[p] for p in places], [max(tiles.std[p], 1e-3) for p in places])
+
+
+def _train(run: Run, trainer: Trainer, batches: Batches, step: int, parallel: Parallel, show: bool) -> None:
+    recipe = run.recipe
+    main = parallel.ranks.rank == 0
+    started = time.perf_counter()
+    with (
+        closing(batches.starting(step)) as source,
+        MetricsLog(run.folder, step, enabled=main) as log,
+        progress("pretrain", recipe.max_steps, show=show and main) as bar,
+    ):
+        pace = Pace(recipe.batch_size, recipe.max_steps - step)
+        if recipe.uses_gram and recipe.gram.teacher == "ema" and recipe.gram.first_update == 0 and step == 0:
+            trainer.update_gram()
+        while step < recipe.max_steps:
+            micro = [next(source) for _ in range(recipe.accumulate)]
+            try:
+                report = trainer.step(step, micro)
+            except NonFiniteLossError as error:
+                raise InputError(_explain(run, error)) from None
+            step += 1
+            pace.count(batches.waited)
+            if step % recipe.log_every == 0 or step == recipe.max_steps:
+                log.write(step, report.values | {"images_per_s": pace.images_per_s, "data_wait": pace.data_wait})
+            bar.update(step, pace.note(report.values["total"]))
+            if step % recipe.checkpoint_every == 0 or step == recipe.max_steps:
+                state = trainer.state()
+                if main:
+                    save_checkpoint(
+                        run.folder / "checkpoints",
+                        step,
+                        state,
+                        keep=recipe.keep_checkpoints,
+                        milestone_every=recipe.milestone_every,
+                    )
+                    hours = (time.perf_counter() - started) / 3600
+                    save_backbone(
+                        trainer.teacher_backbone(), card_of(run, trainer, step, hours, report.values), run.folder
+                    )
+        if not (run.folder / "backbone.json").exists() and main:
+            save_backbone(trainer.teacher_backbone(), card_of(run, trainer, step, 0.0, {}), run.folder)
+
+
+def _explain(run: Run, error: NonFiniteLossError) -> str:
+    """Save the batch and say what to try."""
+    path = run.folder / "nonfinite.pt"
+    torch.save({"step": error.step, "losses": error.losses, "batches": [vars(batch) for batch in error.batches]}, path)
+    bad = ", ".join(name for name, value in error.losses.items() if value != value or abs(value) == float("inf"))
+    return (
+        f"the loss {bad} stopped being finite at step {error.step}; the batch is in {path}; go on from the last "
+        "checkpoint with --resume after halving optimizer.lr, or with --set precision=fp32 in a new run"
+    )
+
+
+def card_of(run: Run, trainer: Trainer, step: int, hours: float, metrics: dict[str, float]) -> BackboneCard:
+    """The card of the EMA teacher's backbone."""
+    from geodino import __version__
+
+    recipe = run.recipe
+    settings = recipe.backbone
+    arguments = dict(settings.arguments)
+    if settings.layer_scale is not None:
+        arguments.setdefault(
+            "ls_init_value" if is_convnext(trainer.student.backbone) else "init_values", settings.layer_scale
+        )
+    normalization = normalization_of(run)
+    column = getattr(run.tiles, "column", None)
+    gsd = None
+    if column is not None and len(run.tiles):
+        values = column("gsd_m")
+        size = int(getattr(run.tiles, "size", recipe.crops.global_size))
+        gsd = recipe.crops.gsd_range_m(size, (float(values.min()), float(values.max())))
+    return BackboneCard(
+        architecture=settings.architecture.split(".")[0],
+        model_args=json.loads(json.dumps(arguments)),
+        bands=run.bands,
+        mean=normalization.mean,
+        std=normalization.std,
+        patch_size=trainer.patch,
+        gsd_range_m=gsd,
+        data=f"{len(run.tiles)} tiles of {Path(run.source).name}",
+        recipe_hash=recipe.hash(),
+        version=__version__,
+        metrics={"step": step} | {name: round(value, 6) for name, value in metrics.items()},
+        name=run.folder.name,
+        seed=recipe.seed,
+        hours=round(hours, 3),
+        hardware=f"{platform.machine()}, {torch.get_num_threads()} threads"
+        if trainer.device.type == "cpu"
+        else torch.cuda.get_device_name(trainer.device),
+    )

@@ -1,0 +1,245 @@
+"""The engine: student, teachers, optimiser, and one step of training."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from geodino.architecture import patch_size_of
+from pretrain.data import Batch
+from pretrain.network import HeadSize, Network, create_backbone, is_convnext
+from pretrain.objective import Centers, Objective
+from pretrain.optimizer import MasterAdamW
+from pretrain.ranks import ALONE, Ranks
+from pretrain.recipe import HeadSettings, Recipe
+from pretrain.sampling import stream_seed
+from pretrain.teacher import copy_weights, ema_update, frozen_copy, gram_updates_due
+
+LOSSES = ("dino_global", "dino_local", "ibot", "koleo", "gram")
+_WEIGHTS_STREAM, _STEP_STREAM = 1, 2
+
+
+class NonFiniteLossError(ArithmeticError):
+    """A loss became infinite or no number; nothing was updated.
+
+    Attributes:
+        losses: The losses by name.
+        step: Where it happened.
+        batches: The micro-batches that gave it.
+    """
+
+    def __init__(self, step: int, losses: dict[str, float], batches: Sequence[Batch]) -> None:
+        super().__init__(f"step {step}: {losses}")
+        self.step, self.losses, self.batches = step, losses, batches
+
+
+@dataclass
+class StepReport:
+    """What a step gave: losses, schedule values and gradient norms, by name."""
+
+    values: dict[str, float]
+
+
+def build_network(recipe: Recipe, bands: int) -> Network:
+    """The student of a recipe with seeded random weights in float32."""
+    settings = recipe.backbone
+    arguments: dict[str, Any] = dict(settings.arguments)
+    if settings.drop_path:
+        arguments["drop_path_rate"] = settings.drop_path
+    key = "ls_init_value" if settings.architecture.startswith("convnext") else "init_values"
+    if settings.layer_scale is not None:
+        arguments.setdefault(key, settings.layer_scale)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed(recipe.seed, _WEIGHTS_STREAM))
+        backbone = create_backbone(settings.architecture, bands, **arguments)
+        rope = getattr(backbone, "rope", None)
+        if settings.rope_rescale is not None and rope is not None:
+            rope.rescale_coords, rope.aug_active = settings.rope_rescale, settings.rope_rescale > 1
+        masks = recipe.ibot.weight > 0 and not is_convnext(backbone)
+        return Network(
+            backbone,
+            head_size(recipe.dino.head),
+            head_size(recipe.ibot.head) if masks else None,
+            untie_norms=settings.untie_norms,
+            checkpointing=settings.activation_checkpointing,
+        )
+
+
+def head_size(settings: HeadSettings) -> HeadSize:
+    """Widths of a head."""
+    return HeadSize(settings.hidden, settings.bottleneck, settings.prototypes)
+
+
+class Trainer:
+    """Everything that changes during training, and the step that changes it.
+
+    Args:
+        recipe: Of the run.
+        student: The network to train; cast to ``dtype`` here.
+        device: Where it computes.
+        dtype: What it computes in; float32 master weights are kept beside bf16.
+        ranks: Processes that share the batch.
+        wrap: Turns the student into what its forward pass is called on, for DDP.
+        backward: Called on a loss; its own ``backward`` by default.
+        accumulating: Context of ``wrap``'s result that skips the gradient exchange between micro-batches.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        student: Network,
+        *,
+        device: torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
+        ranks: Ranks = ALONE,
+        wrap: Callable[[Network], nn.Module] | None = None,
+        backward: Callable[[Tensor], None] | None = None,
+        accumulating: Callable[[nn.Module], AbstractContextManager[None]] | None = None,
+    ) -> None:
+        self.recipe, self.ranks, self.dtype = recipe, ranks, dtype
+        self.device = device or torch.device("cpu")
+        self.student = student.to(self.device).train()
+        self.teacher = cast(Network, frozen_copy(self.student)).to(dtype)
+        # The optimiser takes its float32 copies before the network is rounded.
+        exact = [(p, p.detach().float().clone()) for p in self.student.parameters() if p.requires_grad]
+        self.student.to(dtype)
+        self.optimizer = MasterAdamW(self.student, recipe.optimizer, recipe.batch_size)
+        with torch.no_grad():
+            for master, (_, value) in zip(self.optimizer.masters, exact, strict=True):
+                master.copy_(value)
+        self.teacher_masters = [value.clone() for _, value in exact]
+        self.gram: nn.Module | None = None
+        self.centers = Centers(
+            torch.zeros(recipe.dino.head.prototypes, device=self.device),
+            torch.zeros(recipe.ibot.head.prototypes, device=self.device) if self.student.ibot_head else None,
+        )
+        self.patch = patch_size_of(self.student.backbone)
+        self.objective = Objective(recipe, ranks, self.patch)
+        self.module: nn.Module = wrap(self.student) if wrap else self.student
+        self._accumulating, self._backward = accumulating, backward or Tensor.backward
+        if recipe.backbone.compile:
+            for network in (self.student, self.teacher):
+                compile_blocks(network.backbone)
+
+    def step(self, step: int, batches: Sequence[Batch]) -> StepReport:
+        """Take one optimiser step.
+
+        Args:
+            step: From 0.
+            batches: ``recipe.accumulate`` micro-batches.
+
+        Raises:
+            NonFiniteLossError: Before anything is updated, when the total loss is not finite.
+        """
+        recipe = self.recipe
+        torch.manual_seed(stream_seed(recipe.seed, _STEP_STREAM, step))
+        moved = [batch.to(self.device, self.dtype) for batch in batches]
+        temperature = recipe.teacher.temperature.at(step, recipe.max_steps)
+        targets = self.objective.targets(self.teacher, moved, temperature, self.centers)
+        totals = self.objective.totals(moved)
+        gram_weight = recipe.gram.weight.at(step, recipe.max_steps)
+        gram = self.gram if gram_weight > 0 else None
+        sums: dict[str, Tensor] = {}
+        for number, (batch, target) in enumerate(zip(moved, targets, strict=True)):
+            last = number == len(moved) - 1
+            quiet = nullcontext() if last or self._accumulating is None else self._accumulating(self.module)
+            with quiet:
+                scores = self.module(batch.globals_, batch.locals_, batch.masks, batch.masked)
+                losses = self.objective.losses(scores, target, batch, totals, gram, step)
+                total = self.objective.total(losses, step) / len(moved)
+                for name, value in [*losses.items(), ("total", total * len(moved))]:
+                    sums[name] = sums.get(name, value.new_zeros(())) + value.detach() / len(moved)
+                if torch.isfinite(total):
+                    self._backward(total)
+        values = self._values(sums)
+        if not all(math.isfinite(value) for value in values.values()):
+            for parameter in self.student.parameters():
+                parameter.grad = None
+            raise NonFiniteLossError(step, values, batches)
+        norms = self.optimizer.step(step, recipe.max_steps)
+        momentum = recipe.teacher.momentum.at(step, recipe.max_steps)
+        ema_update(self.teacher_masters, self.optimizer.masters, momentum)
+        self._round_teacher()
+        if recipe.uses_gram and recipe.gram.teacher == "ema" and gram_updates_due(step, recipe.gram, recipe.max_steps):
+            self.update_gram()
+        report = {name: values.get(name, 0.0) for name in ("total", *LOSSES)}
+        report |= {
+            "lr": recipe.optimizer.lr.at(step, recipe.max_steps) * self.optimizer.scale,
+            "momentum": momentum,
+            "teacher_temperature": temperature,
+            "gram_weight": gram_weight if gram is not None else 0.0,
+        }
+        report |= {f"grad_norm_{part}": norm for part, norm in norms.items()}
+        return StepReport(report)
+
+    def _values(self, sums: dict[str, Tensor]) -> dict[str, float]:
+        stacked = self.ranks.mean(torch.stack(list(sums.values())))
+        return dict(zip(sums, stacked.tolist(), strict=True))
+
+    @torch.no_grad()
+    def _round_teacher(self) -> None:
+        torch._foreach_copy_(self._teacher_weights(), self.teacher_masters)
+
+    def _teacher_weights(self) -> list[Tensor]:
+        names = dict(self.teacher.named_parameters())
+        return [names[name] for name in self.optimizer.names]
+
+    def update_gram(self) -> None:
+        """Copy the EMA teacher's backbone into the Gram teacher."""
+        if self.gram is None:
+            self.gram = frozen_copy(self.teacher.backbone)
+        else:
+            copy_weights(self.gram, self.teacher.backbone)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that a resumed run needs, in float32 on the processor where it lives."""
+        return {
+            "student": dict(self.optimizer.named_masters()),
+            "teacher": dict(zip(self.optimizer.names, self.teacher_masters, strict=True)),
+            "optimizer": self.optimizer.adam.state_dict(),
+            "gram": None if self.gram is None else self.gram.state_dict(),
+            "centers": [self.centers.dino, self.centers.ibot],
+        }
+
+    @torch.no_grad()
+    def load_state(self, state: dict[str, Any], *, optimizer: bool = True) -> None:
+        """Take over a state.
+
+        Args:
+            state: Of :meth:`state`.
+            optimizer: Also take its moments; a new phase starts with fresh ones.
+        """
+        self.optimizer.load_masters(state["student"])
+        for master, name in zip(self.teacher_masters, self.optimizer.names, strict=True):
+            master.copy_(state["teacher"][name])
+        self._round_teacher()
+        if not optimizer:
+            return
+        self.optimizer.adam.load_state_dict(state["optimizer"])
+        dino, ibot = state["centers"]
+        self.centers = Centers(dino.to(self.device), None if ibot is None else ibot.to(self.device))
+        if state["gram"] is not None:
+            self.gram = frozen_copy(self.teacher.backbone)
+            self.gram.load_state_dict(state["gram"])
+
+    def teacher_backbone(self) -> nn.Module:
+        """A float32 copy of the EMA teacher's backbone, as it is exported."""
+        whole = cast(Network, frozen_copy(self.teacher)).float()
+        names = dict(whole.named_parameters())
+        with torch.no_grad():
+            for name, value in zip(self.optimizer.names, self.teacher_masters, strict=True):
+                names[name].copy_(value)
+        return whole.backbone
+
+
+def compile_blocks(backbone: nn.Module) -> None:
+    """Compile each block in place; blocks share their code, so one compilation serves all."""
+    blocks: Iterable[nn.Module] = (
+        cast(Any, backbone).blocks if hasattr(backbone, "blocks") else cast(Any, backbone).stages
+    )
+    for block in blocks:
+        block.compile()
