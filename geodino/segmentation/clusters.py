@@ -26,8 +26,7 @@ def fit_clusters(sample: NDArray[np.float32], clusters: int, *, seed: int = 0) -
     Raises:
         InputError: fewer than 2 or more than 254 clusters, or fewer distinct samples than clusters.
     """
-    if not 2 <= clusters <= LARGEST_CLASS:
-        raise InputError(f"--clusters takes 2 to {LARGEST_CLASS}, not {clusters}")
+    check_clusters(clusters)
     if len(sample) < clusters:
         raise InputError(f"the scene has {len(sample)} valid tokens, too few for {clusters} clusters; ask for fewer")
     kind = KMeans if len(sample) <= _WHOLE_BATCH else MiniBatchKMeans
@@ -38,6 +37,16 @@ def fit_clusters(sample: NDArray[np.float32], clusters: int, *, seed: int = 0) -
     axis = vectors[:, -1]
     axis = axis * np.sign(axis[np.abs(axis).argmax()])
     return np.ascontiguousarray(centres[np.argsort(centres @ axis, kind="stable")], dtype=np.float32)
+
+
+def check_clusters(clusters: int) -> None:
+    """Refuse a number of clusters that a map cannot hold, before any work.
+
+    Raises:
+        InputError: fewer than 2 or more than 254.
+    """
+    if not 2 <= clusters <= LARGEST_CLASS:
+        raise InputError(f"--clusters takes 2 to {LARGEST_CLASS}, not {clusters}")
 
 
 class Reservoir:

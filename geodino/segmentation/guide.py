@@ -39,7 +39,13 @@ def token_means(values: FloatArray, valid: NDArray[np.bool_], patch: int) -> tup
 
 
 def guided_lines(
-    logits: FloatArray, means: FloatArray, moments: FloatArray, *, radius: int = RADIUS, smoothness: float = SMOOTHNESS
+    logits: FloatArray,
+    means: FloatArray,
+    moments: FloatArray,
+    *,
+    valid: NDArray[np.bool_] | None = None,
+    radius: int = RADIUS,
+    smoothness: float = SMOOTHNESS,
 ) -> tuple[FloatArray, FloatArray]:
     """Straight lines from colour to score around every token.
 
@@ -47,6 +53,7 @@ def guided_lines(
         logits: coarse scores `[K, h, w]`.
         means: mean colour `[C, h, w]`.
         moments: second moments of the colour `[C, C, h, w]`.
+        valid: tokens that count `[h, w]`; None for all. The others get the lines of their neighbours.
         radius: tokens to each side in one fit.
         smoothness: ridge on the colour's covariance.
 
@@ -55,10 +62,16 @@ def guided_lines(
     """
     size = 2 * radius + 1
 
+    weight = np.ones(logits.shape[1:], np.float32) if valid is None else valid.astype(np.float32)
+    total = np.maximum(_box(weight, size), 1e-6)
+
     def box(array: FloatArray) -> FloatArray:
-        return uniform_filter(array, (*([0] * (array.ndim - 2)), size, size), mode="nearest")
+        return (_box(array * weight, size) / total).astype(np.float32)
 
     channels = len(means)
+    if channels == 0:  # nothing to follow: the scores themselves, and their mean where a token has none
+        slopes = np.zeros((len(logits), 0, *logits.shape[1:]), np.float32)
+        return slopes, np.where(weight > 0, logits, box(logits)).astype(np.float32)
     mean = box(means)
     covariance = box(moments) - mean[:, None] * mean[None]
     covariance = covariance + smoothness * np.eye(channels, dtype=np.float32)[:, :, None, None]
@@ -69,8 +82,16 @@ def guided_lines(
         np.moveaxis(cross, (0, 1), (3, 2)).astype(np.float64),
     )
     slopes = np.moveaxis(slopes, (3, 2), (0, 1)).astype(np.float32)
-    offsets = mean_logit - np.einsum("kchw,chw->khw", slopes, mean)
-    return slopes, offsets
+    # Each line passes through its own token's score at its own mean colour: refinement adds detail within tokens
+    # and never smooths the map of tokens.
+    own = logits - np.einsum("kchw,chw->khw", slopes, means)
+    around = mean_logit - np.einsum("kchw,chw->khw", slopes, mean)
+    return slopes, np.where(weight > 0, own, around).astype(np.float32)
+
+
+def _box(array: FloatArray, size: int) -> FloatArray:
+    """Mean over ``size`` by ``size`` tokens of the last two axes."""
+    return uniform_filter(array, (*([0] * (array.ndim - 2)), size, size), mode="nearest")
 
 
 def apply_lines(slopes: FloatArray, offsets: FloatArray, values: FloatArray) -> FloatArray:

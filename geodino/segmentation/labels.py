@@ -17,6 +17,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from geodino.segmentation.legend import Color, Legend
+from tiles.cog import read_classes
 from tiles.errors import InputError
 
 # Neighbouring pixels repeat each other: more of them from one class cost time and add nothing to a linear head.
@@ -257,16 +258,15 @@ def _read_raster(path: Path, geobox: GeoBox) -> Labels:
 
 def _raster_legend(source: Any) -> tuple[dict[int, str], dict[int, Color]]:
     """Category names and colours stored in a raster, where it has them."""
-    names: dict[int, str] = {}
-    colors: dict[int, Color] = {}
+    known = read_classes(source.name)
+    if known:
+        return {c.value: c.name for c in known}, {c.value: c.color for c in known}
     try:
-        colors = {value: rgba[:3] for value, rgba in source.colormap(1).items() if value > 0 and rgba[:3] != (0, 0, 0)}
+        table = source.colormap(1)
     except ValueError:
-        colors = {}
-    for key, value in source.tags(1).items():
-        if key.startswith("CLASS_") and key[6:].isdigit():
-            names[int(key[6:])] = value
-    return names, colors
+        table = {}
+    # GDAL fills the unused rest of a table with black.
+    return {}, {value: rgba[:3] for value, rgba in table.items() if value > 0 and rgba[:3] != (0, 0, 0)}
 
 
 def _without_contradictions(labels: Labels) -> Labels:

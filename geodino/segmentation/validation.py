@@ -46,20 +46,33 @@ def spatial_blocks(rows: NDArray[np.int64], cols: NDArray[np.int64], objects: ND
 def spatial_folds(
     classes: NDArray[np.int64], groups: NDArray[np.int64], seed: int = 0
 ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Splits `(train, test)` that keep groups whole; empty when a class lies in one group only.
+    """Splits `(train, test)` that keep groups whole.
+
+    A class whose labels lie in one group only cannot be tested: its group is in every training set and in no test set.
+    Empty when fewer than two classes can be tested.
 
     Args:
         classes: class of each sample `[N]`.
         groups: spatial group of each sample `[N]`.
         seed: seed of the shuffle.
     """
-    fewest = min(len(np.unique(groups[classes == index])) for index in np.unique(classes))
-    if fewest < 2:
+    lonely = [index for index in np.unique(classes) if len(np.unique(groups[classes == index])) < 2]
+    always = np.isin(groups, np.unique(groups[np.isin(classes, lonely)]))
+    open_to_test = np.flatnonzero(~always)
+    spread = [
+        len(np.unique(groups[open_to_test][classes[open_to_test] == i])) for i in np.unique(classes[open_to_test])
+    ]
+    if len(spread) < 2 or max(spread) < 2:
         return []
-    splitter = StratifiedGroupKFold(min(MOST_FOLDS, fewest), shuffle=True, random_state=seed)
+    # As many folds as the class in most places has, up to five: a rarer class is absent from some folds' tests.
+    splitter = StratifiedGroupKFold(min(MOST_FOLDS, max(spread)), shuffle=True, random_state=seed)
     known = len(np.unique(classes))
-    splits = splitter.split(np.zeros(len(classes)), classes, groups)
-    return [(train, test) for train, test in splits if len(np.unique(classes[train])) == known and len(test)]
+    folds = []
+    for train, test in splitter.split(open_to_test, classes[open_to_test], groups[open_to_test]):
+        members = np.concatenate([open_to_test[train], np.flatnonzero(always)])
+        if len(np.unique(classes[members])) == known and len(test):
+            folds.append((np.sort(members), open_to_test[test]))
+    return folds
 
 
 @dataclass(frozen=True)
@@ -89,8 +102,10 @@ class Validation:
         ]
         for title, measure in (("overall accuracy", "overall_accuracy"), ("mIoU", "mean_iou"), ("kappa", "kappa")):
             lines.append(f"{title:{width}}  {getattr(self.ours, measure):9.3f}  {getattr(self.forest, measure):12.3f}")
-        for name, ours, forest in zip(self.legend.names, self.ours.f1, self.forest.f1, strict=True):
-            lines.append(f"{name:{width}}  {ours:9.3f}  {forest:12.3f}   (F1)")
+        tested = self.ours.confusion.sum(axis=1) > 0
+        for name, ours, forest, known in zip(self.legend.names, self.ours.f1, self.forest.f1, tested, strict=True):
+            figures = f"{ours:9.3f}  {forest:12.3f}   (F1)" if known else "not tested: its labels lie in a single place"
+            lines.append(f"{name:{width}}  {figures}")
         lines.append("confusion (rows: label, columns: map):")
         cells = max(len(str(int(self.ours.confusion.max()))), 4)
         for name, row in zip(self.legend.names, self.ours.confusion, strict=True):
@@ -128,7 +143,7 @@ def cross_validate(
         seed: seed of folds and forest.
 
     Returns:
-        None when a class lies in a single spatial group, so that nothing independent is left to test it on.
+        None when nothing independent is left to test on: fewer than two classes have labels in two places.
     """
     folds = spatial_folds(classes, groups, seed)
     if not folds:

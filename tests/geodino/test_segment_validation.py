@@ -61,6 +61,15 @@ def test_a_class_in_one_place_cannot_be_validated() -> None:
     assert spatial_folds(np.array([0, 0, 1, 1]), np.array([0, 1, 2, 2])) == []
 
 
+def test_a_class_in_one_place_is_learned_from_and_left_out_of_the_test() -> None:
+    classes = np.array([0, 0, 0, 1, 1, 1, 2, 2])
+    folds = spatial_folds(classes, np.array([0, 1, 2, 3, 4, 5, 6, 6]))
+    assert folds
+    for train, test in folds:
+        assert {6, 7} <= set(train)
+        assert 2 not in classes[test]
+
+
 def test_the_report_holds_both_maps_and_every_class() -> None:
     rng = np.random.default_rng(0)
     classes = np.repeat([0, 1], 200)

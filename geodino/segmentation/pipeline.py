@@ -1,0 +1,329 @@
+"""A land-cover map of a scene of any size: tokens, head, refined scores, files."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geodino.backbone import Backbone
+from geodino.dense import DenseSettings, feature_dim, stream_tokens, token_grid
+from geodino.polygons import areas_m2, check_vector_path, drop_small_rows, pixels_of_area, polygonize, write_vector
+from geodino.provenance import provenance
+from geodino.segmentation.clusters import Reservoir, fit_clusters
+from geodino.segmentation.heads import BlockScale, LinearHead, blend, cluster_head, fit_logistic, fit_prototypes
+from geodino.segmentation.labels import Labels
+from geodino.segmentation.legend import Legend
+from geodino.segmentation.model_file import Recipe, SegmentationModel
+from geodino.segmentation.render import render_classes
+from geodino.segmentation.samples import spectra_at, survey_pixels, survey_tokens, tokens_at
+from geodino.segmentation.validation import Validation, cross_validate, spatial_blocks
+from geodino.token_store import TokenStore
+from tiles.cog import CogWriter, MapClass, check_output, part_of
+from tiles.errors import InputError
+from tiles.progress import Progress, Silent
+from tiles.scene import Scene
+
+# Share of the prototypes' scores in a head trained on labels: they steady the regression where labels are few and
+# hardly move it where they are many, because the regression's own scores grow with the evidence.
+PROTOTYPE_SHARE = 0.3
+_CLUSTER_SAMPLE = 50_000
+
+
+@dataclass(frozen=True)
+class SegmentationOutputs:
+    """Where the results go.
+
+    Attributes:
+        classes: the map, uint8 COG.
+        confidence: probability of the class in percent, uint8 COG; None for none.
+        vector: polygons; None for none.
+        model: the trained head; None for none.
+        min_area_m2: objects below this area join their largest neighbour in the polygons.
+        simplify_pixels: tolerance of the polygons' borders in pixel sides.
+        overwrite: replace existing files.
+    """
+
+    classes: Path
+    confidence: Path | None = None
+    vector: Path | None = None
+    model: Path | None = None
+    min_area_m2: float = 0.0
+    simplify_pixels: float = 1.0
+    overwrite: bool = False
+
+    def check(self) -> None:
+        """Refuse outputs that cannot be written, before any work.
+
+        Raises:
+            OutputError: one of them exists or has no folder.
+        """
+        for path in (self.classes, self.confidence, self.model):
+            if path is not None:
+                check_output(path, overwrite=self.overwrite)
+        if self.vector is not None:
+            check_vector_path(self.vector, overwrite=self.overwrite)
+
+
+@dataclass(frozen=True)
+class SegmentationResult:
+    """What was made.
+
+    Attributes:
+        path: the map.
+        legend: its classes.
+        validation: cross-validation on the labels, None where there were none or too few places.
+        notes: decisions taken, to be printed.
+        shares: share of the valid pixels in each class.
+    """
+
+    path: Path
+    legend: Legend
+    validation: Validation | None
+    notes: tuple[str, ...]
+    shares: tuple[float, ...]
+
+
+def segmentation_settings(settings: DenseSettings | None, backbone: Backbone) -> DenseSettings:
+    """Dense settings of a map: every valid pixel lies in a valid token, so the map's nodata is the scene's."""
+    return replace(settings or DenseSettings(), min_valid=0.0).resolved(backbone)
+
+
+def segment_scene(
+    scene: Scene,
+    backbone: Backbone,
+    outputs: SegmentationOutputs,
+    *,
+    labels: Labels | None = None,
+    clusters: int | None = None,
+    model: SegmentationModel | None = None,
+    model_path: Path | None = None,
+    settings: DenseSettings | None = None,
+    refine: bool = True,
+    use_pixels: bool = True,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> SegmentationResult:
+    """Make a map from exactly one of labels, a number of clusters, or a trained model.
+
+    Args:
+        scene: any scene with the backbone's bands.
+        backbone: the model of the tokens.
+        outputs: where the results go.
+        labels: labelled pixels on the scene's grid.
+        clusters: number of k-means classes.
+        model: a head trained before.
+        model_path: its file, for messages.
+        settings: how windows are laid.
+        refine: sharpen the coarse scores with the image.
+        use_pixels: let a head trained on labels read the bands of single pixels beside the tokens.
+        seed: seed of samples, folds and clusters.
+        progress: reporter of the share done, 0 to 1.
+
+    Raises:
+        InputError: an input does not fit; one sentence says which and how to go on.
+        OutputError: an output exists or cannot be written.
+    """
+    if sum(choice is not None for choice in (labels, clusters, model)) != 1:
+        raise InputError("give exactly one of labels, clusters or a model")
+    outputs.check()
+    progress = progress or Silent()
+    settings = segmentation_settings(settings, backbone)
+    grid = token_grid(scene, backbone, settings)
+    recipe = make_recipe(scene, backbone, settings, use_pixels=use_pixels and labels is not None)
+    if model is not None:
+        model.recipe.refuse_other(recipe, model_path or Path("the model"))
+        recipe = model.recipe
+    pixels = scene.select(recipe.pixel_bands) if recipe.pixel_bands else None
+    notes = list(labels.notes) if labels is not None else []
+
+    store = TokenStore.open(
+        part_of(outputs.classes, ".tokens"),
+        {"scene": scene.fingerprint(), "backbone": backbone.hash, "settings": settings.identity()},
+        rows=grid.rows,
+        columns=grid.columns,
+        channels=feature_dim(backbone, settings),
+        restart=outputs.overwrite,
+    )
+    fill_store(store, scene, backbone, settings, progress, share=0.85)
+    validation = None
+    if model is None:
+        if labels is not None:
+            model, validation, found = train(labels, store, scene, grid.pixels, recipe, seed=seed)
+            notes += found
+        else:
+            centres = fit_clusters(_cluster_sample(store, seed), clusters or 0, seed=seed)
+            legend = Legend.of([f"cluster {index + 1}" for index in range(len(centres))])
+            model = SegmentationModel(cluster_head(centres), legend, recipe)
+    tags = provenance(backbone, scene=scene)
+    if validation is not None:
+        tags["GEODINO_VALIDATION"] = validation.to_json()
+    guide = scene.select(backbone.bands)
+    rows = render_classes(model.head, store, grid.pixels, guide, pixels, refine=refine)
+    counts = write_map(rows, scene, model.legend, outputs, tags, progress)
+    if outputs.model is not None:
+        model.save(outputs.model, overwrite=outputs.overwrite)
+    if outputs.vector is not None:
+        write_classes_vector(outputs, model.legend, scene)
+    store.remove()
+    total = max(int(counts[1:].sum()), 1)
+    shares = tuple(float(counts[i + 1] / total) for i in range(len(model.legend)))
+    return SegmentationResult(outputs.classes, model.legend, validation, tuple(notes), shares)
+
+
+def make_recipe(scene: Scene, backbone: Backbone, settings: DenseSettings, *, use_pixels: bool) -> Recipe:
+    """What the head's input goes through here."""
+    return Recipe(
+        backbone=backbone.name,
+        backbone_hash=backbone.hash,
+        mean=backbone.normalization.mean,
+        std=backbone.normalization.std,
+        bands=backbone.bands,
+        layers=settings.layers,
+        upscale=settings.upscale,
+        pixel_bands=scene.band_names if use_pixels else (),
+    )
+
+
+def fill_store(
+    store: TokenStore,
+    scene: Scene,
+    backbone: Backbone,
+    settings: DenseSettings,
+    progress: Progress,
+    *,
+    share: float,
+) -> None:
+    """Run the backbone over the rows that the store still lacks."""
+    rows = store.valid.shape[0]
+    if store.done < rows:
+        for piece in stream_tokens(scene, backbone, settings, rows=range(store.done, rows)):
+            store.write(piece.row, piece.features, piece.valid)
+            progress.update(share * store.done / rows, "features")
+    if not store.valid.any():
+        store.remove()
+        raise InputError(f"{scene.source} has no valid pixel in the bands {', '.join(backbone.bands)}")
+
+
+def train(
+    labels: Labels, store: TokenStore, scene: Scene, patch: int, recipe: Recipe, *, seed: int = 0
+) -> tuple[SegmentationModel, Validation | None, list[str]]:
+    """Fit a head on labelled pixels and cross-validate it.
+
+    Returns:
+        The model, its validation where the labels lie in places enough, and notes to print.
+    """
+    notes: list[str] = []
+    tokens, known = tokens_at(store, labels.rows, labels.cols, patch)
+    survey = [BlockScale.of(survey_tokens(store))]
+    spectra, bands = np.zeros((len(labels), 0), np.float32), np.zeros((len(labels), 0), np.float32)
+    if recipe.pixel_bands:
+        pixels = scene.select(recipe.pixel_bands)
+        spectra, measured = spectra_at(pixels, labels.rows, labels.cols)
+        known &= measured
+        bands = spectra[:, : len(recipe.pixel_bands)]
+        survey.append(BlockScale.of(survey_pixels(pixels)))
+    else:
+        survey.append(BlockScale(np.zeros(0, np.float32), np.ones(0, np.float32)))
+    if not known.all():
+        notes.append(f"{int((~known).sum()):,} labelled pixels are nodata in the scene and left out")
+        labels, tokens, spectra, bands = labels.take(known), tokens[known], spectra[known], bands[known]
+    gone = [name for index, name in enumerate(labels.legend.names) if not (labels.classes == index).any()]
+    if gone:
+        raise InputError(f"every label of {', '.join(gone)} lies on nodata; give labels where {scene.source} has data")
+    scales = (survey[0], survey[1])
+
+    def fit(members: NDArray[np.int64]) -> LinearHead:
+        sample = (tokens[members], spectra[members], labels.classes[members], scales)
+        return blend(fit_logistic(*sample), fit_prototypes(*sample), PROTOTYPE_SHARE)
+
+    def predictor(members: NDArray[np.int64]) -> Any:
+        head = fit(members)
+        return lambda test: head.logits(tokens[test], spectra[test]).argmax(axis=1)
+
+    groups = spatial_blocks(labels.rows, labels.cols, labels.objects)
+    floor = bands if recipe.pixel_bands else tokens
+    validation = cross_validate(labels.legend, labels.classes, groups, predictor, floor, seed=seed)
+    if validation is None:
+        notes.append(
+            "the labels of each class lie in a single place: nothing independent is left to validate the map on"
+        )
+    head = fit(np.arange(len(labels)))
+    report = None if validation is None else validation.to_json()
+    return SegmentationModel(head, labels.legend, recipe, report), validation, notes
+
+
+def _cluster_sample(store: TokenStore, seed: int) -> NDArray[np.float32]:
+    reservoir = Reservoir(_CLUSTER_SAMPLE, seed)
+    height, width = store.valid.shape
+    for start in range(0, height, 64):
+        features, valid = store.read(start, min(start + 64, height))
+        row, col = np.nonzero(valid)
+        reservoir.add((row + start) * width + col, features[:, row, col].T)
+    return reservoir.sample()
+
+
+def write_map(
+    rows: Iterator[Any],
+    scene: Scene,
+    legend: Legend,
+    outputs: SegmentationOutputs,
+    tags: dict[str, Any],
+    progress: Progress,
+) -> NDArray[np.int64]:
+    """Write the classes and, where asked, the confidence; count the pixels of each value `[256]`."""
+    counts = np.zeros(256, dtype=np.int64)
+    classes = [MapClass(i + 1, n, c) for i, (n, c) in enumerate(zip(legend.names, legend.colors, strict=True))]
+    with contextlib.ExitStack() as stack:
+        writer = stack.enter_context(
+            CogWriter(
+                outputs.classes, scene.geobox, dtype="uint8", nodata=0, classes=classes, resampling="nearest",
+                descriptions=("class",), tags=tags, overwrite=outputs.overwrite,
+            )
+        )  # fmt: skip
+        confidence = None
+        if outputs.confidence is not None:
+            confidence = stack.enter_context(
+                CogWriter(
+                    outputs.confidence, scene.geobox, dtype="uint8", nodata=255, resampling="average",
+                    descriptions=("confidence in percent",), tags=tags, overwrite=outputs.overwrite,
+                )
+            )  # fmt: skip
+        for piece in rows:
+            writer.write(piece.row, piece.classes[None])
+            if confidence is not None:
+                confidence.write(piece.row, piece.confidence[None])
+            counts += np.bincount(piece.classes.ravel(), minlength=256)
+            progress.update(0.85 + 0.14 * (piece.row + piece.classes.shape[0]) / scene.height, "map")
+    return counts
+
+
+def write_classes_vector(outputs: SegmentationOutputs, legend: Legend, scene: Scene) -> None:
+    """Polygons of the finished map: class, name and true area, nothing below the minimum mapping unit."""
+    if outputs.vector is None:
+        return
+    source = outputs.classes
+    merged = part_of(outputs.classes, ".merged")
+    least = pixels_of_area(outputs.min_area_m2, scene.gsd_m**2)
+    try:
+        if least > 1:
+            import rasterio
+
+            with (
+                rasterio.open(source) as file,
+                CogWriter(merged, scene.geobox, dtype="uint8", nodata=0, resampling="nearest", overwrite=True) as out,
+            ):
+                for row, values in drop_small_rows(file, least):
+                    out.write(row, values[None])
+            source = merged
+        frame = polygonize(source, simplify_pixels=outputs.simplify_pixels, drop=(0,))
+    finally:
+        merged.unlink(missing_ok=True)
+    frame["class"] = [legend.names[value - 1] for value in frame["value"]]
+    frame["area_m2"] = areas_m2(frame).round(2)
+    write_vector(
+        frame[["value", "class", "area_m2", "geometry"]], outputs.vector, layer="classes", overwrite=outputs.overwrite
+    )

@@ -1,0 +1,118 @@
+"""Scores on the token grid to a classified raster on the pixel grid, row by row."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.windows import Window
+
+from geodino.segmentation.guide import RADIUS, apply_lines, guided_lines, token_means
+from geodino.segmentation.heads import LinearHead, softmax
+from geodino.segmentation.spectra import HALO, spectral_features
+from geodino.token_store import TokenStore
+from tiles.scene import Scene, SceneReader
+from tiles.stitch import upsample_rows
+
+FloatArray = NDArray[np.float32]
+
+# Token rows worked on at once; enough to keep the context rows a small share, few enough to stay in the caches.
+_ROWS = 16
+
+
+@dataclass(frozen=True)
+class ClassRows:
+    """Consecutive rows of a map.
+
+    Attributes:
+        row: first pixel row.
+        classes: uint8 `[n, width]`, 0 nodata, classes from 1.
+        confidence: probability of the class in whole percent, uint8 `[n, width]`, 255 nodata.
+    """
+
+    row: int
+    classes: NDArray[np.uint8]
+    confidence: NDArray[np.uint8]
+
+
+def render_classes(
+    head: LinearHead, store: TokenStore, patch: int, guide: Scene, pixels: Scene | None, *, refine: bool = True
+) -> Iterator[ClassRows]:
+    """Score, sharpen and classify a scene from top to bottom.
+
+    Args:
+        head: the scores.
+        store: the scene's tokens, complete.
+        patch: pixels of a token's side.
+        guide: bands whose colours the borders follow; its validity is the map's.
+        pixels: bands the head reads at pixel level, None for a head that only reads tokens.
+        refine: sharpen the coarse scores with the guide; False interpolates them bilinearly.
+    """
+    channels = len(guide.bands) if refine else 0
+    lines = _lines(head, store, patch, guide, channels)
+    classes = head.classes
+    with guide.open() as guide_reader:
+        pixel_reader = pixels.open() if pixels is not None and head.pixel_weight.shape[1] else None
+        try:
+            for row, piece in upsample_rows(lines, patch, guide.height, guide.width):
+                count = piece.shape[1]
+                seen = guide_reader.read(Window(0, row, guide.width, count))
+                slopes = piece[: classes * channels].reshape(classes, channels, count, guide.width)
+                offsets = piece[classes * channels : classes * (channels + 1)]
+                logits = apply_lines(slopes, offsets, seen.values) if refine else offsets.copy()
+                known = seen.valid & (piece[-1] > 1e-3)
+                if pixel_reader is not None:
+                    own = pixel_reader.read(Window(-HALO, row - HALO, guide.width + 2 * HALO, count + 2 * HALO))
+                    features = spectral_features(own)[:, HALO:-HALO, HALO:-HALO]
+                    logits += head.pixel_logits(features)
+                    known &= own.valid[HALO:-HALO, HALO:-HALO]
+                yield _decide(row, logits, known)
+        finally:
+            if pixel_reader is not None:
+                pixel_reader.__exit__(None, None, None)
+
+
+def _decide(row: int, logits: FloatArray, known: NDArray[np.bool_]) -> ClassRows:
+    best = logits.argmax(axis=0)
+    classes = np.where(known, best + 1, 0).astype(np.uint8)
+    share = np.take_along_axis(softmax(logits), best[None], axis=0)[0]
+    confidence = np.where(known, np.round(100 * share), 255).astype(np.uint8)
+    return ClassRows(row, classes, confidence)
+
+
+def _lines(head: LinearHead, store: TokenStore, patch: int, guide: Scene, channels: int) -> Iterator[FloatArray]:
+    """Slopes, offsets and validity `[K C + K + 1, h, columns]` of token rows, top to bottom."""
+    rows = store.valid.shape[0]
+    with guide.open() as reader:
+        for start in range(0, rows, _ROWS):
+            stop = min(start + _ROWS, rows)
+            top, bottom = max(start - RADIUS, 0), min(stop + RADIUS, rows)
+            features, valid = store.read(top, bottom)
+            logits = head.token_logits(features)
+            means, moments = _guide_tokens(reader, top, bottom, store.valid.shape[1], patch, channels)
+            slopes, offsets = guided_lines(logits, means, moments, valid=valid, radius=RADIUS)
+            # A token's share of validity carries over to its neighbours' pixels: only pixels out of reach are nodata.
+            near = _near(valid)
+            whole = np.concatenate([slopes.reshape(-1, *slopes.shape[2:]), offsets, near[None]])
+            yield whole[:, start - top : stop - top]
+
+
+def _near(valid: NDArray[np.bool_]) -> FloatArray:
+    """1 where a token or one of its eight neighbours is valid."""
+    padded = np.pad(valid, 1)
+    height, width = valid.shape
+    near = np.zeros_like(valid)
+    for down in range(3):
+        for right in range(3):
+            near |= padded[down : down + height, right : right + width]
+    return near.astype(np.float32)
+
+
+def _guide_tokens(
+    reader: SceneReader, top: int, bottom: int, columns: int, patch: int, channels: int
+) -> tuple[FloatArray, FloatArray]:
+    if channels == 0:
+        shape = (bottom - top, columns)
+        return np.zeros((0, *shape), np.float32), np.zeros((0, 0, *shape), np.float32)
+    seen = reader.read(Window(0, top * patch, columns * patch, (bottom - top) * patch))
+    return token_means(seen.values, seen.valid, patch)
