@@ -9,10 +9,12 @@ import os
 import sys
 from importlib import import_module
 
-import click
 import typer
 
 from tiles.errors import InputError
+
+# Typer brings a click of its own in newer releases; its public exception leads to the base class in both.
+ClickException: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 COMMAND_MODULES = (
     "tile",
@@ -60,10 +62,10 @@ def main() -> None:
     command = typer.main.get_command(build())
     try:
         status = command(prog_name="geodino", standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
+    except ClickException as error:
+        error.show()  # type: ignore[attr-defined]
         sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         fail("interrupted; nothing is left half-written, and the same command goes on from here", 130)
     except InputError as error:
         fail(str(error))

@@ -12,6 +12,9 @@ import rasterio
 from numpy.typing import NDArray
 from PIL import Image
 from rasterio.enums import Resampling
+from rasterio.windows import Window
+
+from tiles.scene import Scene
 
 PICTURE_PX = 760
 
@@ -74,15 +77,21 @@ def write_page(path: Path, introduction: str, sections: Sequence[Section], comma
     partial.replace(path)
 
 
+def scene_picture(scene: Scene, stretch: tuple[float, float] = (2, 98)) -> NDArray[np.uint8]:
+    """The first three bands of a scene as ``[H, W, 4]`` uint8, stretched over the whole picture, nodata transparent."""
+    small = scene.geobox.zoom_out(max(1.0, max(scene.height, scene.width) / PICTURE_PX))
+    with scene.on(small, "average").open() as reader:
+        pixels = reader.read(Window(0, 0, small.shape[1], small.shape[0]))
+    return _stretched(pixels.values[:3], pixels.valid, stretch)
+
+
 def rgb_picture(path: Path, indexes: Sequence[int], stretch: tuple[float, float] = (2, 98)) -> NDArray[np.uint8]:
     """Three bands of a raster as ``[H, W, 4]`` uint8, stretched over the whole picture, nodata transparent."""
     with rasterio.open(path) as source:
         shape = _small(source)
         values = source.read(list(indexes), out_shape=(3, *shape), resampling=Resampling.average).astype(np.float32)
         valid = source.dataset_mask(out_shape=shape) > 0
-    low, high = np.percentile(values[:, valid], stretch, axis=1)[..., None, None]
-    scaled = np.clip((values - low) / np.maximum(high - low, 1e-6), 0, 1) * 255
-    return np.concatenate([scaled, valid[None] * 255.0]).astype(np.uint8).transpose(1, 2, 0)
+    return _stretched(values, valid, stretch)
 
 
 def class_picture(path: Path) -> NDArray[np.uint8]:
@@ -110,6 +119,15 @@ def score_picture(path: Path) -> NDArray[np.uint8]:
     return picture
 
 
+def truth_picture(path: Path) -> NDArray[np.uint8]:
+    """A truth (1 changed, 0 not) as white on black, ``[H, W, 4]`` uint8, nodata transparent."""
+    with rasterio.open(path) as source:
+        values = source.read(1, out_shape=_small(source), resampling=Resampling.nearest)
+        nodata = source.nodata
+    grey = np.where(values == 1, 255, 0).astype(np.uint8)
+    return np.stack([grey, grey, grey, np.where(values == nodata, 0, 255).astype(np.uint8)], axis=-1)
+
+
 def legend(path: Path) -> tuple[tuple[str, str], ...]:
     """Names and colours of the classes that a map carries in its band's categories and colour table."""
     import json
@@ -118,6 +136,12 @@ def legend(path: Path) -> tuple[tuple[str, str], ...]:
         colours = source.colormap(1)
         names = json.loads(source.tags().get("GEODINO_CLASSES", "{}"))
     return tuple((name, "#{:02x}{:02x}{:02x}".format(*colours[int(value)][:3])) for value, name in names.items())
+
+
+def _stretched(values: NDArray, valid: NDArray, stretch: tuple[float, float]) -> NDArray[np.uint8]:
+    low, high = np.percentile(values[:, valid], stretch, axis=1)[..., None, None]
+    scaled = np.clip((values - low) / np.maximum(high - low, 1e-6), 0, 1) * 255
+    return np.concatenate([scaled, valid[None] * 255.0]).astype(np.uint8).transpose(1, 2, 0)
 
 
 def _small(source: rasterio.DatasetReader) -> tuple[int, int]:

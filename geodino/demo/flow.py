@@ -1,0 +1,226 @@
+"""The demo's steps: each runs a command as a user would, and says which."""
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from odc.geo.geobox import GeoBox
+from rasterio.windows import Window
+
+from geodino.demo import imagery, page
+from geodino.demo.second_date import make_second_date
+from tiles.errors import InputError, OutputError
+from tiles.scene import Scene, open_scene
+
+RGB = ("red", "green", "blue")
+TILE_SIZE = 64
+CLUSTERS = 6
+# A second date is made of at most this many rows and columns, so that a user's large scene costs no more.
+SECOND_DATE_PX = 2048
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Shell:
+    """Runs geodino's commands and remembers them for the page."""
+
+    say: Say
+    commands: list[str]
+
+    def geodino(self, *arguments: str | Path) -> None:
+        """Run one command; its own message explains a failure."""
+        words = [str(argument) for argument in arguments]
+        self.commands.append(f"geodino {shlex.join(words)}")
+        self.say(f"\n$ {self.commands[-1]}")
+        status = subprocess.call([sys.executable, "-m", "geodino", *words])
+        if status == 130:
+            raise KeyboardInterrupt
+        if status:
+            raise InputError(f"the demo stopped at `geodino {words[0]}`; its message stands above")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two dates of one place; ``truth`` is there when the second was made from the first."""
+
+    before: Path
+    after: Path
+    truth: Path | None
+
+
+def make_demo(scenes: Sequence[str], folder: Path, *, steps: int, overwrite: bool, say: Say) -> None:
+    """Make the whole demo in ``folder``.
+
+    Args:
+        scenes: The user's own scenes; none takes those that come with installed packages.
+        folder: Where everything goes.
+        steps: Training steps of the tiny backbone.
+        overwrite: Make everything anew where ``folder`` holds a demo already.
+        say: Prints a line.
+
+    Raises:
+        InputError: A scene cannot be used, or a step failed.
+        OutputError: The folder holds a demo already.
+    """
+    if (folder / "index.html").exists() and not overwrite:
+        raise OutputError(f"{folder} holds a demo already; give --overwrite to make it anew")
+    folder.mkdir(parents=True, exist_ok=True)
+    shell = Shell(say, [])
+    if scenes:
+        shown, archive = scenes[0], list(scenes)
+        subject = f"Made from your own scenes: {', '.join(Path(scene).name for scene in scenes)}."
+    else:
+        bay, lake, chip = imagery.san_francisco(), imagery.salt_lake(), imagery.sentinel_chip(folder)
+        shown, archive = str(bay.path), [str(bay.path), str(lake.path), str(chip.path)]
+        subject = "Imagery: " + "; ".join(f"{scene.title} ({scene.credit})" for scene in (bay, lake, chip)) + "."
+    opened = [open_scene(scene).select(RGB) for scene in archive]
+    tiles, run = folder / "tiles", folder / "run"
+    maps = {
+        name: folder / f"{name}.tif" for name in ("features", "features_pca", "land_cover", "change", "change_score")
+    }
+    flag = ["--overwrite"] if overwrite else []
+
+    shell.geodino("tile", *archive, "-o", tiles, "--size", str(TILE_SIZE), "--bands", ",".join(RGB), *flag)
+    shell.geodino("pretrain", tiles, "-o", run, "--recipe", "tiny", "--set", f"max_steps={steps}", *flag)
+    shell.geodino(
+        "features", shown, "-o", maps["features"], "--backbone", run, "--quicklook", maps["features_pca"], *flag
+    )
+    if scenes:
+        wanted: list[str | Path] = ["--clusters", str(CLUSTERS)]
+    else:
+        points = folder / "labels.geojson"
+        imagery.write_points(bay.path, imagery.SAN_FRANCISCO_POINTS, points)
+        wanted = ["--labels", points]
+    shell.geodino("segment", shown, "-o", maps["land_cover"], *wanted, "--backbone", run, *flag)
+    pair = _pair(scenes, opened, folder)
+    shell.geodino(
+        "change",
+        pair.before,
+        pair.after,
+        "-o",
+        maps["change"],
+        "--score",
+        maps["change_score"],
+        "--backbone",
+        run,
+        *flag,
+    )
+    page.write_page(
+        folder / "index.html",
+        f"A backbone pretrained for {steps} steps on tiles of these scenes, and the maps that it makes. {subject} "
+        "A few minutes of training show the way, not the quality that hours give.",
+        (
+            _feature_section(opened[0], maps),
+            _segmentation_section(maps, labelled=not scenes),
+            _change_section(pair, maps),
+        ),
+        shell.commands,
+    )
+    layers = shlex.join(
+        str(path) for path in (maps["land_cover"], maps["change"], maps["change_score"], maps["features_pca"])
+    )
+    say(f"\nThe page is {folder / 'index.html'}. To open the maps in the web map:")
+    say(f"  .venv/bin/geodino app {shlex.quote(shown)} {layers}")
+
+
+def _pair(scenes: Sequence[str], opened: Sequence[Scene], folder: Path) -> Pair:
+    """The user's first two scenes where they overlap, else a second date made from one scene."""
+    if len(scenes) > 1 and _overlap(opened[0], opened[1]):
+        return Pair(Path(scenes[0]), Path(scenes[1]), None)
+    scene = opened[0] if scenes else opened[1]
+    height, width = min(scene.height, SECOND_DATE_PX), min(scene.width, SECOND_DATE_PX)
+    window = Window((scene.width - width) // 2, (scene.height - height) // 2, width, height)
+    with scene.open() as reader:
+        pixels = reader.read(window)
+    # Display values: what every 8-bit image is taken for, so both dates are read alike.
+    values = np.rint(pixels.values * 254 + 1).astype(np.uint8) * pixels.valid
+    made = make_second_date(values, pixels.valid, np.random.default_rng(7))
+    rows, columns = window.toslices()
+    grid = scene.geobox[rows, columns]
+    pair = Pair(folder / "before.tif", folder / "after_semi_synthetic.tif", folder / "change_truth.tif")
+    _write(pair.before, values, grid, nodata=0, names=RGB)
+    _write(pair.after, made.values, grid, nodata=0, names=RGB)
+    if pair.truth is not None:
+        _write(pair.truth, np.where(pixels.valid, made.truth, 255).astype(np.uint8)[None], grid, nodata=255)
+    return pair
+
+
+def _overlap(one: Scene, other: Scene) -> bool:
+    if one.crs is None or other.crs is None:
+        return False
+    return bool(one.geobox.extent.to_crs("EPSG:4326").intersects(other.geobox.extent.to_crs("EPSG:4326")))
+
+
+def _write(path: Path, values: np.ndarray, grid: GeoBox, *, nodata: int, names: Sequence[str] = ()) -> None:
+    profile = {
+        "driver": "COG",
+        "count": len(values),
+        "height": values.shape[1],
+        "width": values.shape[2],
+        "dtype": values.dtype.name,
+        "crs": None if grid.crs is None else grid.crs.to_wkt(),
+        "transform": grid.affine,
+        "nodata": nodata,
+        "compress": "deflate",
+    }
+    with rasterio.open(path, "w", **profile) as target:
+        target.write(values)
+        if names:
+            target.descriptions = tuple(names)
+
+
+def _feature_section(scene: Scene, maps: dict[str, Path]) -> page.Section:
+    return page.Section(
+        "Dense features",
+        "Three principal components of the patch tokens as red, green and blue: ground that looks alike to the "
+        "backbone has the same colour.",
+        (
+            page.Panel("The scene", f"{scene.name}, bands {', '.join(scene.band_names)}.", page.scene_picture(scene)),
+            page.Panel("Features", "One colour a token.", page.rgb_picture(maps["features_pca"], (1, 2, 3), (0, 100))),
+        ),
+    )
+
+
+def _segmentation_section(maps: dict[str, Path], *, labelled: bool) -> page.Section:
+    text = "A classifier on frozen features from a handful of points." if labelled else "Clusters of frozen features."
+    legend = page.legend(maps["land_cover"])
+    panel = page.Panel(
+        "Land cover", "Every pixel of the scene's own grid.", page.class_picture(maps["land_cover"]), legend
+    )
+    return page.Section("Segmentation", text, (panel,))
+
+
+def _change_section(pair: Pair, maps: dict[str, Path]) -> page.Section:
+    before, after = open_scene(pair.before).select(RGB), open_scene(pair.after).select(RGB)
+    panels = [
+        page.Panel("Before", before.name, page.scene_picture(before)),
+        page.Panel("After", after.name, page.scene_picture(after), note="semi-synthetic" if pair.truth else ""),
+        page.Panel("Score", "Brighter is more change.", page.score_picture(maps["change_score"])),
+        page.Panel("Change", "Threshold set from the stable background.", page.class_picture(maps["change"])),
+    ]
+    text = "The distance between the features of two dates."
+    if pair.truth is not None:
+        text = (
+            "The second date is semi-synthetic: patches of other ground transplanted into it, light changed band by "
+            "band, content shifted by half a pixel. " + _scored(pair.truth, maps)
+        )
+        panels.append(page.Panel("Truth", "Where patches were transplanted.", page.truth_picture(pair.truth)))
+    return page.Section("Change", text, tuple(panels))
+
+
+def _scored(truth: Path, maps: dict[str, Path]) -> str:
+    """Area under the ROC curve of the score and F1 of the map against the known truth, as a sentence."""
+    from sklearn.metrics import f1_score, roc_auc_score
+
+    with rasterio.open(truth) as a, rasterio.open(maps["change"]) as b, rasterio.open(maps["change_score"]) as c:
+        known, found, score = a.read(1), b.read(1), c.read(1)
+    valid = (known != 255) & (found != 255) & np.isfinite(score)
+    auc = roc_auc_score(known[valid], score[valid])
+    f1 = f1_score(known[valid], found[valid])
+    return f"Against that truth: area under the ROC curve {auc:.3f}, F1 {f1:.3f}."
