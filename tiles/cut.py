@@ -3,11 +3,8 @@
 import csv
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +20,10 @@ from .progress import Progress, Silent
 from .scene import Scene, open_scene
 from .split import assign
 from .statistics import merge
-from .unit import Failure, Receipt, cut_unit, is_done, part_path, read_receipt
+from .unit import Failure, is_done, part_path, read_receipt
+from .work import Job, run
 
 FAILURES_FILE = "failures.csv"
-# Below so many bytes of tiles, starting processes takes longer than they save.
-_WORTH_PROCESSES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -118,7 +114,7 @@ def cut(
         plan.save(target)
         pending = [unit for unit in plan.units if not is_done(target, unit.number)]
         jobs = [_job(target, plan, unit, sources) for unit in pending]
-        receipts = _run(jobs, workers, dask, progress or Silent())
+        receipts = run(jobs, workers, dask, progress or Silent())
         about, failures = finish(target, plan)
         failures = (*opened.failures, *failures)
         _write_failures(target, failures)
@@ -228,21 +224,7 @@ def _copy_of(source: Source, entry: Entry, seen: dict[str, Source], plan: Plan, 
     return other.source if same else None
 
 
-@dataclass(frozen=True)
-class _Job:
-    """A unit with all that a worker needs to cut it."""
-
-    folder: Path
-    settings: CutSettings
-    unit: Unit
-    entries: dict[int, Entry]
-    sources: dict[int, Source]
-
-    def __call__(self, report: Callable[[int], None] | None = None) -> Receipt:
-        return cut_unit(self.folder, self.settings, self.unit, self.entries, self.sources, report)
-
-
-def _job(folder: Path, plan: Plan, unit: Unit, sources: dict[int, Source]) -> _Job:
+def _job(folder: Path, plan: Plan, unit: Unit, sources: dict[int, Source]) -> Job:
     numbers = {piece[0] for piece in unit.pieces}
     for number in numbers - sources.keys():
         # Planned by an earlier run and not given again: finish it all the same.
@@ -252,94 +234,7 @@ def _job(folder: Path, plan: Plan, unit: Unit, sources: dict[int, Source]) -> _J
                 f"{source.source} has changed since its cut into {folder} was interrupted; --overwrite starts afresh."
             )
         sources[number] = source
-    return _Job(folder, plan.settings, unit, {n: plan.entries[n] for n in numbers}, {n: sources[n] for n in numbers})
-
-
-def _call(job: _Job) -> Receipt:
-    return job()
-
-
-def _run(jobs: list[_Job], workers: int, dask: str | None, progress: Progress) -> list[Receipt]:
-    total = sum(job.unit.tiles for job in jobs) or 1
-    if dask is not None:
-        return _run_dask(jobs, dask, progress, total)
-    workers = workers or (_cores() if _bytes(jobs) >= _WORTH_PROCESSES else 1)
-    done = 0
-    if min(workers, len(jobs)) <= 1:
-
-        def report(tiles: int) -> None:
-            nonlocal done
-            done += tiles
-            progress.update(min(1.0, done / total), f"{done} tiles")
-
-        return [job(report) for job in jobs]
-    with _pool(min(workers, len(jobs))) as pool:
-        return list(_gather(((pool.submit(_call, job), job) for job in jobs), 2 * workers, progress, total))
-
-
-def _gather(
-    submitted: Iterator[tuple[Future[Receipt], _Job]], ahead: int, progress: Progress, total: int
-) -> Iterator[Receipt]:
-    """Results as they come, with few jobs submitted ahead so that a plan of a million units stays small."""
-    running: dict[Future[Receipt], int] = {}
-    done = 0
-    more = True
-    while running or more:
-        while more and len(running) < ahead:
-            try:
-                future, job = next(submitted)
-                running[future] = job.unit.tiles
-            except StopIteration:
-                more = False
-        if not running:
-            return
-        for future in wait(running, return_when=FIRST_COMPLETED).done:
-            done += running.pop(future)
-            progress.update(done / total, f"{done} tiles")
-            yield future.result()
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[Executor]:
-    # Forking a process in which GDAL and Arrow run threads can deadlock; a fork server starts clean.
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("forkserver"))
-    try:
-        yield pool
-    except BaseException:
-        pool.shutdown(wait=True, cancel_futures=True)
-        raise
-    pool.shutdown()
-
-
-def _run_dask(jobs: list[_Job], address: str, progress: Progress, total: int) -> list[Receipt]:
-    from distributed import Client, as_completed
-
-    try:
-        client = Client(address, timeout="10s", set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"No Dask scheduler answers at {address} ({error}).") from error
-    receipts, done = [], 0
-    with client:
-        futures = client.map(_call, jobs, pure=False, retries=2)
-        tiles = {future.key: job.unit.tiles for future, job in zip(futures, jobs, strict=True)}
-        for future, receipt in as_completed(futures, with_results=True):
-            receipts.append(receipt)
-            done += tiles[future.key]
-            progress.update(done / total, f"{done} tiles")
-    return receipts
-
-
-def _bytes(jobs: Iterable[_Job]) -> int:
-    import numpy as np
-
-    return sum(
-        job.unit.tiles * len(job.settings.bands) * job.settings.size**2 * np.dtype(job.unit.dtype).itemsize
-        for job in jobs
-    )
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Job(folder, plan.settings, unit, {n: plan.entries[n] for n in numbers}, {n: sources[n] for n in numbers})
 
 
 def finish(folder: Path, plan: Plan) -> tuple[About, tuple[Failure, ...]]:

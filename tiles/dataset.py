@@ -108,11 +108,25 @@ class TileDataset:
         except KeyError:
             raise InputError(f"The index of {self.path} has no column {name}.") from None
 
+    @property
+    def shards(self) -> np.ndarray:
+        """Number of the shard that each tile lies in, int32 ``[N]``."""
+        return self._shard
+
     @cached_property
-    def _units(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _exact_units(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         table = read_table(self.path, ["scale", "offset", "gsd_m"])
         scale, offset, gsd_m = (column_array(table.column(name)) for name in ("scale", "offset", "gsd_m"))
-        return scale.astype(np.float32), offset.astype(np.float32), gsd_m.astype(np.float32)
+        return scale, offset, gsd_m
+
+    @cached_property
+    def _units(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        scale, offset, gsd_m = (values.astype(np.float32) for values in self._exact_units)
+        return scale, offset, gsd_m
+
+    def exact_units(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """Scale and offset of tile ``i`` in float64 ``[C]``, as the index holds them."""
+        return self._exact_units[0][i], self._exact_units[1][i]
 
     @cached_property
     def _checksums(self) -> np.ndarray:

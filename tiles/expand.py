@@ -24,6 +24,12 @@ def expand(argument: str) -> Iterator[Found]:
     else each raster in it (and in its class folders) is a scene of its own.
     """
     path = Path(argument)
+    if path.suffix.lower() in (".json", ".geojson") and path.is_file():
+        from .stac import days  # pystac is needed for items only
+
+        found = days(argument)
+        yield from (Found(argument if len(found) == 1 else f"{argument}#{day}") for day in found)
+        return
     if not path.is_dir() or is_image_set(argument):
         yield Found(argument)
         return

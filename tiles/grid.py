@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import shapely
@@ -153,9 +154,9 @@ class Locator:
         for row, column, pole in self._poles:
             if 0 <= row - tile.row_off <= tile.height and 0 <= column - tile.col_off <= tile.width:
                 edge = lat.min() if pole > 0 else lat.max()
-                return shapely.to_wkb(shapely.box(-180.0, min(edge, pole), 180.0, max(edge, pole)))
+                return _wkb(shapely.box(-180.0, min(edge, pole), 180.0, max(edge, pole)))
         if np.ptp(lon) <= 180:
-            return shapely.to_wkb(shapely.polygons(np.column_stack([lon, lat])))
+            return _wkb(shapely.polygons(np.column_stack([lon, lat])))
         # The ring crosses the antimeridian: draw it in 0 … 360 degrees and cut it there.
         whole = shapely.polygons(np.column_stack([np.where(lon < 0, lon + 360, lon), lat]))
         west = shapely.intersection(whole, shapely.box(0, -90, 180, 90))
@@ -163,8 +164,11 @@ class Locator:
             shapely.intersection(whole, shapely.box(180, -90, 360, 90)), lambda p: p - [360.0, 0.0]
         )
         parts = [p for side in (west, east) for p in shapely.get_parts(side) if p.geom_type == "Polygon"]
-        crossing: bytes = shapely.to_wkb(shapely.multipolygons(parts))
-        return crossing
+        return _wkb(shapely.multipolygons(parts))
+
+
+def _wkb(shape: Any) -> bytes:
+    return bytes(shapely.to_wkb(shape))
 
 
 def _ring() -> list[tuple[float, float]]:

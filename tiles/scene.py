@@ -176,10 +176,10 @@ def open_scene(
         InputError: Where anything prevents reading; one sentence names the file and the way out.
     """
     text = os.fspath(source)
-    if text.lower().endswith((".json", ".geojson")):
+    if text.split("#")[0].lower().endswith((".json", ".geojson")):
         from . import stac  # pystac is needed for items only
 
-        scene = stac.open_item_file(text, sensor=sensor)
+        scene = stac.open_item_file(text, sensor=sensor, bands=bands)
     elif "://" not in text and not text.startswith("<") and Path(text).is_dir():
         scene = _open_folder(text, sensor, band_names, gsd_m)
     else:

@@ -1,16 +1,18 @@
-"""`geodino tile`: scenes into a tile set."""
+"""`geodino tile`: scenes into a tile set; `geodino tiles …`: looking after one."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from geodino.cli import tileset
 from geodino.cli.options import BandNamesOption, DaskOption, OutputOption, OverwriteOption, names
 
 
 def register(cli: typer.Typer) -> None:
-    """Add the command."""
+    """Add the command and the group beside it."""
     cli.command("tile")(tile)
+    tileset.register(cli)
 
 
 def tile(
@@ -63,6 +65,7 @@ def tile(
     from tiles.errors import InputError
     from tiles.expand import expand
     from tiles.plan import CutSettings, Request
+    from tiles.preview import write_previews
     from tiles.progress import progress
 
     kept = names(bands)
@@ -76,6 +79,7 @@ def tile(
     ]
     with progress("cutting", 1.0) as bar:
         report = cut(requests, output, settings, workers=workers, dask=dask, overwrite=overwrite, progress=bar)
+    write_previews(output)
     for source, notes in report.notes:
         typer.echo(source)
         for note in notes:
