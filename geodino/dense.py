@@ -12,7 +12,7 @@ spreading over machines possible.
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -304,7 +304,7 @@ def _run_model(
 
 def stream_tokens(
     scene: Scene, backbone: Backbone, settings: DenseSettings | None = None, *, rows: range | None = None
-) -> Iterator[TokenRows]:
+) -> Generator[TokenRows, None, None]:
     """Stream the dense features of a scene from top to bottom.
 
     Args:
