@@ -39,6 +39,7 @@ def mosaic(scenes: Sequence[Scene], *, name: str, source: str) -> Scene:
         masks=(),
         notes=(*first.notes, note),
         source_grids={},
+        fill=None,
     )
 
 

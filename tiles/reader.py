@@ -11,6 +11,7 @@ from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
+from scipy.ndimage import binary_dilation
 
 from .band import Band, MaskKind, Pixels, cloudy, to_unit, usable
 from .raster import open_raster, reading
@@ -135,6 +136,10 @@ class SceneReader:
                 for place, band in enumerate(scene.bands):
                     by_path[band.path].append((place, band))
             self._files = [_File(self._stack, scene, path, bands, scene.resampling) for path, bands in by_path.items()]
+            self._witness: _File | None = None
+            if scene.fill is not None and not self._parts:
+                witness = scene.fill.witness
+                self._witness = _File(self._stack, scene, witness.path, [(0, witness)], "nearest")
             self._masks = [
                 (
                     mask.kind,
@@ -184,6 +189,8 @@ class SceneReader:
             file.read(inside, values, valid)
         for kind, raw in self._raw_masks(inside):
             valid &= usable(raw, kind)
+        if self._witness is not None:
+            valid &= ~self._filled(inside, values)
         if whole:
             return Pixels(values, valid)
         place = np.s_[top - row : bottom - row, left - column : right - column]
@@ -208,6 +215,21 @@ class SceneReader:
             for kind, raw in self._raw_masks(Window(left, top, right - left, bottom - top)):
                 cloud[place] |= cloudy(raw, kind)
         return cloud
+
+    def _filled(self, inside: Window, values: np.ndarray) -> np.ndarray:
+        """Where undeclared fill lies, bool ``[H, W]``."""
+        assert self._witness is not None and self.scene.fill is not None
+        with reading(self._witness.path):
+            raw = self._witness.dataset.read(self._witness.indexes[0], window=inside)
+        filled: np.ndarray = raw == self.scene.fill.value
+        if not filled.any():
+            return filled
+        if not self._witness.native:
+            # Resampling mixes fill into the pixels beside it.
+            return binary_dilation(filled, np.ones((3, 3), bool))
+        for plane in values:
+            filled &= plane == self.scene.fill.value
+        return filled
 
     def _raw_masks(self, inside: Window) -> list[tuple]:
         found = []

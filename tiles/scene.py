@@ -19,6 +19,7 @@ from . import detect, folder, stretch
 from .band import Band, Mask, MaskKind, Pixels
 from .detect import Decision
 from .errors import InputError
+from .fill import Fill, find_fill
 from .raster import Raster, ground_sample_distance_m, inspect
 from .reader import SceneReader, same_grid
 
@@ -46,6 +47,7 @@ class Scene:
         resampling: How bands on other grids are brought onto this one.
         parts: Scenes of which this one is the mosaic, earlier ones on top; empty for a plain scene.
         source_grids: Grids of files that cannot state their own.
+        fill: Undeclared nodata round the scene, or None.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Scene:
     resampling: str = "bilinear"
     parts: tuple["Scene", ...] = ()
     source_grids: dict[str, GeoBox] = field(default_factory=dict)
+    fill: Fill | None = None
 
     @property
     def height(self) -> int:
@@ -133,7 +136,8 @@ class Scene:
         masks = [[m.path, m.index, m.kind] for m in self.masks]
         grid = [list(self.geobox.shape), list(self.geobox.affine)[:6], str(self.geobox.crs), self.resampling]
         files = [_state(path) for path in sorted({b.path for b in self.bands} | {m.path for m in self.masks})]
-        digest.update(json.dumps([bands, masks, grid, files]).encode())
+        fill = None if self.fill is None else [self.fill.value, self.fill.witness.path, self.fill.witness.index]
+        digest.update(json.dumps([bands, masks, grid, files, fill]).encode())
         for part in self.parts:
             digest.update(part.fingerprint().encode())
         return digest.hexdigest()[:32]
@@ -212,6 +216,7 @@ def _open_file(path: str, sensor: str | None, band_names: Sequence[str] | None, 
         gsd_m=ground_sample_distance_m(geobox),
         block_shape=raster.block_shape,
         datetime=decision.datetime,
+        fill=find_fill(bands, notes),
         notes=tuple(notes),
         source_grids=grids,
     )
@@ -229,10 +234,13 @@ def _open_folder(path: str, sensor: str | None, band_names: Sequence[str] | None
     resampled = [n for r, n in zip(found.rasters, decision.names, strict=True) if not same_grid(grids[r.path], geobox)]
     if resampled:
         notes.append(f"bands {', '.join(resampled)} are resampled onto the grid of {Path(finest.path).name}")
+    bands = make_bands([(raster, 1) for raster in found.rasters], decision, notes)
+    level = [b for b, r in zip(bands, found.rasters, strict=True) if same_grid(grids[r.path], geobox)]
+    fill = None if found.masks else find_fill(level, notes)
     return Scene(
         name=Path(path).resolve().name,
         source=path,
-        bands=make_bands([(raster, 1) for raster in found.rasters], decision, notes),
+        bands=bands,
         geobox=geobox,
         sensor=decision.sensor.name,
         gsd_m=ground_sample_distance_m(geobox),
@@ -240,6 +248,7 @@ def _open_folder(path: str, sensor: str | None, band_names: Sequence[str] | None
         datetime=decision.datetime,
         notes=tuple(dict.fromkeys(notes)),
         masks=found.masks,
+        fill=fill,
         source_grids={name: grid for name, grid in grids.items() if grid.crs is None},
     )
 
