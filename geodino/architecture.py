@@ -1,16 +1,19 @@
 """Architectures: from a timm name and tensors to a module, without initialising what is about to be replaced."""
 
 import hashlib
+from functools import partial
 from typing import Any
 
 import timm
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from tiles.errors import InputError
 
 
-def create_module(architecture: str, bands: int, **model_args: Any) -> nn.Module:
+def create_module(architecture: str, bands: int, **model_args: Any) -> Any:
     """Make an untrained timm module that any square or oblong of whole patches goes through.
 
     Args:
@@ -29,14 +32,51 @@ def create_module(architecture: str, bands: int, **model_args: Any) -> nn.Module
         # the class token, not the mean, is a ViT's summary; it also keeps the final norm on every token
         args |= {"global_pool": "token", "dynamic_img_size": True}
     try:
-        return timm.create_model(name, pretrained=False, **(args | model_args))
+        module = timm.create_model(name, pretrained=False, **(args | model_args))
     except TypeError as error:
         raise InputError(f"'{architecture}' does not take these arguments: {error}") from None
+    if isinstance(module, VisionTransformer) and module.cls_token is not None and module.reg_token is None:
+        module._pos_embed = partial(_add_positions, module)
+    return module
+
+
+class UntiedNorm(nn.LayerNorm):
+    """The final norm of a DINOv3 that norms its prefix tokens apart (``untie_cls_and_patch_norms``).
+
+    The parameters of this module are the patches' norm; ``prefix`` is that of the class and register tokens.
+    """
+
+    def __init__(self, norm: nn.LayerNorm, prefix_tokens: int) -> None:
+        super().__init__(norm.normalized_shape, eps=norm.eps)
+        self.prefix = nn.LayerNorm(norm.normalized_shape, eps=norm.eps)
+        self.prefix_tokens = prefix_tokens
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Norm tokens ``[B, P + N, D]``, the first ``P`` with the prefix's norm."""
+        prefix, patches = tokens[:, : self.prefix_tokens], tokens[:, self.prefix_tokens :]
+        return torch.cat([self.prefix(prefix), super().forward(patches)], dim=1)
+
+
+def _add_positions(module: Any, x: Tensor) -> Tensor:
+    """Put the class token before patches ``[B, h, w, D]`` and add learned positions, resampled to their grid.
+
+    timm resamples with antialiasing, whose bicubic kernel differs even where nothing shrinks. DINO and DINOv2 without
+    registers were trained and are used without it; only DINOv2 with registers has it, and keeps timm's own.
+    """
+    height, width = x.shape[1:3]
+    positions = module.pos_embed
+    before, side = positions[:, :1], module.patch_embed.grid_size
+    if (height, width) != tuple(side):
+        grid = positions[:, 1:].float().reshape(1, *side, -1).permute(0, 3, 1, 2)
+        grid = interpolate(grid, size=(height, width), mode="bicubic", align_corners=False)
+        positions = torch.cat([before, grid.flatten(2).transpose(1, 2).to(before.dtype)], dim=1)
+    tokens = torch.cat([module.cls_token.expand(len(x), -1, -1), x.flatten(1, 2)], dim=1)
+    return module.pos_drop(tokens + positions)
 
 
 def build_from_tensors(
     architecture: str, bands: int, tensors: dict[str, Tensor], source: str, model_args: dict[str, Any]
-) -> nn.Module:
+) -> Any:
     """Make a module around existing tensors without ever initialising or copying weights.
 
     The module is made on the meta device, where it costs nothing, and the tensors become its parameters: loading 7B
@@ -53,7 +93,13 @@ def build_from_tensors(
         InputError: When a tensor has no place, is missing or has another shape.
     """
     with torch.device("meta"):
-        module = create_module(architecture, bands, **model_args)
+        module: Any = create_module(architecture, bands, **model_args)
+        # two things that DINOv3's original files hold and timm's models lack: a norm for the prefix tokens alone, and
+        # the rotary periods, whose rounding to bf16 is part of the published features
+        if "norm.prefix.weight" in tensors and isinstance(getattr(module, "norm", None), nn.LayerNorm):
+            module.norm = UntiedNorm(module.norm, module.num_prefix_tokens)
+        if "rope.periods" in tensors and hasattr(module, "rope"):
+            module.rope.register_buffer("periods", module.rope.periods, persistent=True)
     expected = module.state_dict()
     for problem, keys in (
         ("has no place for", sorted(tensors.keys() - expected.keys())),
@@ -67,8 +113,25 @@ def build_from_tensors(
         if value.shape != expected[key].shape:
             shapes = f"{list(value.shape)} instead of {list(expected[key].shape)}"
             raise InputError(f"{key} of {source} has shape {shapes}, so it is not a {architecture}")
+    periods = tensors["rope.periods"].to(torch.float32, copy=True) if "rope.periods" in tensors else None
     module.load_state_dict(tensors, assign=True)
-    _fill_buffers(module)
+    _fill_buffers(module)  # overwrites the periods with computed ones
+    if periods is not None:
+        module.rope.periods = periods
+    return module
+
+
+def place(module: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """Move and cast a module in place, rotary periods excepted: they stay the float32 values that they are.
+
+    Weights are cast, and not computed with under autocast, which would cast every one of them again in every call.
+    """
+    rope = getattr(module, "rope", None)
+    periods = getattr(rope, "periods", None)
+    kept = None if periods is None else periods.clone()
+    module.to(device, dtype)
+    if rope is not None and kept is not None:
+        rope.periods = kept.to(device)
     return module
 
 

@@ -11,17 +11,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from geodino.architecture import build_from_tensors, hash_tensors, patch_size_of, weights_hash
 from geodino.architecture import create_module as create_module  # part of this module's face: `pretrain` starts from it
-from geodino.card import CARD_FILE, RGB, WEIGHTS_FILE, BackboneCard, read_card
+from geodino.architecture import hash_tensors, patch_size_of, place, weights_hash
+from geodino.card import CARD_FILE, RGB, WEIGHTS_FILE, BackboneCard
 from geodino.hardware import pick_device, pick_dtype
 from geodino.normalize import SATELLITE, Normalization
+from geodino.sources import resolve
 from tiles.errors import InputError, OutputError
 
 PACKAGED = Path(__file__).parent / "weights"
@@ -207,11 +206,10 @@ def wrap(module: Any, card: BackboneCard, *, device: str = "auto", precision: st
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``auto``, ``fp32`` or ``bf16``.
     """
-    place = pick_device(device)
-    dtype = pick_dtype(precision, place)
+    where = pick_device(device)
+    dtype = pick_dtype(precision, where)
     digest = weights_hash(module)
-    # bf16 by casting the weights and not by autocast: autocast casts every weight again in every call
-    module = module.eval().requires_grad_(False).to(place, dtype)
+    module = place(module.eval().requires_grad_(False), where, dtype)
     return Backbone(
         module=module,
         name=card.name or card.architecture,
@@ -224,7 +222,7 @@ def wrap(module: Any, card: BackboneCard, *, device: str = "auto", precision: st
         hash=digest,
         gsd_range_m=card.gsd_range_m,
         licence=card.licence,
-        device=place,
+        device=where,
         dtype=dtype,
         card=card,
     )
@@ -248,17 +246,9 @@ def load_backbone(spec: str | Path | None = None, *, device: str = "auto", preci
                 "this installation has no packaged backbone: name one with --backbone (a timm name, or a folder that "
                 "`geodino pretrain` wrote)"
             )
-        return _load_folder(PACKAGED, device, precision)
-    path = Path(spec)
-    if path.is_dir():
-        return _load_folder(path, device, precision)
-    if path.is_file():
-        if path.name in (WEIGHTS_FILE, CARD_FILE):
-            return _load_folder(path.parent, device, precision)
-        raise InputError(f"{path} is not a backbone: give the folder that holds {WEIGHTS_FILE} and {CARD_FILE}")
-    if timm.is_model(str(spec).split(".")[0]):
-        raise InputError(f"the weights of '{spec}' are not on this machine")
-    raise InputError(f"'{spec}' is neither a file or folder nor a timm model; `geodino models` lists the names")
+        spec = PACKAGED
+    module, card = resolve(spec)
+    return wrap(module, card, device=device, precision=precision)
 
 
 def save_backbone(module: nn.Module, card: BackboneCard, folder: Path, *, dtype: torch.dtype | None = None) -> None:
@@ -289,24 +279,3 @@ def save_backbone(module: nn.Module, card: BackboneCard, folder: Path, *, dtype:
         part.replace(text)
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {os.strerror(error.errno or 0)}") from error
-
-
-def _load_folder(folder: Path, device: str, precision: str) -> Backbone:
-    if not (folder / WEIGHTS_FILE).exists():
-        raise InputError(f"{folder} holds no {WEIGHTS_FILE}; give the folder that `geodino pretrain` wrote")
-    card = read_card(folder / CARD_FILE)
-    try:
-        tensors = load_file(folder / WEIGHTS_FILE)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{folder / WEIGHTS_FILE} cannot be read ({error}); copy it again") from None
-    if card.weights_hash and hash_tensors(tensors) != card.weights_hash:
-        raise InputError(f"{folder / WEIGHTS_FILE} and {CARD_FILE} do not belong together; copy both files again")
-    tensors = {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
-    module = build_from_tensors(
-        card.architecture, len(card.bands), tensors, str(folder / WEIGHTS_FILE), card.model_args
-    )
-    if patch_size_of(module) != card.patch_size:
-        raise InputError(f"{folder / CARD_FILE} says patches of {card.patch_size}, its model {patch_size_of(module)}")
-    return wrap(
-        module, card if card.name else card.model_copy(update={"name": folder.name}), device=device, precision=precision
-    )
