@@ -1,8 +1,8 @@
 """Other bands in front of trained weights: the patch embedding's filters follow the bands they were trained on.
 
 timm fills more input bands by repeating red, green and blue in turn, so that a near-infrared band meets the filters of
-red; frozen probes lose by it on almost every data set (torchgeo-bench, docs/interesting-findings.md). Here a filter goes
-where its band goes, whatever the order; a band that the backbone never saw starts from the mean filter; and the
+red; frozen probes lose by it on almost every data set (torchgeo-bench, docs/interesting-findings.md). Here a filter
+goes where its band goes, whatever the order; a band that the backbone never saw starts from the mean filter; and the
 response to an image whose bands are equal stays exactly what it was, so the blocks behind see activations of the size
 that they know.
 """
