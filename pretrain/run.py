@@ -23,6 +23,7 @@ from geodino.normalize import IMAGENET, SATELLITE, Normalization
 from pretrain.checkpoint import latest, load_checkpoint, save_checkpoint
 from pretrain.checks import check_recipe, check_tiles
 from pretrain.data import Batches, Tiles
+from pretrain.estimate import estimate
 from pretrain.initialize import initialize
 from pretrain.metrics import MetricsLog, Pace
 from pretrain.network import Network, is_convnext
@@ -81,25 +82,45 @@ def pretrain(run: Run, *, resume: bool = False, show: bool = False) -> Path:
     check_recipe(run.recipe)
     _claim(run, resume)
     parallel = Parallel.start(run.recipe, run.device)
-    network, start = starting_network(run)
-    trainer = make_trainer(run.recipe, network, parallel)
+    trainer, start = _start(run, parallel)
     step = _take_over(run, trainer, resume)
     if step == 0 and start is not None:
         trainer.load_state(start, optimizer=False)
-    dtype = trainer.dtype
-    normalization = normalization_of(run)
-    batches = Batches(
+    _train(run, trainer, batches_of(run, trainer, parallel), step, parallel, show)
+    return run.folder
+
+
+def describe(run: Run) -> str:
+    """The resolved recipe and what it will cost; writes nothing.
+
+    Raises:
+        InputError: As :func:`pretrain`.
+    """
+    check_tiles(run.tiles, run.source, run.recipe)
+    check_recipe(run.recipe)
+    parallel = Parallel.start(run.recipe, run.device)
+    trainer, _ = _start(run, parallel)
+    cost = estimate(trainer, batches_of(run, trainer, parallel))
+    return f"{run.recipe.to_yaml()}\n{cost}"
+
+
+def _start(run: Run, parallel: Parallel) -> tuple[Trainer, dict[str, Any] | None]:
+    network, start = starting_network(run)
+    return make_trainer(run.recipe, network, parallel), start
+
+
+def batches_of(run: Run, trainer: Trainer, parallel: Parallel) -> Batches:
+    """The run's batches for this process."""
+    return Batches(
         run.tiles,
         run.recipe,
-        normalization,
+        normalization_of(run),
         trainer.patch,
         rank=parallel.ranks.rank,
         world=parallel.ranks.world,
-        dtype=dtype,
-        masks=network.ibot_head is not None,
+        dtype=trainer.dtype,
+        masks=trainer.student.ibot_head is not None,
     )
-    _train(run, trainer, batches, step, parallel, show)
-    return run.folder
 
 
 def _claim(run: Run, resume: bool) -> None:
