@@ -10,7 +10,72 @@ from tiles.progress import Progress
 from tiles.scene import Scene, open_scene
 
 if TYPE_CHECKING:
+    import xarray as xr
+
+    from geodino.change_detection.pipeline import ChangeResult
     from geodino.segmentation.pipeline import SegmentationResult
+
+
+def features(
+    scene: str | Path | Scene,
+    output: str | Path,
+    *,
+    backbone: str | Path | Backbone | None = None,
+    settings: DenseSettings | None = None,
+    dtype: str = "auto",
+    quicklook: str | Path | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    dask: str | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> "xr.DataArray":
+    """Make a cube of dense features on the backbone's token grid, with a STAC item beside it.
+
+    Args:
+        scene: A scene, or what ``open_scene`` takes. It may be larger than memory.
+        output: ``.zarr`` (Zarr v3, sharded) or ``.tif`` (Cloud-Optimized GeoTIFF).
+        backbone: A backbone, or what ``load_backbone`` takes; None for the packaged one.
+        settings: Window, halo, finer grid, layers and batch.
+        dtype: ``auto`` (float16 in Zarr, one-byte code in GeoTIFF), ``float16``, ``float32`` or ``int8``.
+        quicklook: Also a picture of the three main components, ``.png`` or ``.tif``.
+        device: Where a backbone that is not loaded yet shall run.
+        precision: What it shall compute in.
+        dask: Address of a Dask scheduler to spread rows over; the backbone must be one that workers can load by name.
+        overwrite: Replace existing outputs and start an unfinished run of other settings from its beginning.
+        progress: Reporter of the share done, 0 to 1.
+
+    Returns:
+        The cube, lazily: ``[D, ceil(H / p), ceil(W / p)]`` float32 of unit length along ``D``, NaN where nodata, with
+        coordinates and CRS; ``p`` is the patch size divided by ``settings.upscale``.
+
+    Raises:
+        InputError: The scene lacks a band of the backbone, a file is damaged, or an unfinished run with other inputs or
+            settings lies where the output goes.
+        OutputError: An output exists or cannot be written.
+    """
+    from geodino.cube import open_cube
+    from geodino.extraction import Extraction, check_outputs, draw
+
+    target, picture = Path(output).absolute(), _path(quicklook)
+    check_outputs(target, dtype=dtype, quicklook=picture, overwrite=overwrite)
+    scene = scene if isinstance(scene, Scene) else open_scene(scene)
+    if dask is not None:
+        from geodino.cluster import Cluster, ModelSpec
+
+        if isinstance(backbone, Backbone):
+            raise InputError("a cluster loads the backbone itself: give its name or folder")
+        with Cluster(dask, ModelSpec.of(backbone, device, precision)) as cluster:
+            cluster.extract(scene, target, settings or DenseSettings(), dtype, overwrite=overwrite, progress=progress)
+    else:
+        model = (
+            backbone if isinstance(backbone, Backbone) else load_backbone(backbone, device=device, precision=precision)
+        )
+        plan = Extraction.plan(scene, model, target, settings or DenseSettings(), dtype=dtype)
+        plan.run(overwrite=overwrite, progress=progress)
+    if picture is not None:
+        draw(target, picture, overwrite=overwrite)
+    return open_cube(target)
 
 
 def segment(
@@ -82,6 +147,69 @@ def segment(
         clusters=clusters,
         model=trained,
         model_path=_path(model),
+        settings=DenseSettings(upscale=upscale),
+        progress=progress,
+    )
+
+
+def change(
+    before: str | Path | Scene,
+    after: str | Path | Scene,
+    output: str | Path,
+    *,
+    score: str | Path | None = None,
+    threshold: float | None = None,
+    method: str = "auto",
+    vector: str | Path | None = None,
+    min_area_m2: float = 0.0,
+    upscale: int = 1,
+    backbone: str | Path | Backbone | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> "ChangeResult":
+    """Map what changed between two dates of one place.
+
+    Args:
+        before: first date: a scene, or what ``open_scene`` takes. The map has its pixel grid, cut to where both lie.
+        after: second date; any coordinate reference system, resolution and extent that overlaps.
+        output: the mask: a Cloud-Optimized GeoTIFF, uint8, 0 no change, 1 change, 255 nodata (of either date).
+        score: where to keep the score: float32, standard deviations of the log distance above the stable background,
+            larger = more change, NaN nodata. One that exists and was made from the same inputs and settings is taken as
+            it is, so that another threshold costs a moment.
+        threshold: scores above are change; None for the automatic one (one false alarm in a thousand stable pixels).
+        method: ``features`` (tokens of the backbone), ``spectral`` (IR-MAD over the shared bands), ``fused`` (both), or
+            ``auto`` (features for pixels below 3 m, else fused).
+        vector: polygons of change with area, score and dates; the suffix chooses the format.
+        min_area_m2: smaller polygons are left out.
+        upscale: tokens per patch side, 1, 2 or 4.
+        backbone: a backbone, or what ``load_backbone`` takes; None for the packaged one.
+        overwrite: replace existing outputs and start an interrupted run from its beginning.
+        progress: reporter of the share done, 0 to 1.
+
+    Returns:
+        Threshold, share of change and notes; the maps themselves are in the files.
+
+    Raises:
+        InputError: an input does not fit; one sentence says which and how to go on.
+        OutputError: an output exists or cannot be written.
+    """
+    from geodino.change_detection.method import Method
+    from geodino.change_detection.pipeline import ChangeOutputs, change_scenes
+
+    outputs = ChangeOutputs(Path(output), _path(score), _path(vector), min_area_m2, overwrite)
+    outputs.check()
+    before = before if isinstance(before, Scene) else open_scene(before)
+    after = after if isinstance(after, Scene) else open_scene(after)
+    chosen = Method(method).settled(before.gsd_m)
+    if chosen.reads_features and not isinstance(backbone, Backbone):
+        backbone = load_backbone(backbone)
+    return change_scenes(
+        before,
+        after,
+        outputs,
+        backbone=backbone if isinstance(backbone, Backbone) else None,
+        method=chosen,
+        threshold=threshold,
         settings=DenseSettings(upscale=upscale),
         progress=progress,
     )

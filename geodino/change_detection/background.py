@@ -25,25 +25,25 @@ DEFAULT_FALSE_ALARM_RATE = 1e-3
 
 
 class LogHistogram:
-    """Counts of the logarithm of distances, gathered block by block: memory does not grow with the raster."""
+    """Counts of log distances, gathered block by block: memory does not grow with the raster."""
 
     def __init__(self) -> None:
         self.edges = np.linspace(LOWEST, HIGHEST, BINS + 1)
         self.counts = np.zeros(BINS, dtype=np.int64)
 
-    def add(self, distance: NDArray) -> None:
-        """Count distances of any shape; NaN is left out and 0 falls in the lowest bin."""
-        finite = distance[np.isfinite(distance)]
-        self.counts += np.histogram(log_distance(finite), self.edges)[0]
+    def add(self, logs: NDArray) -> None:
+        """Count log distances of any shape; NaN is left out."""
+        finite = np.clip(logs[np.isfinite(logs)], LOWEST, HIGHEST)
+        self.counts += np.histogram(finite, self.edges)[0]
 
     @property
     def total(self) -> int:
-        """How many distances were counted."""
+        """How many were counted."""
         return int(self.counts.sum())
 
 
 def log_distance(distance: NDArray) -> NDArray:
-    """Natural logarithm kept within the histogram's range."""
+    """Natural logarithm kept within the histogram's range; 0 becomes the lowest value, NaN stays."""
     return np.log(np.clip(distance, np.exp(LOWEST) * 1.001, np.exp(HIGHEST) * 0.999))
 
 
@@ -54,34 +54,31 @@ class Background:
     centre: float
     spread: float
 
-    def standardise(self, distance: NDArray) -> NDArray[np.float32]:
-        """Deviations of the log distance above the background's centre; NaN stays NaN."""
-        return ((log_distance(distance) - self.centre) / self.spread).astype(np.float32)
+    def standardise(self, logs: NDArray) -> NDArray[np.float32]:
+        """Deviations of log distances above the background's centre; NaN stays NaN."""
+        return ((logs - self.centre) / self.spread).astype(np.float32)
 
 
 def fit_background(histogram: LogHistogram) -> Background:
-    """Mode and low-side spread of the log distances; a scene where every pixel is the same gives the floor's spread."""
+    """Mode and low-side spread of log distances; where every pixel is the same, the narrowest spread believed."""
     counts, centres = histogram.counts.astype(np.float64), (histogram.edges[1:] + histogram.edges[:-1]) / 2
     if histogram.total == 0:
         return Background(0.0, 1.0)
-    inside = counts.copy()
-    if inside[1:].sum() > 0.5 * counts.sum():
-        inside[0] = 0  # exact zeros are repeated pixels, not the background, unless they are the larger part
-    deviation = _weighted_deviation(centres, inside)
+    if counts[1:].sum() > 0.5 * counts.sum():
+        counts[0] = 0  # exact zeros are repeated pixels, not the background, unless they are the larger part
+    step = centres[1] - centres[0]
     # A kernel of about a fifth of the bulk's own width: the normal-reference rule for the sample sizes of an image.
-    smooth = gaussian_filter1d(inside, max(1.0, 0.2 * deviation / (centres[1] - centres[0])), mode="constant")
+    smooth = gaussian_filter1d(counts, max(1.0, 0.2 * _bulk_deviation(centres, counts) / step), mode="constant")
     mode = int(smooth.argmax())
-    low = inside[: mode + 1]
-    cumulative = np.cumsum(low[::-1])
+    cumulative = np.cumsum(counts[: mode + 1][::-1])
     half = int(np.searchsorted(cumulative, cumulative[-1] / 2))
-    spread = (half + 0.5) * (centres[1] - centres[0]) / norm.ppf(0.75)
+    spread = (half + 0.5) * step / norm.ppf(0.75)
     return Background(float(centres[mode]), float(max(spread, NARROWEST)))
 
 
-def _weighted_deviation(centres: NDArray, counts: NDArray) -> float:
+def _bulk_deviation(centres: NDArray, counts: NDArray) -> float:
     """Robust spread of the bulk: the interquartile range over that of a unit normal."""
-    cumulative = np.cumsum(counts) / max(counts.sum(), 1)
-    low, high = np.interp([0.25, 0.75], cumulative, centres)
+    low, high = np.interp([0.25, 0.75], np.cumsum(counts) / max(counts.sum(), 1), centres)
     return float(max(high - low, centres[1] - centres[0]) / (2 * norm.ppf(0.75)))
 
 

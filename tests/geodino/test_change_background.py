@@ -9,12 +9,13 @@ from geodino.change_detection.background import (
     automatic_threshold,
     fit_background,
     given_threshold,
+    log_distance,
 )
 
 
 def histogram(distance: np.ndarray) -> LogHistogram:
     found = LogHistogram()
-    found.add(distance)
+    found.add(log_distance(distance))
     return found
 
 
@@ -31,7 +32,7 @@ def test_the_background_is_found_under_change(centre: float, spread: float, chan
 
 def test_false_alarms_are_as_promised_without_change() -> None:
     distance = np.exp(np.random.default_rng(1).normal(-1, 0.5, 400_000))
-    score = fit_background(histogram(distance)).standardise(distance)
+    score = fit_background(histogram(distance)).standardise(log_distance(distance))
     threshold = automatic_threshold(0.01)
     assert 0.004 < (score > threshold.value).mean() < 0.025
     assert threshold.false_alarm_rate == 0.01
@@ -40,8 +41,8 @@ def test_false_alarms_are_as_promised_without_change() -> None:
 
 def test_scores_do_not_depend_on_the_unit_of_the_distance() -> None:
     distance = np.exp(np.random.default_rng(2).normal(0, 0.4, 50_000))
-    one = fit_background(histogram(distance)).standardise(distance)
-    other = fit_background(histogram(distance * 50)).standardise(distance * 50)
+    one = fit_background(histogram(distance)).standardise(log_distance(distance))
+    other = fit_background(histogram(distance * 50)).standardise(log_distance(distance * 50))
     np.testing.assert_allclose(one, other, atol=0.15)
 
 
@@ -51,20 +52,20 @@ def test_blocks_of_any_size_give_one_histogram(sizes: list[int]) -> None:
     values = np.exp(np.random.default_rng(3).normal(size=sum(sizes)))
     parts = LogHistogram()
     for part in np.split(values, np.cumsum(sizes)[:-1]):
-        parts.add(part)
+        parts.add(log_distance(part))
     np.testing.assert_array_equal(parts.counts, histogram(values).counts)
 
 
 def test_nodata_stays_nodata_and_zero_is_finite() -> None:
     distance = np.array([np.nan, 0.0, 1.0])
-    score = fit_background(histogram(distance)).standardise(distance)
+    score = fit_background(histogram(distance)).standardise(log_distance(distance))
     assert np.isnan(score[0])
     assert np.isfinite(score[1:]).all()
 
 
 def test_mostly_identical_pixels_leave_the_changed_ones_standing_out() -> None:
     distance = np.concatenate([np.zeros(9000), np.full(1000, 0.4)])
-    score = fit_background(histogram(distance)).standardise(distance)
+    score = fit_background(histogram(distance)).standardise(log_distance(distance))
     assert (score[:9000] < 3).all()
     assert (score[9000:] > 10).all()
 

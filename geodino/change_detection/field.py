@@ -1,0 +1,195 @@
+"""The change score of a pair as a field of rows: any range of rows on demand, equal to the same rows of the whole."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.windows import Window
+
+from geodino.change_detection.alignment import Pair
+from geodino.change_detection.background import Background, LogHistogram, fit_background, log_distance
+from geodino.change_detection.deep import TokenChange, distance_rows
+from geodino.change_detection.method import Method
+from geodino.change_detection.spectral import HALO, SpectralModel
+from geodino.segmentation.guide import RADIUS, apply_lines, guided_lines, token_means
+from geodino.token_store import TokenStore
+from tiles.scene import Scene, SceneReader
+from tiles.stitch import upsample_rows
+
+FloatArray = NDArray[np.float32]
+
+_BLOCK_ROWS = 256
+# Rows the calibration reads at most, spread evenly over the scene; a smaller scene is read whole.
+_CALIBRATION_BLOCKS = 24
+# Weight of the deep half against the spectral half in a fused score, both in deviations of their own background.
+FUSION_WEIGHT = 0.5
+
+
+@dataclass(frozen=True)
+class TokenHalf:
+    """The deep half: both dates' tokens and how to compare them.
+
+    Attributes:
+        before: tokens of the first date.
+        after: tokens of the second date.
+        change: the comparison.
+        backgrounds: stable background of each of its channels.
+        patch: pixels of a token's side.
+    """
+
+    before: TokenStore
+    after: TokenStore
+    change: TokenChange
+    backgrounds: tuple[Background, ...]
+    patch: int
+
+    def scores(self, start: int, stop: int) -> tuple[FloatArray, NDArray[np.bool_]]:
+        """Mean deviation over layers and scales `[stop - start, columns]` of token rows, and validity."""
+        distances, valid = distance_rows(self.change, self.before, self.after, start, stop)
+        logs = log_distance(distances)
+        parts = [background.standardise(log) for background, log in zip(self.backgrounds, logs, strict=True)]
+        return np.where(valid, np.mean(parts, axis=0), 0).astype(np.float32), valid
+
+
+def token_half(before: TokenStore, after: TokenStore, change: TokenChange, patch: int) -> TokenHalf:
+    """Calibrate every channel of the token comparison on the whole scene."""
+    histograms = [LogHistogram() for _ in range(change.channels)]
+    rows = before.valid.shape[0]
+    for start in range(0, rows, 64):
+        distances, valid = distance_rows(change, before, after, start, min(start + 64, rows))
+        for histogram, channel in zip(histograms, distances, strict=True):
+            histogram.add(log_distance(channel[valid]))
+    return TokenHalf(before, after, change, tuple(fit_background(h) for h in histograms), patch)
+
+
+@dataclass(frozen=True)
+class ScoreRows:
+    """Consecutive rows of a score.
+
+    Attributes:
+        row: first pixel row.
+        score: deviations above the stable background, float32 `[n, width]`, NaN where either date is nodata.
+    """
+
+    row: int
+    score: FloatArray
+
+
+@dataclass
+class ScoreField:
+    """The score of one pair.
+
+    Attributes:
+        pair: the two dates on one grid.
+        method: which halves are read.
+        spectral: the spectral half, None when the method does not read it.
+        tokens: the deep half, None when the method does not read it.
+        spectral_background: stable background of the spectral distance.
+        final: stable background of the combined score.
+    """
+
+    pair: Pair
+    method: Method
+    spectral: SpectralModel | None
+    tokens: TokenHalf | None
+    spectral_background: Background = field(default_factory=lambda: Background(0.0, 1.0))
+    final: Background = field(default_factory=lambda: Background(0.0, 1.0))
+
+    def calibrate(self) -> None:
+        """Measure the stable background of the spectral half and of the combined score."""
+        if self.spectral is not None:
+            self.spectral_background = self._background(self._spectral_logs)
+        self.final = self._background(self._combined)
+
+    def rows(self) -> Iterator[ScoreRows]:
+        """The whole score from top to bottom."""
+        with self._readers() as readers:
+            for start, stop in self._blocks():
+                yield ScoreRows(start, self.final.standardise(self._combined(readers, start, stop)))
+
+    def _blocks(self) -> list[tuple[int, int]]:
+        height = self.pair.before.height
+        step = _BLOCK_ROWS if self.tokens is None else -(-_BLOCK_ROWS // self.tokens.patch) * self.tokens.patch
+        return [(start, min(start + step, height)) for start in range(0, height, step)]
+
+    def _background(self, measure: Callable[["_Readers", int, int], FloatArray]) -> Background:
+        histogram = LogHistogram()
+        blocks = self._blocks()
+        picked = np.unique(np.linspace(0, len(blocks) - 1, min(_CALIBRATION_BLOCKS, len(blocks))).astype(int))
+        with self._readers() as readers:
+            for number in picked:
+                histogram.add(measure(readers, *blocks[number]))
+        return fit_background(histogram)
+
+    def _combined(self, readers: "_Readers", start: int, stop: int) -> FloatArray:
+        """Log distance of the score before its own calibration; NaN where nodata."""
+        parts = []
+        if self.spectral is not None:
+            parts.append((1.0, self.spectral_background.standardise(self._spectral_logs(readers, start, stop))))
+        if self.tokens is not None:
+            weight = FUSION_WEIGHT if parts else 1.0
+            parts.append((weight, self._deep(readers, start, stop)))
+        total = np.sqrt(sum(weight**2 for weight, _ in parts))
+        return np.asarray(sum(weight * part for weight, part in parts) / total, dtype=np.float32)
+
+    def _spectral_logs(self, readers: "_Readers", start: int, stop: int) -> FloatArray:
+        assert self.spectral is not None
+        before, after, valid = readers.read(start - HALO, stop + HALO, HALO)
+        logs = log_distance(self.spectral.distance(before, after, valid))
+        return logs[HALO:-HALO, HALO:-HALO].astype(np.float32)
+
+    def _deep(self, readers: "_Readers", start: int, stop: int) -> FloatArray:
+        """Token scores brought to pixels, their borders moved to where the two images differ."""
+        assert self.tokens is not None
+        patch, (rows, columns) = self.tokens.patch, self.tokens.before.valid.shape
+        first, last = start // patch, -(-stop // patch)
+        inner_top, inner_bottom = max(first - 1, 0), min(last + 1, rows)
+        top, bottom = max(inner_top - RADIUS, 0), min(inner_bottom + RADIUS, rows)
+        scores, valid = self.tokens.scores(top, bottom)
+        before, after, seen = readers.read(top * patch, bottom * patch, 0, columns * patch)
+        guide = difference_guide(before, after)
+        slopes, offsets = guided_lines(scores[None], *token_means(guide, seen, patch), valid=valid)
+        lines = np.concatenate([slopes[0], offsets])[:, inner_top - top : inner_bottom - top]
+        height = min(inner_bottom * patch, self.pair.before.height) - inner_top * patch
+        width = self.pair.before.width
+        pieces = [piece for _, piece in upsample_rows([lines], patch, height, width)]
+        skip = start - inner_top * patch
+        fine = np.concatenate(pieces, axis=1)[:, skip : skip + stop - start]
+        at = start - top * patch
+        local, here = guide[:, at : at + stop - start, :width], seen[at : at + stop - start, :width]
+        score = apply_lines(fine[None, :-1], fine[-1:], local)[0]
+        return np.where(here, score, np.nan).astype(np.float32)
+
+    def _readers(self) -> "_Readers":
+        return _Readers(self.pair)
+
+
+def difference_guide(before: FloatArray, after: FloatArray) -> FloatArray:
+    """What the borders of a deep score follow: the absolute difference of the dates, mean over bands `[1, H, W]`."""
+    return np.abs(before - after).mean(axis=0, keepdims=True)
+
+
+class _Readers:
+    """Both dates open for reading, the same bands of each."""
+
+    def __init__(self, pair: Pair) -> None:
+        self.width = pair.before.width
+        self._scenes: tuple[Scene, Scene] = (pair.before.select(pair.bands), pair.after.select(pair.bands))
+        self._open: list[SceneReader] = []
+
+    def __enter__(self) -> "_Readers":
+        self._open = [scene.open().__enter__() for scene in self._scenes]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for reader in self._open:
+            reader.__exit__(None, None, None)
+
+    def read(
+        self, start: int, stop: int, halo: int = 0, width: int | None = None
+    ) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
+        """Both dates' values `[C, stop - start, width + 2 halo]` and where both are valid."""
+        window = Window(-halo, start, (self.width if width is None else width) + 2 * halo, stop - start)
+        before, after = (reader.read(window) for reader in self._open)
+        return before.values, after.values, before.valid & after.valid
