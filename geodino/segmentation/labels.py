@@ -193,23 +193,23 @@ def _burn(geometry: Any, geobox: GeoBox) -> tuple[NDArray[np.int64], NDArray[np.
     inverse = ~transform
     if geometry.geom_type in ("Point", "MultiPoint"):
         points = geometry.geoms if geometry.geom_type == "MultiPoint" else (geometry,)
-        places = np.array([inverse * (point.x, point.y) for point in points])
+        places = np.array([inverse @ (point.x, point.y) for point in points])
         cols, rows = np.floor(places).astype(np.int64).T
         inside = (rows >= 0) & (rows < height) & (cols >= 0) & (cols < width)
         return rows[inside], cols[inside]
     left, top, right, bottom = geometry.bounds
-    corners = np.array([inverse * corner for corner in ((left, top), (left, bottom), (right, top), (right, bottom))])
+    corners = np.array([inverse @ corner for corner in ((left, top), (left, bottom), (right, top), (right, bottom))])
     (col0, row0), (col1, row1) = np.floor(corners.min(axis=0)), np.ceil(corners.max(axis=0))
     row0, col0, row1, col1 = max(int(row0), 0), max(int(col0), 0), min(int(row1), height), min(int(col1), width)
     if row0 >= row1 or col0 >= col1:
         return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
     rows_of, cols_of = [], []
-    local = transform * transform.translation(col0, row0)
+    local = transform @ transform.translation(col0, row0)
     thick = "Line" in geometry.geom_type
     # A polygon the size of a country is burnt in bands, not at once.
     for start in range(row0, row1, _ROW_BAND):
         size = (min(_ROW_BAND, row1 - start), col1 - col0)
-        band = local * transform.translation(0, start - row0)
+        band = local @ transform.translation(0, start - row0)
         row, col = np.nonzero(rasterize([geometry], out_shape=size, transform=band, all_touched=thick))
         rows_of.append(row + start)
         cols_of.append(col + col0)
