@@ -65,6 +65,10 @@ class MetricsLog:
             csv.DictWriter(self._file, self.columns).writeheader()
         csv.DictWriter(self._file, self.columns, extrasaction="ignore").writerow(row)
         self._file.flush()
+        self.draw(step, values)
+
+    def draw(self, step: int, values: Mapping[str, float]) -> None:
+        """Give numbers to TensorBoard alone: those that have a file of their own."""
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)

@@ -26,6 +26,7 @@ from pretrain.data import Batches, Tiles
 from pretrain.estimate import estimate
 from pretrain.initialize import initialize
 from pretrain.metrics import MetricsLog, Pace
+from pretrain.monitor import DriftMonitor
 from pretrain.network import Network, is_convnext
 from pretrain.parallel import Parallel
 from pretrain.recipe import Recipe
@@ -239,6 +240,7 @@ def _train(run: Run, trainer: Trainer, batches: Batches, step: int, parallel: Pa
         progress("pretrain", recipe.max_steps, show=show and main) as bar,
     ):
         pace = Pace(recipe.batch_size, recipe.max_steps - step)
+        monitor = drift_monitor(run, trainer, step) if main and recipe.monitor.every else None
         if recipe.uses_gram and recipe.gram.teacher == "ema" and recipe.gram.first_update == 0 and step == 0:
             trainer.update_gram()
         while step < recipe.max_steps:
@@ -251,6 +253,8 @@ def _train(run: Run, trainer: Trainer, batches: Batches, step: int, parallel: Pa
             pace.count(batches.waited)
             if step % recipe.log_every == 0 or step == recipe.max_steps:
                 log.write(step, report.values | {"images_per_s": pace.images_per_s, "data_wait": pace.data_wait})
+            if monitor is not None and (monitor.due(step) or step == recipe.max_steps):
+                log.draw(step, monitor.measure(trainer.teacher, step, report.values["teacher_temperature"]))
             bar.update(step, pace.note(report.values["total"]))
             if step % recipe.checkpoint_every == 0 or step == recipe.max_steps:
                 state = trainer.state()
@@ -268,6 +272,20 @@ def _train(run: Run, trainer: Trainer, batches: Batches, step: int, parallel: Pa
                     )
         if not (run.folder / "backbone.json").exists() and main:
             save_backbone(trainer.teacher_backbone(), card_of(run, trainer, step, 0.0, {}), run.folder)
+
+
+def drift_monitor(run: Run, trainer: Trainer, step: int) -> DriftMonitor:
+    """What looks at the teacher's dense features beside the losses."""
+    return DriftMonitor(
+        run.recipe.monitor,
+        run.tiles,
+        run.bands,
+        normalization_of(run),
+        size=run.recipe.crops.global_size,
+        patch=trainer.patch,
+        run=run.folder,
+        step=step,
+    )
 
 
 def _explain(run: Run, error: NonFiniteLossError) -> str:
