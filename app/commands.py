@@ -5,14 +5,14 @@ from pathlib import Path
 from app.workspace import Workspace
 
 
-def _shared(workspace: Workspace, *, spread: bool = True) -> list[str]:
-    arguments = ["--backbone", workspace.backbone] if workspace.backbone else []
-    return arguments + (["--dask", workspace.dask] if workspace.dask and spread else [])
+def _shared(workspace: Workspace) -> list[str]:
+    return ["--backbone", workspace.backbone] if workspace.backbone else []
 
 
 def features(workspace: Workspace, scene: str, output: Path) -> list[str]:
     """Arguments of ``geodino features``."""
-    return ["features", scene, "-o", str(output), *_shared(workspace)]
+    dask = ["--dask", workspace.dask] if workspace.dask else []
+    return ["features", scene, "-o", str(output), *_shared(workspace), *dask]
 
 
 def segment(
@@ -21,6 +21,7 @@ def segment(
     output: Path,
     *,
     labels: Path | None = None,
+    field: str | None = "class",
     clusters: int | None = None,
     model: Path | None = None,
     save_model: Path | None = None,
@@ -29,7 +30,7 @@ def segment(
     """Arguments of ``geodino segment`` from labels, a number of clusters or a saved model."""
     arguments = ["segment", scene, "-o", str(output)]
     if labels:
-        arguments += ["--labels", str(labels), "--field", "class"]
+        arguments += ["--labels", str(labels), *(["--field", field] if field else [])]
     if clusters:
         arguments += ["--clusters", str(clusters)]
     if model:
@@ -61,4 +62,4 @@ def change(
 
 def similar(workspace: Workspace, scene: str, output: Path, *, at: tuple[float, float]) -> list[str]:
     """Arguments of ``geodino similar`` for a place in the scene's own coordinates."""
-    return ["similar", scene, f"--at={at[0]:.10g},{at[1]:.10g}", "-o", str(output), *_shared(workspace, spread=False)]
+    return ["similar", scene, f"--at={at[0]:.10g},{at[1]:.10g}", "-o", str(output), *_shared(workspace)]

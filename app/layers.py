@@ -45,10 +45,11 @@ class LayerList:
         style: Style | None = None,
         key: str | None = None,
         name: str | None = None,
+        opacity: float = 1.0,
     ) -> Layer:
         """Put a source on top, or in the place of the layer with the same ``key``."""
         made = style or default_style(source, workspace.statistics)
-        layer = Layer(key or secrets.token_hex(4), source, made, name or source.name)
+        layer = Layer(key or secrets.token_hex(4), source, made, name or source.name, opacity=opacity)
         for index, old in enumerate(self.layers):
             if old.key == layer.key:
                 self.layers[index] = replace(layer, visible=old.visible, opacity=old.opacity)
@@ -63,6 +64,10 @@ class LayerList:
     def remove(self, key: str) -> None:
         """Take a layer away."""
         self.layers = [layer for layer in self.layers if layer.key != key]
+
+    def hide(self, key: str) -> None:
+        """Let a layer begin switched off."""
+        self.layers = [replace(layer, visible=False) if layer.key == key else layer for layer in self.layers]
 
     def restyle(self, key: str, style: Style) -> None:
         """Paint a layer differently."""

@@ -3,7 +3,7 @@
 import streamlit as st
 from PIL import Image, ImageDraw
 
-from app.pages import PAGES
+from app.pages import PAGES, warm_up
 
 
 @st.cache_data
@@ -20,8 +20,13 @@ def icon() -> Image.Image:
 
 
 st.set_page_config(page_title="geodino", page_icon=icon(), layout="wide", initial_sidebar_state="auto")
-st.html("<style>.block-container, .stMainBlockContainer { padding: 2.6rem 1.4rem 2rem; max-width: none; }</style>")
+st.html("<style>.block-container, .stMainBlockContainer { padding: 4.4rem 1.4rem 2rem; max-width: none; }</style>")
 
 st.navigation(
-    [st.Page(page.show, title=page.title, icon=page.icon, url_path=page.path, default=page.default) for page in PAGES]
+    [
+        st.Page(page.show, title=page.title, icon=page.icon, url_path=page.path, default=page is PAGES[0])
+        for page in PAGES
+    ],
+    position="top",
 ).run()
+warm_up()

@@ -8,13 +8,15 @@ from typing import Any
 
 import streamlit as st
 
-from app.jobs import GOING, State
+from app.jobs import GOING, Job, State
 from app.layers import LayerList
 from app.mapview import EMPTY, MapResult
-from app.source import ClassColor, open_source
+from app.source import ClassColor, open_source, threshold_of
+from app.style import Paint, channel_statistics, default_style, score_style
 from app.workspace import Workspace, current
 from tiles.errors import InputError
 
+SHOWN_OPACITY = 0.8  # a result lets the scene below shine through
 Bounds = tuple[float, float, float, float]
 FIRST_CLASSES = (("water", (0, 114, 178)), ("vegetation", (0, 158, 115)), ("built-up", (213, 94, 0)))
 
@@ -87,13 +89,27 @@ class Session:
             if status.state is not State.done:
                 said.append(f"{job.title}: {status.state}. The Jobs page has its log and can start it again.")
                 continue
-            rasters = [path for path in job.outputs if path.endswith(".tif") and Path(path).exists()]
-            for path in rasters:
-                try:
-                    self.layers.add(workspace, open_source(path), key=path, name=_title(job.title, path, len(rasters)))
-                except InputError as error:
-                    said.append(str(error))
+            said += self._show(workspace, job)
             said.append(f"{job.title}: done.")
+        return said
+
+    def _show(self, workspace: Workspace, job: Job) -> list[str]:
+        """Put a job's rasters onto the map: the first in view, the others to be switched on."""
+        said = []
+        rasters = [path for path in job.outputs if path.endswith(".tif") and Path(path).exists()]
+        for path in reversed(rasters):
+            try:
+                source = open_source(path)
+            except InputError as error:
+                said.append(str(error))
+                continue
+            style = default_style(source, workspace.statistics)
+            if style.paint is Paint.score:
+                style = score_style(channel_statistics(source, 0, workspace.statistics), threshold_of(job.outputs))
+            title = _title(job.title, path, len(rasters))
+            layer = self.layers.add(workspace, source, style=style, key=path, name=title, opacity=SHOWN_OPACITY)
+            if path != rasters[0]:
+                self.layers.hide(layer.key)
         return said
 
 

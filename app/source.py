@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -27,7 +28,8 @@ from tiles.scene import Scene, open_scene
 
 WEB_MERCATOR_PIXEL_M = 156_543.033928  # side of a pixel of the one tile at zoom 0, at the equator
 LAST_ZOOM = 22
-MOST_CHANNELS_LISTED = 64
+THRESHOLD_TAG = "GEODINO_THRESHOLD"  # of a change map
+SCORE_TAG = "GEODINO_CHANGE_IDENTITY"  # of a change score
 
 
 class Meaning(StrEnum):
@@ -163,8 +165,8 @@ def _open_map(path: str) -> Source | None:
         return None
     from tiles.raster import ground_sample_distance_m
 
-    threshold = _number(tags, "threshold")
-    score = floating and (threshold is not None or _says(tags, "score"))
+    threshold = _number(tags.get(THRESHOLD_TAG))
+    score = floating and (threshold is not None or SCORE_TAG in tags)
     return Source(
         name=raster.stem,
         address=path,
@@ -203,18 +205,22 @@ def classes_of(opened: DatasetReader) -> tuple[ClassColor, ...]:
     return tuple(ClassColor(value, f"class {value}", color[:3]) for value, color in sorted(used.items()))
 
 
-def _number(tags: dict[str, str], word: str) -> float | None:
-    for key, text in tags.items():
-        if key.lower().endswith(word):
-            try:
-                return float(text)
-            except ValueError:
-                return None
+def _number(text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None  # somebody else's tag of that name
+
+
+def threshold_of(paths: Iterable[str]) -> float | None:
+    """The threshold that a change map among some files was made with."""
+    for path in paths:
+        if path.endswith(".tif") and Path(path).exists():
+            with open_raster(path) as opened:
+                found = _number(opened.tags().get(THRESHOLD_TAG))
+            if found is not None:
+                return found
     return None
-
-
-def _says(tags: dict[str, str], word: str) -> bool:
-    return any(word in text.lower() for key, text in tags.items() if "geodino" in key.lower() or key == "DESCRIPTION")
 
 
 def geographic_bounds(geobox: GeoBox, name: str) -> tuple[float, float, float, float]:

@@ -144,15 +144,26 @@ def _sample(channel: Channel) -> np.ma.MaskedArray:
 def default_style(source: Source, cache: Path | None = None) -> Style:
     """The style that a layer has when it is added: natural colours where it has them, its own legend for a map."""
     if source.meaning is Meaning.classes:
-        return Style(Paint.classes, (0,), classes=source.classes)
+        # What did not change is nothing to look at: the scene below shows through.
+        shown = tuple(one for one in source.classes if one.name.lower() != "no change")
+        return Style(Paint.classes, (0,), classes=shown)
     if source.meaning is Meaning.imagery:
         return rgb_style(source, natural_bands(source.channel_names), cache)
     statistics = channel_statistics(source, 0, cache)
     if source.meaning is Meaning.score:
-        span = (statistics.minimum, max(statistics.maximum, statistics.minimum + 1e-6))
-        threshold = source.threshold if source.threshold is not None else statistics.high
-        return Style(Paint.score, (0,), (span,), threshold=threshold)
+        return score_style(statistics, source.threshold)
     return Style(Paint.ramp, (0,), ((statistics.low, statistics.high),))
+
+
+def score_style(statistics: Statistics, threshold: float | None) -> Style:
+    """A score cut at a threshold (the 98th percentile where none is known), on a slider that reaches twice as far.
+
+    A few extreme pixels would otherwise take most of the slider's way.
+    """
+    cut = statistics.high if threshold is None else threshold
+    low = min(statistics.minimum, cut)
+    high = max(min(statistics.maximum, max(2 * statistics.high - low, 2 * cut - low)), cut + 1e-6, low + 1e-6)
+    return Style(Paint.score, (0,), ((low, high),), threshold=cut)
 
 
 def rgb_style(source: Source, names: tuple[str, ...], cache: Path | None = None) -> Style:

@@ -1,5 +1,8 @@
 """What one server has: its folder, the folders that it may read, its layers and its jobs. One a process."""
 
+import re
+import secrets
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +62,13 @@ class Workspace:
     def results(self) -> Path:
         """Where jobs write."""
         return self.folder / "results"
+
+    def new_result(self, scene: str, kind: str) -> Path:
+        """A new folder for what a job makes of a scene."""
+        cleaned = re.sub(r"[^\w\-]+", "-", scene)[:60]
+        folder = self.results / f"{time.strftime('%Y%m%d-%H%M%S')}-{cleaned}-{kind}-{secrets.token_hex(2)}"
+        folder.mkdir(parents=True)
+        return folder
 
     @property
     def projects(self) -> Path:

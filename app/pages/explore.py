@@ -1,0 +1,153 @@
+"""Explore: what the backbone sees in a scene: principal components, places alike, attention."""
+
+import shlex
+import time
+from pathlib import Path
+
+import numpy as np
+import streamlit as st
+from pyproj import Transformer
+
+from app import commands
+from app.cubes import Cube, likeness, pca, write_preview
+from app.layers import Layer
+from app.mapview import MapResult
+from app.models import attention, backbone
+from app.pages.common import begin, choose_layer, command_line, explained, no_scene, workbench
+from app.pages.prepare import prepared
+from app.session import Session
+from app.source import open_source
+from app.style import Paint, Style
+from app.workspace import Workspace
+from tiles.errors import InputError
+
+MODES = ("Places like a click", "Attention of a click")
+
+
+def show() -> None:
+    """Draw the page."""
+    mine, workspace, events = begin()
+
+    def panel() -> None:
+        layer = choose_layer("Scene", mine.layers.imagery(), "explore-scene")
+        if layer is None:
+            no_scene("look at it through the backbone")
+            return
+        mode = st.segmented_control("A click on the map shows", MODES, default=MODES[0], key="explore-mode") or MODES[0]
+        if mode == MODES[1]:
+            with explained():
+                _attention(mine, workspace, layer, events)
+        cube = prepared(mine, workspace, layer.source)
+        if cube is None:
+            return
+        if st.button("Show principal components", width="stretch", icon=":material/palette:"):
+            _show_pca(mine, workspace, layer, cube)
+            st.rerun()
+        if mode == MODES[0]:
+            with explained():
+                _alike(mine, workspace, layer, cube, events)
+
+    workbench(panel, pick=bool(mine.layers.imagery()))
+
+
+def _show_pca(mine: Session, workspace: Workspace, layer: Layer, cube: Cube) -> None:
+    path = mine.folder(workspace) / f"pca-{layer.source.fingerprint[:12]}.tif"
+    write_preview(path, pca(cube), cube.geobox, 0, ("red", "green", "blue"))
+    style = Style(Paint.rgb, (0, 1, 2), ((1.0, 255.0),) * 3)
+    mine.layers.add(workspace, open_source(path), style=style, key=f"pca-{layer.key}", name=f"PCA of {layer.name}")
+
+
+def place_in(geobox: object, place: tuple[float, float]) -> tuple[int, int]:
+    """Row and column of a grid at a longitude and latitude.
+
+    Raises:
+        InputError: Where it lies outside the grid.
+    """
+    transformer = Transformer.from_crs(4326, str(geobox.crs), always_xy=True)  # type: ignore[attr-defined]
+    column, row = ~geobox.affine * transformer.transform(*place)  # type: ignore[attr-defined]
+    height, width = geobox.shape  # type: ignore[attr-defined]
+    if not (0 <= row < height and 0 <= column < width):
+        raise InputError("That place lies outside the scene; click inside it.")
+    return int(row), int(column)
+
+
+def _alike(mine: Session, workspace: Workspace, layer: Layer, cube: Cube, events: MapResult) -> None:
+    key = f"alike-{layer.key}"
+    chosen: dict[str, list[tuple[float, float]]] = st.session_state.setdefault(key, {"more": [], "less": []})
+    side = (
+        st.segmented_control(
+            "The click is",
+            ("more", "less"),
+            default="more",
+            key="explore-side",
+            format_func=lambda one: {"more": "wanted", "less": "not wanted"}[one],
+        )
+        or "more"
+    )
+    if events.clicked:
+        place_in(cube.geobox, events.clicked)
+        chosen[side].append(events.clicked)
+    if not chosen["more"]:
+        st.info(
+            "Click a place on the map: everything that looks like it to the backbone lights up.",
+            icon=":material/touch_app:",
+        )
+        return
+    told = str(chosen)
+    if st.session_state.get(f"{key}-shown") != told:
+        more, less = ([place_in(cube.geobox, place) for place in chosen[name]] for name in ("more", "less"))
+        score = likeness(cube, more, less)
+        path = mine.folder(workspace) / f"alike-{time.time_ns():x}.tif"
+        write_preview(path, score[None], cube.geobox, float("nan"), ("likeness",))
+        low, high = (float(value) for value in np.nanpercentile(score, (1, 99.9)))
+        style = Style(Paint.ramp, (0,), ((low, max(high, low + 1e-6)),), "magma")
+        mine.layers.add(workspace, open_source(path), style=style, key=key, name=f"Like the clicks in {layer.name}")
+        st.session_state[f"{key}-shown"] = told
+    count = len(chosen["more"]) + len(chosen["less"])
+    st.caption(f"{count} click(s): {len(chosen['more'])} wanted, {len(chosen['less'])} not.")
+    if st.button("Forget the clicks", width="stretch", icon=":material/restart_alt:"):
+        st.session_state[key] = {"more": [], "less": []}
+        mine.layers.remove(key)
+        st.rerun()
+    at = Transformer.from_crs(4326, str(layer.source.geobox.crs), always_xy=True).transform(*chosen["more"][-1])
+    name = layer.source.name
+    if st.button("Map the last click at full size", width="stretch", icon=":material/map:"):
+        output = workspace.new_result(name, "similar") / "similarity.tif"
+        mine.submit(
+            workspace,
+            f"Similar places in {layer.name}",
+            commands.similar(workspace, layer.source.address, output, at=at),
+            [output],
+        )
+        st.rerun()
+    command_line(
+        shlex.join(["geodino", *commands.similar(workspace, layer.source.address, Path("similar.tif"), at=at)])
+    )
+
+
+def _attention(mine: Session, workspace: Workspace, layer: Layer, events: MapResult) -> None:
+    model = backbone(workspace)
+    blocks = getattr(model.module, "blocks", None)
+    if blocks is None:
+        raise InputError(f"{model.name} has no attention maps: it is no vision transformer.")
+    block = int(st.slider("Block", 1, len(blocks), len(blocks), key="attention-block"))
+    heads = int(blocks[0].attn.num_heads)
+    head = st.selectbox("Head", ["mean of all", *range(1, heads + 1)], key="attention-head")
+    if events.clicked:
+        st.session_state["attention-place"] = (layer.key, events.clicked)
+    kept = st.session_state.get("attention-place")
+    if kept is None or kept[0] != layer.key:
+        st.info("Click a place on the map to see what its patch attends to.", icon=":material/touch_app:")
+        return
+    told = f"{kept}-{block}-{head}"
+    if st.session_state.get("attention-shown") == told:
+        return
+    row, column = place_in(layer.source.geobox, kept[1])
+    found = attention(workspace, layer.source.address, row, column, block - 1)
+    shown = found.maps.mean(axis=0) if head == "mean of all" else found.maps[int(head) - 1]
+    path = mine.folder(workspace) / f"attention-{time.time_ns():x}.tif"
+    write_preview(path, shown[None].astype(np.float32), found.geobox, float("nan"), ("attention",))
+    style = Style(Paint.ramp, (0,), ((0.0, float(np.percentile(shown, 99.5)) or 1e-6),), "viridis")
+    name = f"Attention, block {block}, {'all heads' if head == 'mean of all' else f'head {head}'}"
+    mine.layers.add(workspace, open_source(path), style=style, key=f"attention-{layer.key}", name=name)
+    st.session_state["attention-shown"] = told

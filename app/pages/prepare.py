@@ -1,0 +1,61 @@
+"""The box that pages share where they need a scene's dense features: made once by a job, then kept."""
+
+import shlex
+from pathlib import Path
+
+import streamlit as st
+
+from app import commands
+from app.cubes import Cube, open_cube
+from app.jobs import GOING
+from app.models import backbone
+from app.pages.common import command_line, plain
+from app.session import Session
+from app.source import Source
+from app.workspace import Workspace
+from tiles.errors import InputError
+
+
+def cube_path(workspace: Workspace, source: Source) -> Path:
+    """Where the features of a scene are kept, for the server's backbone."""
+    folder = workspace.folder / "cache" / "features"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{source.fingerprint[:16]}-{backbone(workspace).hash[:16]}.zarr"
+
+
+def prepared(mine: Session, workspace: Workspace, source: Source) -> Cube | None:
+    """The features of a scene, or None and a button that makes them."""
+    try:
+        path = cube_path(workspace, source)
+    except InputError as error:
+        st.error(plain(str(error)), icon=":material/error:")
+        return None
+    if path.exists():
+        with st.spinner("Reading the features"):
+            return open_cube(path)
+    going = [name for name in mine.awaited if str(path) in _outputs(workspace, name) and _is_going(workspace, name)]
+    if going:
+        st.caption(f"The features of {plain(source.name)} are being computed; the map stays usable.")
+        return None
+    arguments = commands.features(workspace, source.address, path)
+    st.markdown(f"**{plain(source.name)}** is looked at by the backbone once; after that, maps come within seconds.")
+    if st.button(
+        "Prepare this scene",
+        type="primary",
+        width="stretch",
+        key=f"prepare-{source.fingerprint}",
+        icon=":material/play_arrow:",
+    ):
+        mine.submit(workspace, f"Features of {source.name}", arguments, [path])
+        st.rerun()
+    command_line(shlex.join(["geodino", *arguments]))
+    return None
+
+
+def _outputs(workspace: Workspace, name: str) -> tuple[str, ...]:
+    job = workspace.jobs.get(name)
+    return job.outputs if job else ()
+
+
+def _is_going(workspace: Workspace, name: str) -> bool:
+    return workspace.jobs.status(name).state in GOING

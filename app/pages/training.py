@@ -1,0 +1,176 @@
+"""Training: curves of a pretraining run as it goes, the drift monitor, pictures, nearest-neighbour accuracy.
+
+The page reads what ``geodino pretrain`` writes into its folder; it starts and stops nothing.
+"""
+
+from pathlib import Path
+
+import altair
+import pandas
+import streamlit as st
+import yaml
+
+from app.access import Access
+from app.pages.common import explained, plain
+from app.workspace import current
+from tiles.errors import InputError
+
+METRICS = "metrics.csv"
+REFRESH_S = 5.0
+LISTED = 50
+GROUPS = {
+    "Losses": ("loss", "dino", "ibot", "koleo", "gram"),
+    "Drift of dense features": ("drift", "similarity", "cosine", "rank", "norm_ratio"),
+    "Nearest neighbours": ("knn",),
+    "Schedules": ("lr", "learning", "decay", "momentum", "temperature", "weight_decay"),
+    "Pace": ("images", "wait", "seconds", "memory"),
+}
+
+
+def show() -> None:
+    """Draw the page."""
+    workspace = current()
+    st.subheader("Training")
+    found = runs(workspace.access)
+    left, right = st.columns([3, 2], vertical_alignment="bottom")
+    typed = right.text_input("or the path of a run's folder", key="training-path", placeholder="RUN")
+    if not found and not typed:
+        st.info(
+            "No run in the allowed folders yet. `geodino pretrain TILES -o RUN` makes one; its curves appear here while it trains.",
+            icon=":material/model_training:",
+        )
+        return
+    chosen = left.selectbox("Run", found, format_func=lambda path: str(path), disabled=not found) if found else None
+    with explained():
+        run = workspace.access.resolve(typed, ("",)) if typed else chosen
+        if run is None:
+            return
+        if not (run / METRICS).exists():
+            raise InputError(f"{run} holds no {METRICS}: it is no folder that geodino pretrain wrote.")
+        _follow(run)
+
+
+def runs(access: Access) -> list[Path]:
+    """Folders of runs in the allowed folders, up to three levels deep, the one that was written last first."""
+    found: set[Path] = set()
+    for root in access.roots:
+        for depth in (METRICS, f"*/{METRICS}", f"*/*/{METRICS}"):
+            found.update(path.parent for path in root.glob(depth) if access.contains(path))
+    return sorted(found, key=lambda run: -(run / METRICS).stat().st_mtime)[:LISTED]
+
+
+@st.fragment(run_every=REFRESH_S)
+def _follow(run: Path) -> None:
+    try:
+        frame = pandas.read_csv(run / METRICS)
+    except pandas.errors.EmptyDataError:
+        st.caption("The run has begun; its first row comes soon.")
+        return
+    _state(run, frame)
+    numbers = [name for name in frame.columns if name != "step" and pandas.api.types.is_numeric_dtype(frame[name])]
+    grouped = _grouped(numbers)
+    smooth = st.slider("Smoothing, rows", 1, 50, 1, key="training-smooth")
+    columns = st.columns(2)
+    for index, (title, names) in enumerate(grouped.items()):
+        with columns[index % 2]:
+            st.markdown(f"**{title}**")
+            shown = st.pills(
+                "Curves",
+                names,
+                selection_mode="multi",
+                default=names[:5],
+                key=f"training-{title}",
+                label_visibility="collapsed",
+            )
+            if shown:
+                st.altair_chart(_chart(frame, shown, smooth), width="stretch")
+    _monitor(run)
+    _pictures(run)
+    _recipe(run)
+
+
+def _state(run: Path, frame: pandas.DataFrame) -> None:
+    last = frame.iloc[-1]
+    planned = _planned(run)
+    columns = st.columns(4)
+    step = int(last["step"])
+    columns[0].metric("Step", f"{step:,}" + (f" of {planned:,}" if planned else ""))
+    for column, name in zip(
+        columns[1:], [name for name in ("loss", "images_per_s", "data_wait") if name in frame], strict=False
+    ):
+        column.metric(name.replace("_", " "), f"{last[name]:.4g}")
+    if planned:
+        st.progress(min(1.0, step / planned))
+
+
+def _planned(run: Path) -> int | None:
+    recipe = _read_recipe(run)
+    value = recipe.get("max_steps") if recipe else None
+    return int(value) if isinstance(value, int) else None
+
+
+def _read_recipe(run: Path) -> dict[str, object] | None:
+    try:
+        loaded = yaml.safe_load((run / "recipe.yaml").read_text())
+    except (OSError, yaml.YAMLError):
+        return None
+    return loaded if isinstance(loaded, dict) else None
+
+
+def _grouped(names: list[str]) -> dict[str, list[str]]:
+    """Columns by what they are about; a column belongs to the first group that knows a word of it."""
+    grouped: dict[str, list[str]] = {}
+    order = ("Nearest neighbours", "Drift of dense features", "Schedules", "Pace", "Losses")
+    for name in names:
+        title = next((group for group in order if any(word in name.lower() for word in GROUPS[group])), "Other")
+        grouped.setdefault(title, []).append(name)
+    return {title: grouped[title] for title in (*GROUPS, "Other") if title in grouped}
+
+
+def _chart(frame: pandas.DataFrame, names: list[str], smooth: int) -> altair.Chart:
+    rolled = frame[["step", *names]].copy()
+    if smooth > 1:
+        rolled[names] = rolled[names].rolling(smooth, min_periods=1).mean()
+    long = rolled.melt("step", var_name="curve", value_name="value").dropna()
+    chart = altair.Chart(long, height=220).mark_line()
+    return chart.encode(
+        x=altair.X("step:Q", title="step"),
+        y=altair.Y("value:Q", title=None, scale=altair.Scale(zero=False)),
+        color=altair.Color("curve:N", title=None, legend=altair.Legend(orient="bottom")),
+        tooltip=["step", "curve", "value"],
+    )
+
+
+def _monitor(run: Path) -> None:
+    """Other tables of the run that go by step: drift of dense features, nearest neighbours."""
+    for table in sorted(run.glob("*.csv")):
+        if table.name == METRICS:
+            continue
+        try:
+            frame = pandas.read_csv(table)
+        except (pandas.errors.EmptyDataError, pandas.errors.ParserError):
+            continue
+        names = [name for name in frame.columns if name != "step" and pandas.api.types.is_numeric_dtype(frame[name])]
+        if "step" in frame and names:
+            st.markdown(f"**{plain(table.stem.replace('_', ' ').capitalize())}**")
+            st.altair_chart(_chart(frame, names[:6], 1), width="stretch")
+
+
+def _pictures(run: Path) -> None:
+    """PCA pictures that the monitor drew, the newest first."""
+    found = sorted((path for path in run.rglob("*.png") if path.is_file()), key=lambda path: path.name)
+    if not found:
+        return
+    st.markdown("**Principal components of the dense features**")
+    names = [str(path.relative_to(run)) for path in found]
+    chosen = (
+        st.select_slider("Snapshot", names, value=names[-1], key="training-picture") if len(names) > 1 else names[0]
+    )
+    st.image(str(run / chosen), caption=plain(chosen))
+
+
+def _recipe(run: Path) -> None:
+    recipe = _read_recipe(run)
+    if recipe:
+        with st.expander("Recipe as resolved", icon=":material/description:"):
+            st.code(yaml.safe_dump(recipe, sort_keys=False), language="yaml", height=300)
