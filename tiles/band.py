@@ -92,10 +92,11 @@ def cloudy(mask: np.ndarray, kind: MaskKind) -> np.ndarray:
 def to_unit(values: np.ndarray, valid: np.ndarray, bands: tuple[Band, ...]) -> np.ndarray:
     """Digital numbers ``[C, H, W]`` into float32 in [0, 1], 0 where ``valid`` ``[H, W]`` is False."""
     unit = values.astype(np.float32)
-    for plane, band in zip(unit, bands, strict=True):
-        plane *= np.float32(band.scale)
-        if band.offset:
-            plane += np.float32(band.offset)
+    with np.errstate(over="ignore", invalid="ignore"):  # nodata may be the largest float there is
+        for plane, band in zip(unit, bands, strict=True):
+            plane *= np.float32(band.scale)
+            if band.offset:
+                plane += np.float32(band.offset)
     np.clip(unit, 0, 1, out=unit)
     if not valid.all():
         unit *= valid  # keeps 0 where invalid …

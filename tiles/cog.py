@@ -35,6 +35,10 @@ _MOST_LEVELS = 32
 _BLOCK_BYTES = 4 << 20
 
 
+class DiskFullError(OutputError):
+    """There is no space left for the output, nor for any other on that disk."""
+
+
 @dataclass(frozen=True)
 class MapClass:
     """One class of a map.
@@ -260,7 +264,7 @@ class disk_errors(contextlib.AbstractContextManager["disk_errors"]):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self._env.__exit__()
         if isinstance(error, (RasterioError, CPLE_BaseError, OSError)) and not isinstance(error, OutputError):
-            raise OutputError(_cannot_write(self.path, " ".join(str(error.__cause__ or error).split()))) from error
+            raise _cannot_write(self.path, " ".join(str(error.__cause__ or error).split())) from error
 
 
 def check_whole(path: Path, name: Path) -> None:
@@ -286,14 +290,16 @@ def check_whole(path: Path, name: Path) -> None:
                         file.get_tag_item(f"BLOCK_{what}_{x}_{y}", "TIFF", 1, level) for what in ("OFFSET", "SIZE")
                     ]
                     if None in place or sum(int(p) for p in place) > size:
-                        raise OutputError(_cannot_write(name, "a block is missing or cut off"))
+                        raise _cannot_write(name, "a block is missing or cut off")
 
 
-def _cannot_write(path: Path, reason: str) -> str:
+def _cannot_write(path: Path, reason: str) -> OutputError:
     free = shutil.disk_usage(path.parent).free
     if free < 64 << 20:
-        return f"no space left on the disk for {path} ({free >> 20} MB free); free some and run the same command again"
-    return f"{path} cannot be written: {reason}"
+        return DiskFullError(
+            f"no space left on the disk for {path} ({free >> 20} MB free); free some and run the same command again"
+        )
+    return OutputError(f"{path} cannot be written: {reason}")
 
 
 def read_classes(path: str | Path) -> tuple[MapClass, ...]:

@@ -173,9 +173,10 @@ class TileDataset:
         for place, i in enumerate(chosen):
             stored, bits = self.raw(int(i))
             unit = values[place]
-            np.multiply(stored, scale[i][:, None, None], out=unit, dtype=np.float32, casting="unsafe")
-            if offset[i].any():
-                unit += offset[i][:, None, None]
+            with np.errstate(over="ignore", invalid="ignore"):  # nodata may be the largest float there is
+                np.multiply(stored, scale[i][:, None, None], out=unit, dtype=np.float32, casting="unsafe")
+                if offset[i].any():
+                    unit += offset[i][:, None, None]
             np.clip(unit, 0, 1, out=unit)
             valid[place] = unpack(bits, side)
             if not valid[place].all():

@@ -7,6 +7,7 @@ inputs or settings is refused: the half-finished results would not fit together.
 
 import json
 import os
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -126,13 +127,17 @@ class RowParts:
         """Rows still to be made, as ranges that begin and end with pieces, neighbours joined."""
         runs: list[range] = []
         for piece in self.pieces:
-            if self._item(piece) in self.journal.done:
+            if self.finished(piece):
                 continue
             if runs and runs[-1].stop == piece.start:
                 runs[-1] = range(runs[-1].start, piece.stop)
             else:
                 runs.append(piece)
         return runs
+
+    def finished(self, piece: range) -> bool:
+        """Whether a piece is in place."""
+        return self._item(piece) in self.journal.done
 
     def save(self, piece: range, **arrays: npt.NDArray[Any]) -> None:
         """Put the arrays of one piece on disk and record it."""
@@ -147,6 +152,11 @@ class RowParts:
     def read(self, name: str, piece: range) -> npt.NDArray[Any]:
         """Open the array ``name`` of a piece, memory-mapped."""
         return np.load(_piece_path(self.folder, name, piece), mmap_mode="r")
+
+    def remove(self) -> None:
+        """Delete the folder, the journal first: what a kill leaves of the rest then belongs to nobody."""
+        self.journal.path.unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     @staticmethod
     def _item(piece: range) -> str:

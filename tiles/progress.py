@@ -48,7 +48,9 @@ def progress(description: str, total: float, *, show: bool = True) -> Iterator[P
         from rich.progress import Progress as Bar
 
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
-        with Bar(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as bar:
+        with Bar(
+            *columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=Console(stderr=True)
+        ) as bar:
             task = bar.add_task(description, total=total, note="")
 
             class _Rich:

@@ -53,7 +53,7 @@ class _File:
         own = scene.source_grids.get(path)
         with reading(path):
             grid = own if own is not None else GeoBox(source.shape, source.transform, _crs_text(source))
-            self.native = same_grid(grid, scene.geobox) and not (source.crs is None and source.gcps[0])
+            self.native = same_grid(grid, scene.geobox)
             flags = [source.mask_flag_enums[index - 1] for index in self.indexes]
             self.masked = any(MaskFlags.per_dataset in flag for flag in flags)
             self.dataset: DatasetReader | WarpedVRT = source
@@ -73,9 +73,7 @@ class _File:
         if known:
             options["src_nodata"] = known.pop()
             options["UNIFIED_SRC_NODATA"] = "NO"
-        if source.crs is None and source.gcps[0]:
-            options["src_crs"] = source.gcps[1]
-        elif grid.crs is None:
+        if grid.crs is None:
             options |= {"src_crs": _PLANE, "src_transform": grid.affine}
         target = scene.geobox
         return WarpedVRT(
