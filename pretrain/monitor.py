@@ -212,7 +212,7 @@ class DriftMonitor:
             found["drift_knn"] = self._knn(teacher, self.labelled)
         self._record(step, found)
         if self.settings.pictures:
-            self._draw(step, views[0], grid[: self.settings.pictures], valid[: self.settings.pictures])
+            self._draw(step, views, grid, valid)
         return found
 
     def _whole(self, values: Tensor, valid: Tensor) -> View:
@@ -243,14 +243,17 @@ class DriftMonitor:
             writer.writerows(self.rows)
         part.replace(self.run / DRIFT_FILE)
 
-    def _draw(self, step: int, view: View, grid: Tensor, valid: Tensor) -> None:
-        count = len(grid)
-        colours = pca_colours(grid, valid).permute(0, 3, 1, 2).cpu()
+    def _draw(self, step: int, views: Sequence[View], grid: Tensor, valid: Tensor) -> None:
+        places = torch.from_numpy(_spread(len(grid), self.settings.pictures))
+        count = len(places)
+        pixels = torch.cat([view.pixels for view in views])[places]
+        seen = torch.cat([view.valid for view in views])[places]
+        where = places.to(grid.device)
+        colours = pca_colours(grid[where], valid[where]).permute(0, 3, 1, 2).cpu()
         colours = interpolate(colours, size=(self.size, self.size), mode="nearest")
         picked = (self.shown * 3)[:3] or [0, 0, 0]
         # Two standard deviations about the mean are the range of grey that a tile gets.
-        images = (view.pixels[:count, picked].cpu() / 4 + 0.5).clamp(0, 1)
-        images = images * view.valid[:count].unsqueeze(1).cpu()
+        images = (pixels[:, picked] / 4 + 0.5).clamp(0, 1) * seen.unsqueeze(1)
         sheet = torch.stack([images, colours])  # [2, count, 3, S, S]
         sheet = sheet.permute(0, 3, 1, 4, 2).reshape(2 * self.size, count * self.size, 3)
         folder = self.run / "pictures"
