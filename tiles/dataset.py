@@ -11,6 +11,7 @@ import numpy as np
 from .band import Pixels
 from .errors import InputError
 from .index import column_array, read_about, read_table
+from .selection import read_kept
 from .shard import checksum, open_shard, unpack
 
 # Maps that stay open; each costs two file handles.
@@ -58,20 +59,26 @@ class TileDataset:
     sent to other processes: they map the shards anew.
 
     Args:
-        path: Folder that ``geodino tile`` wrote.
+        path: Folder that ``geodino tile`` wrote, or the ``curated.parquet`` that ``geodino curate`` put into one: then
+            only the tiles it kept are seen.
 
     Raises:
         InputError: Where the folder is no finished tile set.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        selection = Path(path) if Path(path).suffix == ".parquet" else None
+        self.path = Path(path) if selection is None else selection.parent
         self.about = read_about(self.path)
         table = read_table(self.path, ["shard", "row"])
         self._shard = column_array(table.column("shard"))
         self._row = column_array(table.column("row"))
         if len(self._shard) != self.about.tiles:
             raise InputError(f"{self.path} is half-way through an interrupted cut; run the same `geodino tile` again.")
+        self._chosen: np.ndarray | None = None
+        if selection is not None:
+            self._chosen = read_kept(selection, len(self._shard))
+            self._shard, self._row = self._shard[self._chosen], self._row[self._chosen]
         self._maps: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -87,15 +94,24 @@ class TileDataset:
         """Side of a tile in pixels."""
         return self.about.size
 
+    @cached_property
+    def _moments(self) -> tuple[np.ndarray, np.ndarray]:
+        if self._chosen is None:
+            return np.array(self.about.mean), np.array(self.about.std)
+        weight, mean, std = (self.column(name).astype(np.float64) for name in ("valid_fraction", "mean", "std"))
+        weight = weight[:, None] / weight.sum()
+        whole = (weight * mean).sum(axis=0)
+        return whole, np.sqrt((weight * (std**2 + (mean - whole) ** 2)).sum(axis=0))
+
     @property
     def mean(self) -> np.ndarray:
         """Mean of the valid pixels per band, unit values, float64 ``[C]``."""
-        return np.array(self.about.mean)
+        return self._moments[0]
 
     @property
     def std(self) -> np.ndarray:
         """Standard deviation of the valid pixels per band, unit values, float64 ``[C]``."""
-        return np.array(self.about.std)
+        return self._moments[1]
 
     def column(self, name: str) -> np.ndarray:
         """A column of the index: ``[N]``, or ``[N, K]`` for lists.
@@ -104,9 +120,14 @@ class TileDataset:
             InputError: Where the index has no such column.
         """
         try:
-            return column_array(read_table(self.path, [name]).column(name))
+            return self._columns(name)[0]
         except KeyError:
             raise InputError(f"The index of {self.path} has no column {name}.") from None
+
+    def _columns(self, *names: str) -> list[np.ndarray]:
+        table = read_table(self.path, names)
+        columns = [column_array(table.column(name)) for name in names]
+        return columns if self._chosen is None else [column[self._chosen] for column in columns]
 
     @property
     def shards(self) -> np.ndarray:
@@ -115,8 +136,7 @@ class TileDataset:
 
     @cached_property
     def _exact_units(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        table = read_table(self.path, ["scale", "offset", "gsd_m"])
-        scale, offset, gsd_m = (column_array(table.column(name)) for name in ("scale", "offset", "gsd_m"))
+        scale, offset, gsd_m = self._columns("scale", "offset", "gsd_m")
         return scale, offset, gsd_m
 
     @cached_property
@@ -130,7 +150,7 @@ class TileDataset:
 
     @cached_property
     def _checksums(self) -> np.ndarray:
-        return column_array(read_table(self.path, ["checksum"]).column("checksum"))
+        return self._columns("checksum")[0]
 
     def _map(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         found = self._maps.get(number)

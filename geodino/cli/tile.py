@@ -5,14 +5,15 @@ from typing import Annotated
 
 import typer
 
-from geodino.cli import tileset
+from geodino.cli import curate, tileset
 from geodino.cli.options import BandNamesOption, DaskOption, OutputOption, OverwriteOption, names
 
 
 def register(cli: typer.Typer) -> None:
-    """Add the command and the group beside it."""
+    """Add the command and those beside it: `tiles …` and `curate`."""
     cli.command("tile")(tile)
     tileset.register(cli)
+    curate.register(cli)
 
 
 def tile(

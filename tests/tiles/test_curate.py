@@ -1,0 +1,105 @@
+"""Curation on arrays: duplicates by brute force, trees on known clusters, even shares."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tiles.curate import (
+    balance,
+    balanced_sample,
+    centred,
+    even_shares,
+    hierarchical_kmeans,
+    near_duplicates,
+    tree_sizes,
+)
+
+
+def unbalanced(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Ten kinds of very different frequency in 16 dimensions, and the kind of each point."""
+    generator = np.random.default_rng(seed)
+    sizes = [1600, 800, 400, 200, 100, 50, 40, 30, 20, 10]
+    kinds = np.repeat(np.arange(10), sizes)
+    centres = generator.normal(size=(10, 16)) * 4
+    return centres[kinds] + generator.normal(size=(len(kinds), 16)) * 0.5, kinds
+
+
+def test_centring_leaves_unit_vectors_around_zero():
+    points = np.random.default_rng(0).normal(size=(200, 8)) + 100
+    found = centred(points)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+    assert np.abs(found.mean(axis=0)).max() < 0.2
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10_000), st.floats(0.2, 0.95))
+def test_duplicates_are_connected_components_of_alike_pairs(seed, threshold):
+    points = np.random.default_rng(seed).normal(size=(40, 3))
+    points = (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+    alike = points @ points.T > threshold
+    reach = alike | np.eye(40, dtype=bool)
+    for _ in range(40):
+        reach = (reach.astype(int) @ reach.astype(int)) > 0
+    np.testing.assert_array_equal(near_duplicates(points, threshold), reach.argmax(axis=1))
+
+
+def test_blocks_change_no_duplicate(monkeypatch):
+    points = centred(np.random.default_rng(0).normal(size=(100, 4)))
+    whole = near_duplicates(points, 0.9)
+    monkeypatch.setattr("tiles.curate._BLOCK", 7)
+    np.testing.assert_array_equal(near_duplicates(points, 0.9), whole)
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=20), st.integers(0, 300), st.integers(0, 5))
+def test_even_shares_reach_the_target_and_differ_by_one_at_most(sizes, target, seed):
+    sizes = np.array(sizes)
+    shares = even_shares(sizes, target, np.random.default_rng(seed))
+    assert shares.sum() == min(target, sizes.sum()) and (shares <= sizes).all()
+    unfilled = shares[shares < sizes]
+    if len(unfilled):
+        assert unfilled.min() >= shares.max() - 1
+
+
+def test_trees_balance_unbalanced_data():
+    points, kinds = unbalanced()
+    tree = hierarchical_kmeans(points, (100, 10), (10, 3))
+    assert [len(c) for c in tree.centres] == [100, 10]
+    drawn = balanced_sample(tree, 500, seed=1)
+    assert len(drawn) == 500 and len(np.unique(drawn)) == 500
+    before, after = balance(kinds, 10), balance(kinds[drawn], 10)
+    assert before < 0.55 and after > before + 0.2
+    np.testing.assert_array_equal(drawn, balanced_sample(tree, 500, seed=1))
+
+
+def test_resampling_spreads_centres_over_rare_kinds():
+    points, kinds = unbalanced()
+    plain = hierarchical_kmeans(points, (40,), (1,))
+    flat = hierarchical_kmeans(points, (40,), (10,))
+
+    def rare(tree) -> int:  # centres among the five rarest kinds
+        nearest = np.argmin(((tree.centres[0][:, None] - points[None]) ** 2).sum(-1), axis=1)
+        return int((kinds[nearest] >= 5).sum())
+
+    assert rare(flat) > rare(plain)
+
+
+def test_draws_leave_out_what_is_closed():
+    points, _ = unbalanced()
+    tree = hierarchical_kmeans(points, (50, 5), (1, 1))
+    open_tiles = np.random.default_rng(0).random(len(points)) > 0.7
+    drawn = balanced_sample(tree, 10_000, among=open_tiles)
+    np.testing.assert_array_equal(drawn, np.flatnonzero(open_tiles))
+
+
+def test_few_tiles_and_equal_tiles_do_not_break_the_tree():
+    same = np.zeros((50, 4))
+    tree = hierarchical_kmeans(same, *tree_sizes(50))
+    assert len(balanced_sample(tree, 10)) == 10
+    assert tree_sizes(5) == ((1,), (10,))
+    assert tree_sizes(21531)[0] == (1076, 107, 10)
+
+
+def test_balance_is_perplexity_over_clusters():
+    assert balance(np.arange(8), 8) == pytest.approx(1)
+    assert balance(np.zeros(8, int), 8) == pytest.approx(1 / 8)
