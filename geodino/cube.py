@@ -104,6 +104,9 @@ class CubeWriter:
         check_output(spec.path, overwrite=overwrite)
         self.spec, self.overwrite = spec, overwrite
         with disk_errors(spec.path):
+            if spec.zarr and spec.work.is_dir() and not _store(spec).is_dir():
+                # A kill between the rename and the cleaning up leaves a journal of pieces that are no longer there.
+                shutil.rmtree(spec.work)
             self.parts = RowParts(
                 spec.work,
                 dict(identity) | {"dtype": spec.dtype, "channels": spec.channels},
@@ -142,7 +145,7 @@ class CubeWriter:
             _replace_folder(_store(self.spec), self.spec.path, overwrite=self.overwrite)
         else:
             self._assemble()
-        shutil.rmtree(self.spec.work, ignore_errors=True)
+        self.parts.remove()
 
     def _assemble(self) -> None:
         spec = self.spec

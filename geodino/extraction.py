@@ -1,4 +1,4 @@
-"""From a scene to a feature cube: what `geodino features` does, on this machine."""
+"""From a scene to a feature cube: what `geodino features` does, on this machine or on a cluster."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,9 +6,12 @@ from typing import Any
 
 import geodino
 from geodino.backbone import Backbone
-from geodino.cube import CubeSpec, CubeWriter, cube_tags, cube_type
+from geodino.cube import CubeSpec, CubeWriter, cube_tags, cube_type, open_cube
 from geodino.dense import DenseSettings, feature_dim, stream_tokens, token_grid
 from geodino.provenance import provenance
+from geodino.quicklook import check_quicklook, quicklook
+from geodino.stac_output import write_item
+from tiles.cog import check_output
 from tiles.progress import Progress, Silent
 from tiles.scene import Scene
 
@@ -33,9 +36,24 @@ class Extraction:
 
     @classmethod
     def plan(
-        cls, scene: Scene, backbone: Backbone, output: Path, settings: DenseSettings, *, dtype: str = "auto"
+        cls,
+        scene: Scene,
+        backbone: Backbone,
+        output: Path,
+        settings: DenseSettings,
+        *,
+        dtype: str = "auto",
+        arithmetic: str | None = None,
     ) -> "Extraction":
         """Check everything that can be checked before work.
+
+        Args:
+            scene: The scene.
+            backbone: The model.
+            output: Where the cube will be.
+            settings: How windows are laid.
+            dtype: Number type of the cube, see ``geodino.cube.CubeType``.
+            arithmetic: What the model computes in where it runs, if that is not here; see ``arithmetic_of``.
 
         Raises:
             InputError: The scene lacks a band, or the settings do not fit the backbone.
@@ -48,7 +66,7 @@ class Extraction:
         identity = {
             "scene": scene.fingerprint(),
             "backbone": backbone.hash,
-            "precision": f"{backbone.device.type} {str(backbone.dtype).removeprefix('torch.')}",
+            "arithmetic": arithmetic or arithmetic_of(backbone),
             "settings": settings.identity(),
             "version": geodino.__version__,
         }
@@ -80,5 +98,42 @@ class Extraction:
                     progress.update(done / total)
             finally:
                 stream.close()
-        writer.finish()
+        self.complete(writer)
         return self.spec.path
+
+    def complete(self, writer: CubeWriter) -> None:
+        """Put the finished cube under its name, with its STAC item beside it."""
+        # The item first: a kill in between leaves a cube still to be renamed, never one without its item.
+        write_item(
+            self.spec.path,
+            {"scene": self.scene},
+            self.backbone,
+            task="feature-extraction",
+            geobox=self.spec.geobox,
+            data_type=self.spec.dtype,
+            nodata=-128 if self.spec.dtype == "int8" else None,
+            settings=self.settings.identity(),
+        )
+        writer.finish()
+
+
+def arithmetic_of(backbone: Backbone) -> str:
+    """Device and number type that a model computes in: what its last bits depend on besides the weights."""
+    return f"{backbone.device.type} {str(backbone.dtype).removeprefix('torch.')}"
+
+
+def check_outputs(output: Path, *, dtype: str, quicklook: Path | None, overwrite: bool) -> None:
+    """Refuse outputs that exist or cannot be, before the scene is opened and the model loaded.
+
+    Raises:
+        OutputError: One exists, or its name says no known format.
+    """
+    cube_type(output, dtype)
+    check_output(output, overwrite=overwrite)
+    if quicklook is not None:
+        check_quicklook(quicklook, overwrite=overwrite)
+
+
+def draw(cube: Path, picture: Path, *, overwrite: bool) -> None:
+    """Draw the quicklook of a finished cube."""
+    quicklook(open_cube(cube), picture, overwrite=overwrite)

@@ -1,0 +1,209 @@
+"""Row ranges of scenes over the workers of a Dask cluster, with the bytes that one machine gives.
+
+A task is small to describe and large to do: a scene, a range of token rows, the name of a model. The worker loads the
+model once for its process, computes the range with the batches that the whole scene has, and writes pieces that no
+other task touches; only the names of finished pieces come back. The client keeps the journal and puts each cube under
+its name. Inputs and outputs must lie where every worker sees them under the same path.
+"""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from distributed import Client, as_completed, get_worker
+from distributed.scheduler import KilledWorker
+
+from geodino.backbone import Backbone, load_backbone
+from geodino.cube import PIECE_ROWS, CubeSpec, CubeWriter, pieces, write_piece
+from geodino.dense import DenseSettings, stream_tokens
+from geodino.extraction import Extraction, arithmetic_of
+from tiles.errors import InputError
+from tiles.progress import Progress, Silent
+from tiles.scene import Scene
+
+# A task that fails is tried again this often: a network file that was away for a moment is there again.
+_RETRIES = 2
+# Tasks a worker gets of one scene: enough that the last ones end together, few enough that the rows which neighbouring
+# ranges both compute stay a small share.
+_TASKS_A_WORKER = 4
+_MOST_PIECES = 16
+_one_model = threading.Lock()
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model by name, for processes that load it themselves.
+
+    Attributes:
+        name: What ``load_backbone`` takes; None for the packaged one.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        precision: ``auto``, ``fp32`` or ``bf16``.
+    """
+
+    name: str | None
+    device: str
+    precision: str
+
+    @classmethod
+    def of(cls, backbone: str | Path | None, device: str, precision: str) -> Self:
+        """Make from what the public functions take; a folder is named so that it means the same everywhere."""
+        name = None if backbone is None else str(backbone)
+        if name is not None and Path(name).exists():
+            name = str(Path(name).absolute())
+        return cls(name, str(device), str(precision))
+
+    def load(self) -> Backbone:
+        """Load once a process."""
+        return _load(self)
+
+
+@lru_cache(maxsize=1)
+def _load(spec: ModelSpec) -> Backbone:
+    return load_backbone(spec.name, device=spec.device, precision=spec.precision)
+
+
+@dataclass(frozen=True)
+class RowTask:
+    """Rows of one cube, for any worker.
+
+    Attributes:
+        model: The model to load.
+        arithmetic: What it must compute in, lest the bytes differ.
+        scene: The scene.
+        settings: How windows are laid, batch size included.
+        spec: The cube.
+        rows: Token rows, cut at pieces.
+    """
+
+    model: ModelSpec
+    arithmetic: str
+    scene: Scene
+    settings: DenseSettings
+    spec: CubeSpec
+    rows: range
+
+    def run(self) -> list[range]:
+        """Compute and write; returns the finished pieces.
+
+        Raises:
+            InputError: This worker computes in another arithmetic, or an input is damaged.
+        """
+        with _one_model:  # threads of a worker share its one model and its memory
+            torch.set_num_threads(max(1, get_worker().state.nthreads))
+            backbone = self.model.load()
+            if arithmetic_of(backbone) != self.arithmetic:
+                raise InputError(
+                    f"a worker computes in {arithmetic_of(backbone)} and another in {self.arithmetic}; "
+                    "say which with --device and --precision"
+                )
+            done = []
+            stream = stream_tokens(self.scene, backbone, self.settings, rows=self.rows)
+            for piece, features, valid in pieces(stream, int(self.spec.geobox.shape[0])):
+                write_piece(self.spec, piece, features, valid)
+                done.append(piece)
+            return done
+
+
+def _describe(model: ModelSpec, settings: DenseSettings) -> tuple[str, DenseSettings]:
+    with _one_model:
+        backbone = model.load()
+        return arithmetic_of(backbone), settings.resolved(backbone)
+
+
+class Cluster:
+    """A connection to a Dask scheduler and the model that its workers run.
+
+    Args:
+        address: Scheduler, such as ``tcp://10.0.0.1:8786``.
+        model: The model.
+
+    Raises:
+        InputError: There is no scheduler at the address, or it has no workers.
+    """
+
+    def __init__(self, address: str, model: ModelSpec) -> None:
+        self.model = model
+        try:
+            self.client = Client(address, timeout="10s", set_as_default=False)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise InputError(f"no Dask scheduler answers at {address} ({' '.join(str(error).split())})") from None
+        if not self.workers:
+            self.client.close()
+            raise InputError(f"the Dask scheduler at {address} has no workers; start some with: dask worker {address}")
+
+    @property
+    def workers(self) -> int:
+        """Workers at this moment."""
+        return len(self.client.scheduler_info(n_workers=-1)["workers"])
+
+    def plan(self, scene: Scene, output: Path, settings: DenseSettings, dtype: str) -> Extraction:
+        """Plan a cube in the arithmetic of the workers, with the batch size that one of them can hold."""
+        arithmetic, settings = self.client.submit(_describe, self.model, settings).result()
+        local = ModelSpec(self.model.name, "cpu", "fp32").load()  # for its hash and sizes; nothing is computed here
+        return Extraction.plan(scene, local, output, settings, dtype=dtype, arithmetic=arithmetic)
+
+    def extract(
+        self,
+        scene: Scene,
+        output: Path,
+        settings: DenseSettings,
+        dtype: str,
+        *,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+    ) -> Path:
+        """Make a feature cube; see ``geodino.extraction.Extraction.run``.
+
+        Raises:
+            InputError: As there; or workers died again and again on the same rows.
+        """
+        progress = progress or Silent()
+        plan = self.plan(scene, output, settings, dtype)
+        writer = CubeWriter(plan.spec, plan.identity, overwrite=overwrite)
+        tasks = [
+            RowTask(self.model, plan.identity["arithmetic"], plan.scene, plan.settings, plan.spec, rows)
+            for rows in split(writer.missing(), self.workers * _TASKS_A_WORKER)
+        ]
+        total = len(writer.parts.pieces)
+        for finished in self._run(tasks):
+            for piece in finished:
+                writer.parts.mark(piece)
+            progress.update(len([p for p in writer.parts.pieces if writer.parts.finished(p)]) / total)
+        plan.complete(writer)
+        return output
+
+    def _run(self, tasks: list[RowTask]) -> Iterator[list[range]]:
+        futures = {self.client.submit(RowTask.run, task, pure=False, retries=_RETRIES): task for task in tasks}
+        try:
+            for future in as_completed(list(futures), loop=self.client.loop):
+                try:
+                    yield future.result()
+                except KilledWorker:
+                    task = futures[future]
+                    raise InputError(
+                        f"workers died repeatedly on {task.scene.source} (token rows {task.rows.start} to {task.rows.stop}), "
+                        "most likely for want of memory: give them more, or take a smaller --batch-size"
+                    ) from None
+        finally:
+            self.client.cancel(list(futures))
+
+    def close(self) -> None:
+        """Disconnect; the cluster stays."""
+        self.client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+
+def split(runs: list[range], tasks: int) -> list[range]:
+    """Cut runs of rows into about ``tasks`` ranges of whole pieces, in order."""
+    total = sum(-(-len(run) // PIECE_ROWS) for run in runs)
+    step = PIECE_ROWS * min(_MOST_PIECES, max(1, total // max(1, tasks)))
+    return [range(start, min(start + step, run.stop)) for run in runs for start in range(run.start, run.stop, step)]

@@ -1,0 +1,237 @@
+"""A STAC item beside each product: where it lies, what its numbers mean, which model made it and from what.
+
+The item follows STAC 1.1 with the projection, raster, classification and processing extensions. The model is described
+by fields of the machine-learning-model extension (``mlm:``), as its best practices advise for derived products; the
+extension itself is not declared, since it wants the weights among the assets, and a product has none.
+"""
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pystac
+import rasterio
+import shapely
+import torch
+from odc.geo.geobox import GeoBox
+from pyproj.exceptions import ProjError
+from rasterio.errors import RasterioError
+
+import geodino
+from geodino.backbone import Backbone
+from tiles.cog import disk_errors, part_of, read_classes
+from tiles.scene import Scene
+
+SUFFIX = ".stac.json"
+_EXTENSIONS = {
+    "proj": "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
+    "raster": "https://stac-extensions.github.io/raster/v2.0.0/schema.json",
+    "processing": "https://stac-extensions.github.io/processing/v1.2.0/schema.json",
+    "classification": "https://stac-extensions.github.io/classification/v2.0.0/schema.json",
+}
+# No scene from the air or from space is older; a bound where a scene says nothing of its date.
+_EARLIEST = datetime(1858, 1, 1, tzinfo=UTC)
+_LATEST = datetime(2100, 1, 1, tzinfo=UTC)
+
+
+def item_path(product: Path) -> Path:
+    """Name of the item that describes ``product``."""
+    return product.with_name(product.name + SUFFIX)
+
+
+def write_item(
+    product: Path,
+    scenes: dict[str, Scene],
+    backbone: Backbone | None,
+    *,
+    task: str,
+    geobox: GeoBox | None = None,
+    data_type: str | None = None,
+    nodata: float | None = None,
+    settings: dict[str, Any] | None = None,
+) -> Path:
+    """Write the item of a product, replacing an older one.
+
+    Args:
+        product: A raster or a Zarr cube, already in place.
+        scenes: What it was made from, by the role they play (``scene``, ``before``, ``after``).
+        backbone: The model, if one took part.
+        task: What was done: ``feature-extraction``, ``similarity-search``, ``semantic-segmentation`` or
+            ``change-detection``.
+        geobox: Grid of the product; read from the file when None.
+        data_type: Number type of the product; read from the file when None.
+        nodata: Nodata value of the product; read from the file when None.
+        settings: What else the product depends on.
+
+    Returns:
+        Where the item is.
+
+    Raises:
+        OutputError: The disk is full.
+    """
+    if geobox is None or data_type is None:
+        with rasterio.open(product) as file:
+            geobox = GeoBox.from_rio(file)
+            data_type, nodata = file.dtypes[0], file.nodata
+    asset = _asset(product, geobox, data_type, nodata, task)
+    start, end = _times(tuple(scenes.values()))
+    item = pystac.Item(
+        id=product.name,
+        geometry=None,
+        bbox=None,
+        datetime=start if start == end else None,
+        start_datetime=None if start == end else start,
+        end_datetime=None if start == end else end,
+        properties={**_projection(geobox), **_processing(scenes, task, settings)},
+    )
+    if backbone is not None:
+        item.properties |= _model(backbone, task, settings)
+        asset.extra_fields["mlm:name"] = _model_name(backbone)
+    footprint = _footprint(geobox)
+    if footprint is not None:
+        item.geometry, item.bbox = json.loads(shapely.to_geojson(footprint)), list(footprint.bounds)
+    used = ["proj", "raster", "processing"] + ["classification"] * ("classification:classes" in asset.extra_fields)
+    item.stac_extensions = [_EXTENSIONS[name] for name in used]
+    item.add_asset("product", asset)
+    for scene in scenes.values():
+        item.add_link(pystac.Link("derived_from", scene.source, title=scene.name))
+    text = json.dumps(item.to_dict(include_self_link=False), indent=2, default=str) + "\n"
+    target = item_path(product)
+    part = part_of(target)
+    with disk_errors(target):
+        part.write_text(text, encoding="utf-8")
+        part.replace(target)
+    return target
+
+
+def _asset(product: Path, geobox: GeoBox, data_type: str, nodata: float | None, task: str) -> pystac.Asset:
+    fields: dict[str, Any] = {
+        "data_type": data_type,
+        "nodata": "nan" if nodata is None or np.isnan(nodata) else nodata,
+        "raster:sampling": "area",
+        "raster:spatial_resolution": float(abs(geobox.affine.determinant) ** 0.5),
+        "processing:level": "L4",
+    }
+    media = "application/vnd.zarr; version=3"
+    if product.suffix != ".zarr":
+        media = pystac.MediaType.COG
+        classes = _classes(product)
+        if classes:
+            fields["classification:classes"] = classes
+    return pystac.Asset(f"./{product.name}", title=task, media_type=media, roles=["data"], extra_fields=fields)
+
+
+def _classes(product: Path) -> list[dict[str, Any]]:
+    try:
+        found = read_classes(product)
+    except RasterioError:
+        return []
+    return [{"value": c.value, "name": c.name, "color_hint": "{:02X}{:02X}{:02X}".format(*c.color)} for c in found]
+
+
+def _times(scenes: tuple[Scene, ...]) -> tuple[datetime, datetime]:
+    """First and last moment at which the scenes were taken: the narrowest interval that is certainly right."""
+    stated = [datetime.fromisoformat(text.replace("Z", "+00:00")) for scene in scenes if (text := scene.datetime)]
+    known = sorted(when if when.tzinfo else when.replace(tzinfo=UTC) for when in stated)
+    if len(known) == len(scenes):
+        return known[0], known[-1]
+    # A picture is not younger than its file.
+    ages = [os.stat(scene.source).st_mtime for scene in scenes if os.path.exists(scene.source)]
+    latest = datetime.fromtimestamp(int(max(ages)), UTC) if len(ages) == len(scenes) else _LATEST
+    return min(_EARLIEST, *known, latest), max(latest, *known, _EARLIEST)
+
+
+def _projection(geobox: GeoBox) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "proj:code": None,
+        "proj:shape": [int(n) for n in geobox.shape],
+        "proj:transform": [float(n) for n in tuple(geobox.affine)[:6]],
+    }
+    if geobox.crs is not None:
+        code = geobox.crs.to_epsg()
+        fields["proj:code"] = None if code is None else f"EPSG:{code}"
+        if code is None:
+            fields["proj:wkt2"] = geobox.crs.to_wkt()
+        box = geobox.boundingbox
+        fields["proj:bbox"] = [box.left, box.bottom, box.right, box.top]
+    return fields
+
+
+def _processing(scenes: dict[str, Scene], task: str, settings: dict[str, Any] | None) -> dict[str, Any]:
+    inputs = ", ".join(f"{role} {scene.name} ({scene.sensor})" for role, scene in scenes.items())
+    return {
+        "processing:level": "L4",
+        "processing:lineage": f"{task} by geodino from {inputs}",
+        "processing:software": {"geodino": geodino.__version__},
+        "processing:expression": {
+            "format": "geodino",
+            "expression": {
+                "task": task,
+                "units": {
+                    role: {band.name: [band.scale, band.offset] for band in scene.bands}
+                    for role, scene in scenes.items()
+                },
+                "settings": settings or {},
+            },
+        },
+    }
+
+
+def _model(backbone: Backbone, task: str, settings: dict[str, Any] | None) -> dict[str, Any]:
+    scaling = [
+        {"type": "z-score", "mean": mean, "stddev": std}
+        for mean, std in zip(backbone.normalization.mean, backbone.normalization.std, strict=True)
+    ]
+    return {
+        "mlm:name": _model_name(backbone),
+        "mlm:architecture": backbone.architecture,
+        "mlm:framework": "PyTorch",
+        "mlm:framework_version": torch.__version__.split("+")[0],
+        "mlm:tasks": [task if task in ("similarity-search", "semantic-segmentation") else "regression"],
+        "mlm:total_parameters": sum(p.numel() for p in backbone.module.parameters()),
+        "mlm:hyperparameters": {"weights_sha256": backbone.hash, **{k: v for k, v in (settings or {}).items()}},
+        "mlm:input": [
+            {
+                "name": "windows of values in [0, 1]",
+                "bands": list(backbone.bands),
+                "input": {
+                    "shape": [-1, len(backbone.bands), -1, -1],
+                    "dim_order": ["batch", "channel", "height", "width"],
+                    "data_type": "float32",
+                },
+                "value_scaling": scaling,
+                "resize_type": None,
+            }
+        ],
+        "mlm:output": [
+            {
+                "name": "patch tokens",
+                "tasks": ["regression"],
+                "result": {
+                    "shape": [-1, backbone.embed_dim, -1, -1],
+                    "dim_order": ["batch", "channel", "height", "width"],
+                    "data_type": "float32",
+                },
+            }
+        ],
+    }
+
+
+def _model_name(backbone: Backbone) -> str:
+    """The backbone's name in the letters that the extension allows."""
+    letters = "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "-" for c in backbone.name).strip("-_.")
+    return letters if letters[:1].isalpha() and len(letters) > 2 else f"geodino-{letters or 'backbone'}-model"
+
+
+def _footprint(geobox: GeoBox) -> Any:
+    """Outline in longitude and latitude; None where there is no CRS, or one of no place on Earth."""
+    if geobox.crs is None:
+        return None
+    try:
+        shape = geobox.geographic_extent.geom
+    except (ProjError, ValueError):  # another planet, or a plan of no known place
+        return None
+    return shape if shape.is_valid and all(np.isfinite(shape.bounds)) else None
