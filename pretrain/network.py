@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from geodino.architecture import create_module
 from pretrain.heads import ProjectionHead
+from pretrain.vit_block import is_plain, run_block
 from tiles.errors import InputError
 
 # Below this many tokens the processor's flash attention loses more in its backward pass than the plain product costs.
@@ -46,7 +47,9 @@ def create_backbone(architecture: str, bands: int, **arguments: Any) -> nn.Modul
         InputError: If timm knows no such model or the model is of another family.
     """
     module = create_module(architecture, bands, **arguments)
-    if not is_convnext(module) and not hasattr(module, "_pos_embed"):
+    blocks = getattr(module, "blocks", None)
+    known = hasattr(module, "_pos_embed") and blocks is not None and all(is_plain(block) for block in blocks)
+    if not is_convnext(module) and not known:
         raise InputError(f"{architecture} is neither a ViT of the DINO family nor a ConvNeXt; choose one of those")
     return module
 
@@ -63,6 +66,7 @@ def encode(
     mask_token: Tensor | None = None,
     *,
     norm: nn.Module | None = None,
+    drop_path: float = 0.0,
     checkpointing: bool = False,
 ) -> TokenBatch:
     """Run a backbone on crops of one size.
@@ -73,6 +77,7 @@ def encode(
         masks: ``[B, P]`` bool, patches whose embedding is replaced; ViTs only.
         mask_token: ``[D]`` what replaces them.
         norm: Used in place of the model's last norm; ViTs only.
+        drop_path: Share of samples that skip each branch of a ViT's blocks.
         checkpointing: Keep only block inputs for the backward pass and compute the rest again.
 
     Returns:
@@ -98,8 +103,10 @@ def encode(
         rope = rope.to(tokens.dtype)
     with attention_kernel(tokens):
         for block in model.blocks:
-            arguments = (tokens,) if rope is None else (tokens, rope)
-            tokens = checkpoint(block, *arguments, use_reentrant=False) if checkpointing else block(*arguments)
+            if checkpointing:
+                tokens = cast(Tensor, checkpoint(run_block, block, tokens, rope, drop_path, use_reentrant=False))
+            else:
+                tokens = run_block(block, tokens, rope, drop_path)
     prefix = int(model.num_prefix_tokens)
     normed = model.norm(tokens) if norm is None else norm(tokens)
     return TokenBatch(normed[:, 0], normed[:, prefix:])
@@ -151,6 +158,7 @@ class Network(nn.Module):
         dino: Size of the DINO head.
         ibot: Size of the iBOT head; None without iBOT.
         untie_norms: Give the local crops a last norm of their own, as the released satellite models have.
+        drop_path: Stochastic depth while training, uniform over blocks; ViTs only, a ConvNeXt has timm's own.
         checkpointing: Compute block activations again in the backward pass.
     """
 
@@ -161,12 +169,13 @@ class Network(nn.Module):
         ibot: HeadSize | None,
         *,
         untie_norms: bool = False,
+        drop_path: float = 0.0,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
         dim = int(cast(Any, backbone).num_features)
         self.backbone = backbone
-        self.checkpointing = checkpointing
+        self.drop_path, self.checkpointing = drop_path, checkpointing
         self.mask_token = nn.Parameter(torch.zeros(dim)) if ibot and not is_convnext(backbone) else None
         self.dino_head = ProjectionHead(dim, dino.hidden, dino.bottleneck, dino.prototypes)
         self.ibot_head = ProjectionHead(dim, ibot.hidden, ibot.bottleneck, ibot.prototypes) if ibot else None
@@ -184,6 +193,7 @@ class Network(nn.Module):
             masks,
             self.mask_token,
             norm=self.local_norm if local else None,
+            drop_path=self.drop_path if self.training else 0.0,
             checkpointing=self.checkpointing and self.training,
         )
 

@@ -48,9 +48,10 @@ def build_network(recipe: Recipe, bands: int) -> Network:
     """The student of a recipe with seeded random weights in float32."""
     settings = recipe.backbone
     arguments: dict[str, Any] = dict(settings.arguments)
-    if settings.drop_path:
+    convnext = settings.architecture.startswith("convnext")
+    if settings.drop_path and convnext:
         arguments["drop_path_rate"] = settings.drop_path
-    key = "ls_init_value" if settings.architecture.startswith("convnext") else "init_values"
+    key = "ls_init_value" if convnext else "init_values"
     if settings.layer_scale is not None:
         arguments.setdefault(key, settings.layer_scale)
     with torch.random.fork_rng(devices=[]):
@@ -65,6 +66,7 @@ def build_network(recipe: Recipe, bands: int) -> Network:
             head_size(recipe.dino.head),
             head_size(recipe.ibot.head) if masks else None,
             untie_norms=settings.untie_norms,
+            drop_path=0.0 if convnext else settings.drop_path,
             checkpointing=settings.activation_checkpointing,
         )
 
