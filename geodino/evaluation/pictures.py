@@ -1,0 +1,139 @@
+"""Pictures of what a backbone sees: where the class token looks, and the main directions of the patch tokens.
+
+One PNG an image, side by side: the image, the attention of the class token in the last block averaged over heads, each
+head's own, and the first three principal components of the patch tokens as red, green and blue. The components are
+fitted once over all images drawn, so that one colour means one thing throughout.
+"""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.decomposition import PCA
+from torch import Tensor
+
+from geodino.backbone import Backbone
+from geodino.card import RGB
+from geodino.evaluation.dataset import ImageSet
+from geodino.evaluation.extract import load_batch
+from geodino.normalize import standardize
+from tiles.errors import InputError
+
+PATCHES = 32  # patches a side unless a size is asked for: fewer show little
+HEADS = 6  # heads drawn at most
+GAP = 4  # pixels between panels
+
+
+@torch.inference_mode()
+def attention_maps(backbone: Backbone, x: Tensor) -> Tensor:
+    """Attention of the class token to the patches in the last block, a map a head (DINO, section 4.2.2).
+
+    Fused attention never holds these weights, so a copy of the last block computes them again from its own input; the
+    backbone itself is not changed. Register and class columns are dropped, so a map may sum to less than 1.
+
+    Args:
+        backbone: A ViT with a class token.
+        x: As for ``Backbone.encode``, ``[B, C, H, W]``.
+
+    Returns:
+        ``[B, heads, H/p, W/p]`` float32, each value the weight of one patch.
+
+    Raises:
+        InputError: When the backbone has no attention.
+    """
+    blocks = getattr(backbone.module, "blocks", None)
+    if blocks is None or not hasattr(blocks[-1], "attn"):
+        raise InputError(f"{backbone.name} has no attention to draw; only its PCA picture exists")
+    seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    hook = blocks[-1].register_forward_pre_hook(lambda _, args, kwargs: seen.append((args, kwargs)), with_kwargs=True)
+    try:
+        backbone.encode(x)
+    finally:
+        hook.remove()
+    block = copy.deepcopy(blocks[-1])
+    block.attn.fused_attn = False
+    weights: list[Tensor] = []
+    block.attn.attn_drop.register_forward_pre_hook(lambda _, args: weights.append(args[0]))
+    args, kwargs = seen[0]
+    block(*args, **kwargs)
+    rows = weights[0][:, :, 0, backbone.prefix_tokens :].float()  # [B, heads, N]
+    return rows.reshape(*rows.shape[:2], x.shape[-2] // backbone.patch_size, x.shape[-1] // backbone.patch_size)
+
+
+def pca_colours(patches: np.ndarray) -> np.ndarray:
+    """First three principal components of tokens as colours.
+
+    Args:
+        patches: ``[N, D, h, w]``; components are fitted over all of them together.
+
+    Returns:
+        ``[N, h, w, 3]`` float32 in [0, 1]: percentiles 1 and 99 of each component become 0 and 1.
+    """
+    count, width, rows, columns = patches.shape
+    tokens = patches.transpose(0, 2, 3, 1).reshape(-1, width)
+    components = PCA(3, svd_solver="full").fit_transform(tokens)
+    low, high = np.percentile(components, [1, 99], axis=0)
+    colours = np.clip((components - low) / np.maximum(high - low, 1e-12), 0, 1)
+    return colours.reshape(count, rows, columns, 3).astype(np.float32)
+
+
+def draw(
+    backbone: Backbone, images: ImageSet, folder: Path, *, count: int = 8, size: int | None = None, seed: int = 0
+) -> list[Path]:
+    """Draw attention maps and PCA colours of a seeded sample of a data set's images.
+
+    Args:
+        backbone: Any backbone; one without attention gets the PCA panel only.
+        images: The data set.
+        folder: Where PNG files go.
+        count: How many images.
+        size: Side in pixels that images are brought to; 32 patches when None.
+        seed: Seed of the sample.
+
+    Returns:
+        The files written.
+    """
+    chosen = np.sort(np.random.default_rng(seed).choice(len(images), min(count, len(images)), replace=False))
+    side = size or PATCHES * backbone.patch_size
+    values, valid = load_batch(images, chosen.tolist(), side)
+    if values.ndim == 5:  # two dates: the later one
+        values, valid = values[:, 1], valid[:, 0]
+    patches, maps = [], []
+    for one, mask in zip(values, valid, strict=True):
+        x = standardize(one[None], mask[None], backbone.normalization)
+        patches.append(backbone.encode(x).patches.cpu().numpy())
+        if hasattr(backbone.module, "blocks"):
+            maps.append(attention_maps(backbone, x)[0].cpu().numpy())
+    colours = pca_colours(np.concatenate(patches))
+    shown = [backbone.bands.index(band) for band in RGB] if set(RGB) <= set(backbone.bands) else [0, 0, 0]
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for place, i in enumerate(chosen):
+        panels = [values[place][shown].permute(1, 2, 0).numpy()]
+        if maps:
+            heads = maps[place]
+            panels += [_grey(heads.mean(0)), *(_grey(head) for head in heads[:HEADS])]
+        panels.append(colours[place])
+        path = folder / f"{images.name}-{i:06d}.png"
+        part = path.with_name(path.name + ".part")
+        _row(panels, side).save(part, format="PNG")
+        part.replace(path)
+        written.append(path)
+    return written
+
+
+def _grey(weights: np.ndarray) -> np.ndarray:
+    """Weights ``[h, w]`` as grey ``[h, w, 3]``, the largest white."""
+    return np.repeat((weights / max(float(weights.max()), 1e-12))[..., None], 3, axis=2)
+
+
+def _row(panels: list[np.ndarray], side: int) -> Image.Image:
+    row = Image.new("RGB", (len(panels) * (side + GAP) - GAP, side), "white")
+    for place, panel in enumerate(panels):
+        picture = Image.fromarray((np.clip(panel, 0, 1) * 255).round().astype(np.uint8))
+        # nearest: a patch is a square, and a smooth picture would claim a resolution that is not there
+        row.paste(picture.resize((side, side), Image.Resampling.NEAREST), (place * (side + GAP), 0))
+    return row
