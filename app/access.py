@@ -55,7 +55,7 @@ class Access:
         real = self._inside(text)
         if real is None:
             raise InputError(
-                f"{_quoted(text)} is not inside the allowed folders ({self.listed()}); start the app with --allow FOLDER."
+                f"{_quoted(text)} lies outside the allowed folders ({self.listed()}); start with --allow FOLDER."
             )
         if not real.exists():
             raise InputError(f"{_quoted(text)} does not exist.")

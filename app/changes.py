@@ -1,4 +1,4 @@
-"""A change score cut at a threshold: polygons with area and score, their likeness to examples, and the map as a file."""
+"""A change score cut at a threshold: polygons with area and score, likeness to examples, and the map as a file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,7 +138,7 @@ def likeness(vectors: np.ndarray, more: list[int], less: list[int]) -> np.ndarra
 
 
 def write_change_map(score: Path, threshold: float, output: Path) -> Path:
-    """Write the change map of a score at a threshold: uint8, 0 no change, 1 change, 255 nodata; memory does not grow."""
+    """Write a score cut at a threshold: uint8, 0 no change, 1 change, 255 nodata; memory does not grow."""
     from rasterio.crs import CRS
 
     with rasterio.open(score) as source:

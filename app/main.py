@@ -4,6 +4,7 @@ import streamlit as st
 from PIL import Image, ImageDraw
 
 from app.pages import PAGES, warm_up
+from app.tour import tour_bar
 
 
 @st.cache_data
@@ -22,11 +23,10 @@ def icon() -> Image.Image:
 st.set_page_config(page_title="geodino", page_icon=icon(), layout="wide", initial_sidebar_state="auto")
 st.html("<style>.block-container, .stMainBlockContainer { padding: 4.4rem 1.4rem 2rem; max-width: none; }</style>")
 
-st.navigation(
-    [
-        st.Page(page.show, title=page.title, icon=page.icon, url_path=page.path, default=page is PAGES[0])
-        for page in PAGES
-    ],
+page = st.navigation(
+    [st.Page(one.show, title=one.title, icon=one.icon, url_path=one.path, default=one is PAGES[0]) for one in PAGES],
     position="top",
-).run()
+)
+tour_bar()
+page.run()
 warm_up()

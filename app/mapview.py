@@ -76,15 +76,13 @@ class MapResult:
 def _component(url_prefix: str) -> Any:
     """The component; its code comes from our own route, cached by the browser, instead of with every message."""
     # Streamlit loads this text from a blob, against which no address is relative; hence the whole address.
-    script = (
-        f'const map = await import(new URL("{url_prefix}{PREFIX}/assets/{bundle_name()}", window.location.origin).href);\n'
-        "export default map.default;\n"
-    )
+    address = f'new URL("{url_prefix}{PREFIX}/assets/{bundle_name()}", window.location.origin).href'
+    script = f"const map = await import({address});\nexport default map.default;\n"
     return st.components.v2.component("geodino_map", js=script)
 
 
 def map_events() -> MapResult:
-    """What the analyst did on the map since the last run; known before the page is drawn, so that it can react at once."""
+    """What was done on the map since the last run; known before the page is drawn, so that it can react at once."""
     told = st.session_state.get(KEY) or {}
     drawn, threshold, clicked, picked = (told.get(name) for name in ("drawn", "threshold", "clicked", "picked"))
     return MapResult(

@@ -154,7 +154,7 @@ def class_table(classes: tuple[ClassColor, ...]) -> np.ndarray:
 
 def stretched(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """Numbers brought from ``low`` … ``high`` to 0 … 255, uint8, same shape."""
-    scaled = (values.astype(np.float32) - np.float32(low)) * np.float32(255.0 / max(high - low, 1e-12))
+    scaled = (values.astype(np.float64) - low) * (255.0 / max(high - low, 1e-12))
     return np.clip(np.nan_to_num(scaled), 0, 255).astype(np.uint8)
 
 

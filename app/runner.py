@@ -12,12 +12,13 @@ from types import FrameType
 
 from app.jobs import State, read_status, write_status
 
+PROGRAM = (sys.executable, "-c", "from geodino.cli import main; main()")
 STARTED_WITHIN_S = 30.0
 KILLED_AFTER_S = 30.0  # a command that does not end at an interrupt within this time is killed
 
 
-def run(folder: Path) -> State:
-    """Run the job in ``folder`` to its end."""
+def run(folder: Path, program: tuple[str, ...] = PROGRAM) -> State:
+    """Run the job in ``folder`` to its end: ``program`` with the job's arguments."""
     go = folder / "go"
     deadline = time.monotonic() + STARTED_WITHIN_S
     while not go.exists() and time.monotonic() < deadline:
@@ -26,7 +27,7 @@ def run(folder: Path) -> State:
         return read_status(folder).state
     go.unlink()
     arguments = json.loads((folder / "job.json").read_text())["arguments"]
-    command = [sys.executable, "-c", "from geodino.cli import main; main()", *arguments]
+    command = [*program, *arguments]
     with (folder / "log.txt").open("ab") as log:
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     asked: list[float] = []

@@ -1,4 +1,4 @@
-"""Start the web map: check what was given, then one process on one port, for this machine alone unless told otherwise."""
+"""Start the web map: one process on one port, for this machine alone unless told otherwise."""
 
 import socket
 import threading

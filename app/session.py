@@ -114,7 +114,7 @@ class Session:
 
 
 def _title(title: str, path: str, count: int) -> str:
-    return title if count == 1 else f"{title}: {Path(path).stem.rsplit('-', 1)[-1]}"
+    return title if count == 1 else f"{Path(path).stem.replace('-', ' ').capitalize()}: {title}"
 
 
 def session() -> Session:
@@ -126,7 +126,7 @@ def session() -> Session:
 
 def _begin(workspace: Workspace) -> Session:
     begun = Session(LayerList())
-    for source in reversed(workspace.scenes):
+    for source in workspace.scenes:  # later ones on top: first the scenes, then the maps made of them
         begun.layers.add(workspace, source)
     if workspace.scenes:
         begun.look_at(workspace.scenes[0].bounds)

@@ -67,7 +67,7 @@ class Style:
 
     Attributes:
         paint: Kind.
-        channels: Which channels, from 0: three for ``rgb``, one for ``ramp``, ``classes`` and ``score``, all for ``argmax``.
+        channels: Which channels, from 0: three for ``rgb``, all for ``argmax``, else one.
         stretch: Lowest and highest number shown, one pair a channel; empty for classes.
         ramp: Name of the colour ramp.
         classes: Classes to paint.

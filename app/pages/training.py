@@ -17,6 +17,8 @@ from tiles.errors import InputError
 
 METRICS = "metrics.csv"
 REFRESH_S = 5.0
+MOST_AT_FIRST = 5
+COMPARABLE = ("Losses", "Drift of dense features")  # curves of one scale, shown together at first
 LISTED = 50
 GROUPS = {
     "Losses": ("loss", "dino", "ibot", "koleo", "gram"),
@@ -36,7 +38,7 @@ def show() -> None:
     typed = right.text_input("or the path of a run's folder", key="training-path", placeholder="RUN")
     if not found and not typed:
         st.info(
-            "No run in the allowed folders yet. `geodino pretrain TILES -o RUN` makes one; its curves appear here while it trains.",
+            "No run in the allowed folders yet. `geodino pretrain TILES -o RUN` makes one, whose curves appear here.",
             icon=":material/model_training:",
         )
         return
@@ -78,7 +80,7 @@ def _follow(run: Path) -> None:
                 "Curves",
                 names,
                 selection_mode="multi",
-                default=names[:5],
+                default=names[: MOST_AT_FIRST if title in COMPARABLE else 1],
                 key=f"training-{title}",
                 label_visibility="collapsed",
             )

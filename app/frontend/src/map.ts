@@ -28,6 +28,7 @@ export class MapView {
   private readonly vectors: VectorLayers;
   private readonly shown = new Map<string, Shown>();
   private readonly chips = L.DomUtil.create("div", "gd-chips");
+  private readonly pin = L.circleMarker([0, 0], { radius: 6, weight: 3, color: "#fff", fillColor: "#111", fillOpacity: 1, interactive: false, pmIgnore: true });
   private layers: Layer[] = [];
   private sides: [string, string] | null = null;
   private asked: string | null = null;
@@ -69,6 +70,8 @@ export class MapView {
   update(data: Data, tell: Tell): void {
     this.tell = tell;
     this.pick = data.pick;
+    if (!data.pick) this.pin.remove();
+    else this.map.closePopup();
     this.root.style.setProperty("--gd-height", `${data.height}px`);
     this.layers = arrange(data.layers, this.arrangement()).map((layer) => this.keepThreshold(layer));
     const asked = JSON.stringify(data.swipe);
@@ -183,8 +186,10 @@ export class MapView {
 
   private clicked(event: L.LeafletMouseEvent): void {
     if (this.map.pm.globalDrawModeEnabled() || this.map.pm.globalEditModeEnabled() || this.map.pm.globalRemovalModeEnabled()) return;
-    inspect(this.map, event.latlng.wrap(), this.layers);
-    if (this.pick) this.tell("clicked", { lng: event.latlng.wrap().lng, lat: event.latlng.lat, at: Date.now() });
+    // Where a click asks something of the page, a box of values would stand before the answer.
+    if (!this.pick) return inspect(this.map, event.latlng.wrap(), this.layers);
+    this.pin.setLatLng(event.latlng).addTo(this.map);
+    this.tell("clicked", { lng: event.latlng.wrap().lng, lat: event.latlng.lat, at: Date.now() });
   }
 
   private classes({ draw }: Data): void {

@@ -1,0 +1,149 @@
+"""What the tests of the web map share: generated rasters, a running server, a watched page."""
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import rasterio
+from rasterio.transform import from_origin
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+ARTEFACTS = Path(__file__).resolve().parents[2] / "test-artifacts"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+# Without these the browser itself asks its maker's servers; the tests assert that nothing leaves the machine.
+QUIET_BROWSER = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+WAIT_MS = 120_000  # a first import of PyTorch on two busy cores takes most of a minute
+
+
+def write_raster(
+    path: Path,
+    values: np.ndarray,
+    *,
+    nodata: float | None = None,
+    crs: str | None = "EPSG:32631",
+    origin: tuple[float, float] = (500_000, 5_000_000),
+    pixel: float = 10.0,
+    names: tuple[str, ...] = (),
+    tags: dict[str, str] | None = None,
+    colors: dict[int, tuple[int, int, int, int]] | None = None,
+) -> Path:
+    """Write ``[C, H, W]`` (or ``[H, W]``) as a tiled GeoTIFF."""
+    values = values if values.ndim == 3 else values[None]
+    profile = {
+        "driver": "GTiff", "count": values.shape[0], "height": values.shape[1], "width": values.shape[2],
+        "dtype": values.dtype.name, "nodata": nodata, "crs": crs, "tiled": True, "blockxsize": 128, "blockysize": 128,
+        "transform": from_origin(*origin, pixel, pixel),
+    }  # fmt: skip
+    with rasterio.open(path, "w", **profile) as target:
+        target.write(values)
+        if names:
+            target.descriptions = names
+        if tags:
+            target.update_tags(**tags)
+        if colors:
+            target.write_colormap(1, colors)
+    return path
+
+
+def landscape(seed: int = 0, size: int = 384, *, built: bool = False) -> np.ndarray:
+    """Water to the west, fields to the north-east, town to the south-east: uint8 ``[3, size, size]``.
+
+    Args:
+        seed: Of the texture.
+        size: Pixels a side.
+        built: Whether a new quarter stands in the fields: columns and rows 5/8 to 7/8, 1/8 to 3/8 of the size.
+    """
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:size, :size]
+    color = np.empty((size, size, 3))
+    color[:] = (60, 130, 50)
+    stripes = (rows // 6 % 2 == 0)[..., None]
+    color = np.where(stripes, color, color * 0.75)
+    town = rows > size // 2
+    blocks = ((rows // 8 + columns // 8) % 2 == 0)[..., None]
+    street = np.where(blocks, (190, 170, 160), (90, 85, 90))
+    if built:
+        part = size // 8
+        town = town | ((rows >= part) & (rows < 3 * part) & (columns >= 5 * part) & (columns < 7 * part))
+    color = np.where(town[..., None], street, color)
+    color = np.where((columns < size // 3)[..., None], (20, 50, 110), color)
+    noisy = color + rng.normal(0, 6, color.shape)
+    return np.clip(noisy, 1, 254).astype(np.uint8).transpose(2, 0, 1)
+
+
+@dataclass
+class Server:
+    """A running `geodino app`."""
+
+    folder: Path
+    work: Path
+    arguments: list[str]
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        log = (self.folder / "server.log").open("ab")
+        command = [sys.executable, "-c", "from geodino.cli import main; main()", "app", *self.arguments]
+        options = ["--port", str(self.port), "--work", str(self.work)]
+        self.process = subprocess.Popen([*command, *options], cwd=self.folder, stdout=log, stderr=log)
+        deadline = time.monotonic() + WAIT_MS / 1000
+        while True:
+            try:
+                with urllib.request.urlopen(self.url + "/_stcore/health", timeout=2):
+                    return
+            except (urllib.error.URLError, OSError):
+                assert self.process.poll() is None, (self.folder / "server.log").read_text()
+                assert time.monotonic() < deadline, "the server did not come up"
+                time.sleep(0.1)
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(how)
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Watched:
+    """A page with what must stay empty: requests to elsewhere and errors of the console."""
+
+    page: "Page"
+    external: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    def maps_made(self) -> int:
+        return int(self.page.evaluate("document.documentElement.dataset.geodinoMaps ?? 0"))
+
+    def quiet(self) -> bool:
+        return not self.external and not self.errors
+
+    def keep(self, name: str) -> None:
+        """Keep a screenshot among the artefacts of the tests."""
+        ARTEFACTS.mkdir(exist_ok=True)
+        self.page.screenshot(path=ARTEFACTS / f"{name}.png")

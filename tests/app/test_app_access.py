@@ -1,0 +1,180 @@
+"""Which files the web map reads: every way out of the allowed folders is tried."""
+
+import os
+import pickle
+import zipfile
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from app_testing import write_raster
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.access import Access
+from app.uploads import safe_name, store
+from tiles.errors import InputError
+
+
+@pytest.fixture
+def access(tmp_path: Path) -> Access:
+    inside = tmp_path / "inside"
+    (inside / "folder").mkdir(parents=True)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    write_raster(inside / "scene.tif", np.ones((1, 8, 8), np.uint8))
+    write_raster(outside / "secret.tif", np.ones((1, 8, 8), np.uint8))
+    return Access.to(inside)
+
+
+def test_files_inside_are_found_by_absolute_and_relative_path(access: Access) -> None:
+    inside = access.roots[0]
+    assert access.resolve(str(inside / "scene.tif")) == inside / "scene.tif"
+    assert access.resolve("scene.tif") == inside / "scene.tif"
+    assert access.resolve(" folder ") == inside / "folder"
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "../outside/secret.tif",
+        "folder/../../outside/secret.tif",
+        "/etc/passwd",
+        "/etc/hostname.tif",
+        "~/secret.tif",
+        "/vsicurl/http://127.0.0.1/x.tif",
+        "/vsizip/scene.zip/x.tif",
+        "//vsizip/scene.zip/x.tif",
+        "folder/../vsizip/x.tif",
+        "vsis3/bucket/x.tif",
+        "http://127.0.0.1:9/x.tif",
+        "file:///etc/passwd",
+        "s3://bucket/x.tif",
+        "GTIFF_RAW:scene.tif",
+        "NETCDF:scene.nc:band",
+        "MEM:::DATAPOINTER=1,PIXELS=1,LINES=1",
+        "<VRTDataset/>",
+        "scene.tif\0.png",
+        "",
+    ],
+)
+def test_every_way_out_is_refused_in_one_sentence(access: Access, typed: str) -> None:
+    with pytest.raises(InputError) as refused:
+        access.resolve(typed)
+    assert "\n" not in str(refused.value)
+
+
+def test_links_are_followed_before_judging(access: Access, tmp_path: Path) -> None:
+    inside = access.roots[0]
+    (inside / "file-link.tif").symlink_to(tmp_path / "outside" / "secret.tif")
+    (inside / "folder-link").symlink_to(tmp_path / "outside")
+    for typed in ("file-link.tif", "folder-link/secret.tif", "folder-link"):
+        with pytest.raises(InputError, match="lies outside"):
+            access.resolve(typed)
+    (inside / "folder" / "band.tif").symlink_to(tmp_path / "outside" / "secret.tif")
+    with pytest.raises(InputError, match="leaves the allowed folders"):
+        access.resolve("folder")
+
+
+def test_other_kinds_of_files_are_refused(access: Access) -> None:
+    (access.roots[0] / "notes.txt").write_text("x")
+    with pytest.raises(InputError, match="kind"):
+        access.resolve("notes.txt")
+    with pytest.raises(InputError, match="does not exist"):
+        access.resolve("absent.tif")
+
+
+def vrt(source: str, relative: int = 0, extra: str = "") -> str:
+    return f"""<VRTDataset rasterXSize="8" rasterYSize="8"><VRTRasterBand dataType="Byte" band="1">{extra}
+    <SimpleSource><SourceFilename relativeToVRT="{relative}">{source}</SourceFilename></SimpleSource>
+    </VRTRasterBand></VRTDataset>"""
+
+
+@pytest.mark.parametrize(
+    "source", ["../outside/secret.tif", "/etc/passwd", "/vsicurl/http://127.0.0.1/x.tif", "http://x/y.tif", "other.vrt"]
+)
+def test_a_vrt_may_name_rasters_inside_only(access: Access, source: str) -> None:
+    inside = access.roots[0]
+    (inside / "bad.vrt").write_text(vrt(source, relative=0 if source.startswith("/") else 1))
+    with pytest.raises(InputError, match="names"):
+        access.resolve("bad.vrt")
+    (inside / "good.vrt").write_text(vrt("scene.tif", relative=1))
+    assert access.resolve("good.vrt").name == "good.vrt"
+
+
+def test_a_vrt_with_code_or_entities_is_refused(access: Access) -> None:
+    inside = access.roots[0]
+    (inside / "code.vrt").write_text(vrt("scene.tif", 1, "<PixelFunctionCode>import os</PixelFunctionCode>"))
+    with pytest.raises(InputError, match="code"):
+        access.resolve("code.vrt")
+    (inside / "bomb.vrt").write_text('<!DOCTYPE x [<!ENTITY a "aaaa">]><VRTDataset>&a;</VRTDataset>')
+    with pytest.raises(InputError, match="entities"):
+        access.resolve("bomb.vrt")
+
+
+@given(st.text(min_size=1, max_size=60))
+def test_a_safe_name_never_leads_elsewhere(name: str) -> None:
+    try:
+        safe = safe_name(name)
+    except InputError:
+        return
+    assert os.path.basename(safe) == safe
+    assert not safe.startswith(".")
+
+
+def test_an_upload_is_kept_and_never_replaces_another(tmp_path: Path) -> None:
+    source = write_raster(tmp_path / "a.tif", np.ones((1, 8, 8), np.uint8))
+    first = store("../../a b.tif", BytesIO(source.read_bytes()), tmp_path / "up")
+    second = store("a b.tif", BytesIO(source.read_bytes()), tmp_path / "up")
+    assert (first.name, second.name) == ("a_b.tif", "a_b_2.tif")
+    assert first.parent == tmp_path / "up"
+    assert first.read_bytes() == source.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("x.exe", b"MZ", "kind"),
+        ("x.pkl", pickle.dumps([1]), "kind"),
+        ("x.tif", pickle.dumps([1]), "pickled"),
+        ("x.tif", b"<VRTDataset/>", "no tif"),
+        ("x.png", b"II*\0", "no png"),
+        ("x.geojson", b"\x80\x04K\x01.", "pickled"),
+        ("x.geojson", b"hello", "no JSON"),
+        ("x.zip", b"PK\x03\x04broken", "damaged"),
+    ],
+)
+def test_an_upload_that_is_not_what_it_says_is_refused(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        store(name, BytesIO(content), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def zipped(**members: bytes) -> BytesIO:
+    target = BytesIO()
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name.replace("__", "."), content)
+    target.seek(0)
+    return target
+
+
+def test_a_zip_bomb_and_a_zip_that_climbs_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="would unpack"):
+        store("b.zip", zipped(a__shp=b"\0" * 30_000_000), tmp_path)
+    climbing = BytesIO()
+    with zipfile.ZipFile(climbing, "w") as archive:
+        archive.writestr("../../evil.shp", b"x")
+    climbing.seek(0)
+    with pytest.raises(InputError, match="leads outside"):
+        store("c.zip", climbing, tmp_path)
+    assert not (tmp_path.parent.parent / "evil.shp").exists()
+    with pytest.raises(InputError, match="no shapefile"):
+        store("d.zip", zipped(readme__txt=b"x"), tmp_path)
+
+
+def test_a_zipped_shapefile_is_unpacked(tmp_path: Path) -> None:
+    path = store("labels.zip", zipped(a__shp=b"shape", a__dbf=b"table", a__py=b"import os"), tmp_path)
+    assert path == tmp_path / "labels" / "a.shp"
+    assert sorted(file.name for file in path.parent.iterdir()) == ["a.dbf", "a.shp"]

@@ -1,0 +1,394 @@
+"""The web map in a real browser: what an analyst does, from opening it to a file on the disk."""
+
+import re
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+from app_testing import WAIT_MS, Server, Watched, free_port, landscape, write_raster
+from pyproj import Transformer
+
+from app.jobs import JobStore, State
+from tiles.cog import read_classes
+
+pytestmark = pytest.mark.browser
+
+Open = Callable[..., Watched]
+TO_DEGREES = Transformer.from_crs(32631, 4326, always_xy=True)
+
+
+def tiles_shown(watched: Watched, at_least: int = 1) -> None:
+    watched.page.wait_for_function(f"""() => {{
+        const roots = [document, ...[...document.querySelectorAll('*')].map(e => e.shadowRoot).filter(Boolean)];
+        return roots.flatMap(r => [...r.querySelectorAll('.leaflet-tile-loaded')]).length >= {at_least};
+    }}""")
+
+
+def go(watched: Watched, name: str) -> None:
+    watched.page.get_by_role("link", name=name, exact=True).click()
+
+
+class Place:
+    """From pixels of the generated scenes to the screen, found by asking the map where two of its points lie."""
+
+    def __init__(self, watched: Watched) -> None:
+        self.mouse = watched.page.mouse
+        self.page = watched.page
+        box = watched.page.locator(".gd-map").bounding_box()
+        assert box
+        ends = [(box["x"] + 120, box["y"] + 420), (box["x"] + 420, box["y"] + 560)]
+        (x0, y0), (x1, y1) = ends
+        (lng0, lat0), (lng1, lat1) = (self._ask(*end) for end in ends)
+        self.lng = (x0, (x1 - x0) / (lng1 - lng0), lng0)
+        self.lat = (y0, (y1 - y0) / (lat1 - lat0), lat0)
+
+    def _ask(self, x: float, y: float) -> tuple[float, float]:
+        self.mouse.move(x, y)
+        self.page.wait_for_timeout(150)
+        text = self.page.locator(".gd-position").inner_text()
+        found = re.match(r"([\d.]+)° ([NS])\s+([\d.]+)° ([EW])", text)
+        assert found, text
+        lat = float(found[1]) * (1 if found[2] == "N" else -1)
+        return float(found[3]) * (1 if found[4] == "E" else -1), lat
+
+    def screen(self, column: float, row: float) -> tuple[float, float]:
+        lng, lat = TO_DEGREES.transform(500_000 + 10 * column, 5_000_000 - 10 * row)
+        return self.lng[0] + (lng - self.lng[2]) * self.lng[1], self.lat[0] + (lat - self.lat[2]) * self.lat[1]
+
+    def click(self, column: float, row: float) -> None:
+        self.mouse.click(*self.screen(column, row))
+
+    def polygon(self, column: float, row: float, size: float) -> None:
+        """Draw a square with the tool that is on."""
+        corners = [(0, 0), (size, 0), (size, size), (0, size), (0, 0)]
+        for right, down in corners:
+            self.click(column + right, row + down)
+            self.page.wait_for_timeout(120)
+
+
+def test_first_light(server: Server, open_page: Open) -> None:
+    """Open: tiles, opacity, order, values, swipe; nothing asked of anybody else, no error, one map."""
+    watched = open_page(server.url)
+    page = watched.page
+    tiles_shown(watched, 2)
+    names = page.locator(".gd-name").all_inner_texts()
+    assert names == ["after", "before"]
+
+    opacity = page.locator(".gd-opacity").first
+    opacity.fill("30")
+    page.wait_for_function("""() => {
+        const roots = [...document.querySelectorAll('*')].map(e => e.shadowRoot).filter(Boolean);
+        return roots.flatMap(r => [...r.querySelectorAll('.leaflet-layer')]).some(e => e.style.opacity === '0.3');
+    }""")
+    opacity.fill("100")
+
+    place = Place(watched)
+    place.click(40, 40)
+    row = page.locator(".gd-values tr", has_text="blue").first
+    row.wait_for()
+    shown = int(row.locator(".gd-value").inner_text())
+    with rasterio.open(server.folder / "after.tif") as source:
+        around = source.read(3)[37:44, 37:44]
+    assert around.min() <= shown <= around.max()
+
+    page.locator(".gd-swipe-on").check()
+    page.locator(".gd-swipe").wait_for()
+    clips = page.evaluate("""() => [...document.querySelectorAll('*')].map(e => e.shadowRoot).filter(Boolean)
+        .flatMap(r => [...r.querySelectorAll('.leaflet-pane')]).map(e => e.style.clipPath).filter(Boolean).length""")
+    assert clips == 2
+    page.locator(".gd-swipe").press("ArrowLeft")
+    assert page.locator(".gd-swipe").get_attribute("aria-valuenow") == "48"
+    watched.keep("scenes-1440-light")
+
+    page.get_by_role("button", name="Move after down").click()
+    assert page.locator(".gd-name").all_inner_texts() == ["before", "after"]
+    page.wait_for_timeout(1500)  # the arrangement has been told to Python, which ran again
+    assert page.locator(".gd-name").all_inner_texts() == ["before", "after"]
+    assert watched.maps_made() == 1
+    assert watched.quiet(), (watched.external, watched.errors)
+
+
+def test_the_map_survives_reruns_and_other_pages_without_asking_for_tiles_again(
+    server: Server, open_page: Open
+) -> None:
+    watched = open_page(server.url)
+    tiles_shown(watched, 2)
+    watched.page.wait_for_timeout(1500)
+    asked: list[str] = []
+    watched.page.on("request", lambda one: asked.append(one.url) if "/tiles/" in one.url else None)
+    for name in ("Change", "Jobs", "Segment", "Scenes"):
+        go(watched, name)
+        if name == "Jobs":
+            watched.page.get_by_role("heading", name="Jobs").wait_for()
+        else:
+            watched.page.locator(".gd-map").wait_for()
+        watched.page.wait_for_timeout(700)
+    assert watched.maps_made() == 1
+    assert asked == []
+    assert watched.quiet(), (watched.external, watched.errors)
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+@pytest.mark.parametrize("dark", [False, True])
+def test_every_page_fits_a_laptop_and_a_phone(server: Server, open_page: Open, width: int, dark: bool) -> None:
+    """No page scrolls sideways; screenshots of all are kept to be looked at."""
+    watched = open_page(server.url, width=width, height=900 if width > 500 else 844, dark=dark)
+    page = watched.page
+    for name in ("Scenes", "Explore", "Segment", "Change", "Jobs", "Training"):
+        if page.get_by_role("link", name=name, exact=True).count() == 0:
+            page.get_by_test_id("stExpandSidebarButton").click()
+        go(watched, name)
+        marker = {"Jobs": "Jobs run in processes", "Training": "Training"}.get(name)
+        (page.get_by_text(marker).last if marker else page.locator(".gd-map")).wait_for()
+        page.wait_for_timeout(2500)
+        watched.keep(f"{name.lower()}-{width}-{'dark' if dark else 'light'}")
+        overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert overflow <= 0, name
+    assert watched.quiet(), (watched.external, watched.errors)
+
+
+def test_draw_segment_correct_export(server: Server, open_page: Open) -> None:
+    """Open → draw three classes → segment → correct → export: rasters and vectors on the disk, with their names."""
+    watched = open_page(server.url)
+    page = watched.page
+    tiles_shown(watched, 2)
+    go(watched, "Segment")
+    page.get_by_role("button", name="Prepare this scene").click()
+    page.get_by_text("Draw examples of two classes or more").wait_for()
+    page.locator(".gd-map").focus()
+    page.keyboard.press("f")
+    page.wait_for_timeout(1200)
+    place = Place(watched)
+    spots = {0: [(20, 60), (40, 280)], 1: [(190, 40), (160, 150)], 2: [(200, 240), (160, 320)]}
+    for number, corners in spots.items():
+        page.locator(".gd-chip").nth(number).click()
+        for corner in corners:
+            place.polygon(*corner, 40)
+            page.wait_for_timeout(400)
+    page.locator(".gd-name", has_text="Live map").wait_for()
+    page.get_by_text("Live map made in").wait_for()
+    page.get_by_text("Accuracy").wait_for()
+
+    page.get_by_text("Classes and examples (6)").wait_for()
+    page.locator(".gd-chip").nth(1).click()
+    place.polygon(230, 130, 30)
+    page.get_by_text("Classes and examples (7)").wait_for()
+    page.keyboard.press("Escape")
+    page.locator(".gd-undo").click()
+    page.get_by_text("Classes and examples (6)").wait_for()
+    watched.keep("segment-drawn-1440-light")
+
+    page.get_by_role("button", name="Make the full map").click()
+    page.locator(".gd-name", has_text="Land cover of").wait_for()
+    land = max(server.work.glob("results/*/land-cover.tif"), key=lambda path: path.stat().st_mtime)
+    with rasterio.open(land) as source, rasterio.open(server.folder / "after.tif") as scene:
+        assert (source.crs, source.transform, source.shape) == (scene.crs, scene.transform, scene.shape)
+        values = source.read(1)
+    assert sorted(one.name for one in read_classes(land)) == ["built-up", "vegetation", "water"]
+    water = next(one.value for one in read_classes(land) if one.name == "water")
+    assert (values[:, 10:110] == water).mean() > 0.8
+    assert len(geopandas.read_file(land.with_suffix(".gpkg"))) >= 3
+    assert (land.parent / "model.safetensors").exists()
+
+    page.get_by_text(land.parent.name).click()
+    page.get_by_role("button", name="Draw the map as a picture").click()
+    page.get_by_role("link", name="map.png").wait_for()
+    assert (land.parent / "map.png").stat().st_size > 10_000
+    for ending in (".geojson", ".parquet"):
+        assert land.with_suffix(ending).exists()
+    with page.expect_download() as waiting:
+        page.get_by_role("link", name="land-cover.tif").click()
+    assert Path(waiting.value.path()).read_bytes() == land.read_bytes()
+    watched.keep("segment-1440-light")
+    assert watched.maps_made() == 1
+    assert watched.quiet(), (watched.external, watched.errors)
+
+
+def test_two_dates_change_threshold_polygons(server: Server, open_page: Open) -> None:
+    """Two dates → change → move the threshold → export the polygons."""
+    watched = open_page(server.url)
+    page = watched.page
+    tiles_shown(watched, 2)
+    go(watched, "Change")
+    page.get_by_role("button", name="Find changes").click()
+    slider = page.locator(".gd-threshold")
+    slider.wait_for()
+    places = page.get_by_text(re.compile(r"\d+ places"))
+    places.wait_for()
+    before = places.inner_text()
+
+    # The browser repaints by itself: pixels of the layer change though no tile is asked for.
+    asked: list[str] = []
+    page.on("request", lambda one: asked.append(one.url) if "/tiles/" in one.url else None)
+    painted = """() => [...document.querySelectorAll('*')].map(e => e.shadowRoot).filter(Boolean)
+        .flatMap(r => [...r.querySelectorAll('canvas.leaflet-tile')])
+        .reduce((n, c) => n + c.getContext('2d').getImageData(0, 0, 256, 256).data.filter((v, i) => i % 4 === 3 && v).length, 0)"""
+    first = page.evaluate(painted)
+    top = float(slider.get_attribute("max") or 0)
+    low = float(slider.input_value())
+    slider.evaluate("(e, v) => { e.value = v; e.dispatchEvent(new Event('input')); }", str(low + 0.6 * (top - low)))
+    assert page.evaluate(painted) < first
+    assert asked == []
+    slider.evaluate("e => e.dispatchEvent(new Event('change'))")
+    page.wait_for_function("before => !document.body.innerText.includes(before)", arg=before)
+    watched.keep("change-threshold-1440-light")
+
+    page.get_by_text("Take away").click()
+    page.get_by_role("button", name="Write the files at this threshold").click()
+    page.get_by_role("link", name="changes-at-threshold.gpkg").wait_for()
+    written = max(server.work.glob("results/*/changes-at-threshold.gpkg"), key=lambda path: path.stat().st_mtime)
+    frame = geopandas.read_file(written)
+    assert {"area_m2", "score"} <= set(frame.columns)
+    with rasterio.open(written.with_suffix(".tif")) as source:
+        share = (source.read(1) == 1).mean()
+        threshold = float(source.tags()["GEODINO_THRESHOLD"])
+    assert threshold > low
+    # The new quarter is a sixteenth of the scene, and is where the largest place is.
+    assert 0 < share < 0.2
+    biggest = frame.sort_values("area_m2").geometry.iloc[-1].centroid
+    column, row = (biggest.x - 500_000) / 10, (5_000_000 - biggest.y) / 10
+    assert 220 < column < 350
+    assert 30 < row < 160
+    with page.expect_download() as waiting:
+        page.get_by_role("link", name="changes-at-threshold.geojson").click()
+    assert len(geopandas.read_file(waiting.value.path())) == len(frame)
+    assert watched.quiet(), (watched.external, watched.errors)
+
+
+def test_a_run_being_trained_shows_its_curves(server: Server, open_page: Open) -> None:
+    """New rows of ``metrics.csv`` appear on the open page."""
+    from pretrain.metrics import MetricsLog
+
+    run = server.work / "runs" / "tiny"
+    run.mkdir(parents=True, exist_ok=True)
+
+    def train(log: MetricsLog, steps: range) -> None:
+        for step in steps:
+            log.write(step, {"loss": 9 / step, "dino": 5 / step, "ibot": 3 / step, "lr": 1e-3, "images_per_s": 20.0})
+
+    with MetricsLog(run, 0) as log:
+        train(log, range(1, 21))
+        watched = open_page(server.url)
+        go(watched, "Training")
+        watched.page.get_by_text("Losses").wait_for()
+        step = watched.page.get_by_test_id("stMetricValue").first
+        assert step.inner_text() == "20"
+        train(log, range(21, 35))
+        watched.page.wait_for_function(
+            "() => [...document.querySelectorAll('[data-testid=stMetricValue]')].some(e => e.innerText === '34')"
+        )
+    watched.page.locator("canvas, svg.marks").first.wait_for()
+    watched.keep("training-1440-light")
+    assert (run / "metrics.csv").read_text().count("\n") == 35
+    assert watched.quiet(), (watched.external, watched.errors)
+
+
+def test_a_job_is_cancelled_resumed_and_outlives_the_server(
+    tmp_path: Path, tiny_backbone: Path, open_page: Open, server: Server
+) -> None:
+    """Prepare a large scene → cancel → go on → kill the server in mid-job → start it again → the features are there."""
+    scene = write_raster(tmp_path / "large.tif", np.tile(landscape(), (1, 7, 7)), names=("red", "green", "blue"))
+    own = Server(tmp_path, tmp_path / "work", [str(scene), "--backbone", str(tiny_backbone)], free_port())
+    (own.work / "cache").mkdir(parents=True)
+    (own.work / "cache" / "tour-seen").touch()
+    own.start()
+    store = JobStore(own.work / "jobs")
+    try:
+        watched = open_page(own.url)
+        page = watched.page
+        tiles_shown(watched)
+        go(watched, "Explore")
+        page.get_by_role("button", name="Prepare this scene").click()
+        page.get_by_role("button", name="Cancel").click()
+        job = _only_job(store)
+        _until(lambda: store.status(job).state is State.cancelled)
+        assert not list(own.work.glob("cache/features/*.zarr"))
+
+        go(watched, "Jobs")
+        page.get_by_text("cancelled", exact=True).wait_for()
+        watched.keep("jobs-1440-light")
+        page.get_by_role("button", name="Go on").click()
+        _until(lambda: store.status(job).state is State.running)
+        own.stop(signal.SIGKILL)
+        assert store.status(job).state in {State.running, State.done}
+        own.start()
+        again = open_page(own.url)
+        go(again, "Jobs")
+        again.page.get_by_text("done", exact=True).wait_for()
+        assert store.status(job).state is State.done
+        (features,) = own.work.glob("cache/features/*.zarr")
+        go(again, "Explore")
+        again.page.get_by_role("button", name="Show principal components").click()
+        again.page.locator(".gd-name", has_text="PCA of large").wait_for()
+        assert features.is_dir()
+        assert again.quiet(), (again.external, again.errors)
+    finally:
+        own.stop()
+        for one in store.jobs():
+            store.cancel(one.id)
+
+
+def _only_job(store: JobStore) -> str:
+    (job,) = store.jobs()
+    return job.id
+
+
+def _until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_MS / 1000
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_names_are_text_and_never_markup(server: Server, open_page: Open, tmp_path: Path) -> None:
+    """A file called like HTML is shown as it is called, in the layer list, the page and the values."""
+    evil = "<img src=x onerror=document.title='owned'>"
+    path = server.work / "uploads" / f"{evil.replace('/', '')}.tif"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_raster(path, landscape(size=64), names=("<b>red</b>", "<script>1</script>", "**blue**"))
+    watched = open_page(server.url)
+    page = watched.page
+    tiles_shown(watched)
+    page.get_by_text("Add a scene").click()
+    page.get_by_label("Path", exact=True).last.fill(str(path))
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Add to the map", exact=True).click()
+    page.locator(".gd-name", has_text="<img src=x").wait_for()
+    page.get_by_text("About this layer").click()
+    page.get_by_text("Footprint").wait_for()
+    page.wait_for_timeout(1000)
+    assert page.title() != "owned"
+    assert page.locator("img[src=x]").count() == 0
+    refused = page.get_by_label("Path", exact=True).last
+    page.get_by_text("Add a scene").click() if not refused.is_visible() else None
+    refused.fill("/etc/passwd")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Add to the map", exact=True).click()
+    page.get_by_text("lies outside the allowed folders").wait_for()
+    path.unlink()
+    assert watched.quiet(), (watched.external, watched.errors)
+
+
+def test_sessions_are_separate_and_the_tour_ends_for_good(server: Server, open_page: Open) -> None:
+    seen = server.work / "cache" / "tour-seen"
+    seen.unlink()
+    first, second = open_page(server.url), open_page(server.url)
+    tiles_shown(first)
+    tiles_shown(second)
+    first.page.get_by_text("Tour 1 of 6").wait_for()
+    first.page.get_by_role("button", name="Next").click()
+    first.page.get_by_text("Tour 2 of 6").wait_for()
+    first.keep("tour-1440-light")
+    first.page.get_by_role("button", name="End the tour").click()
+    first.page.get_by_text("Tour 2 of 6").wait_for(state="detached")
+    assert seen.exists()
+    first.page.get_by_role("button", name="Remove from the map").click()
+    first.page.wait_for_function("""() => [...document.querySelectorAll('*')].map(e => e.shadowRoot).filter(Boolean)
+        .flatMap(r => [...r.querySelectorAll('.gd-name')]).length === 1""")
+    assert second.page.locator(".gd-name").count() == 2
+    assert first.quiet() and second.quiet()
