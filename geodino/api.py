@@ -1,5 +1,6 @@
 """The public functions: each does what the command of the same name does."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -213,6 +214,57 @@ def change(
         settings=DenseSettings(upscale=upscale),
         progress=progress,
     )
+
+
+def similar(
+    scene: str | Path | Scene,
+    output: str | Path,
+    *,
+    at: Sequence[tuple[float, float]] = (),
+    polygons: str | Path | None = None,
+    crs: str | None = None,
+    index: str | Path | None = None,
+    count: int = 100,
+    backbone: str | Path | Backbone | None = None,
+    settings: DenseSettings | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Map how much every place looks like the chosen ones, or find the places of an index that do.
+
+    Args:
+        scene: A scene, what ``open_scene`` takes, or a feature cube, which needs no model.
+        output: The map: float32 COG, cosine in [-1, 1], NaN = nodata, on the scene's pixel grid (on the token grid for
+            a cube). With ``index``: the best places as ``.parquet``, ``.gpkg`` or ``.geojson``.
+        at: Places ``(x, y)``; several are averaged.
+        polygons: Vector file whose polygons are looked for, averaged with the places.
+        crs: Coordinate reference system of ``at``; the scene's own when None.
+        index: GeoParquet of sparse embeddings to search instead of the scene.
+        count: Places of the index to keep.
+        backbone: A backbone, or what ``load_backbone`` takes; None for the packaged one.
+        settings: How windows are laid.
+        overwrite: Replace an existing output.
+        progress: Reporter of the share done, 0 to 1.
+
+    Returns:
+        Where the result is.
+
+    Raises:
+        InputError: A place lies outside the scene or on nodata, or a file cannot be used.
+        OutputError: The output exists or cannot be written.
+    """
+    from geodino.similar_places import SimilarPlaces
+
+    return SimilarPlaces(
+        scene=scene if isinstance(scene, Scene) else str(scene),
+        output=Path(output).absolute(),
+        points=tuple(at),
+        polygons=_path(polygons),
+        crs=crs,
+        index=_path(index),
+        count=count,
+        overwrite=overwrite,
+    ).run(backbone, settings or DenseSettings(), progress)
 
 
 def _path(value: str | Path | None) -> Path | None:

@@ -9,7 +9,7 @@ its name. Inputs and outputs must lie where every worker sees them under the sam
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -142,9 +142,17 @@ class Cluster:
 
     def plan(self, scene: Scene, output: Path, settings: DenseSettings, dtype: str) -> Extraction:
         """Plan a cube in the arithmetic of the workers, with the batch size that one of them can hold."""
-        arithmetic, settings = self.client.submit(_describe, self.model, settings).result()
-        local = ModelSpec(self.model.name, "cpu", "fp32").load()  # for its hash and sizes; nothing is computed here
-        return Extraction.plan(scene, local, output, settings, dtype=dtype, arithmetic=arithmetic)
+        arithmetic, settings = self.describe(settings)
+        return Extraction.plan(scene, self.local, output, settings, dtype=dtype, arithmetic=arithmetic)
+
+    def describe(self, settings: DenseSettings) -> tuple[str, DenseSettings]:
+        """Ask a worker for its arithmetic, and for the settings with the batch size that it can hold."""
+        return self.client.submit(_describe, self.model, settings).result()
+
+    @cached_property
+    def local(self) -> Backbone:
+        """The backbone here, for its hash and sizes; nothing is computed with it."""
+        return load_backbone(self.model.name, device="cpu", precision="fp32")
 
     def extract(
         self,
@@ -184,9 +192,10 @@ class Cluster:
                     yield future.result()
                 except KilledWorker:
                     task = futures[future]
+                    rows = f"token rows {task.rows.start} to {task.rows.stop}"
                     raise InputError(
-                        f"workers died repeatedly on {task.scene.source} (token rows {task.rows.start} to {task.rows.stop}), "
-                        "most likely for want of memory: give them more, or take a smaller --batch-size"
+                        f"workers died repeatedly on {task.scene.source} ({rows}), most likely for want of memory: "
+                        "give them more, or take a smaller --batch-size"
                     ) from None
         finally:
             self.client.cancel(list(futures))

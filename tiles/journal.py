@@ -8,6 +8,7 @@ inputs or settings is refused: the half-finished results would not fit together.
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ class Journal:
         self.path = path
         self.done: dict[str, dict[str, Any]] = {}
         self.restarted = False
+        self._lock = threading.Lock()
         self.identity: dict[str, Any] = json.loads(json.dumps(identity, sort_keys=True))
         lines = _whole_lines(path)
         if lines:
@@ -59,11 +61,12 @@ class Journal:
 
     def mark(self, item: str, **facts: Any) -> None:
         """Record that ``item`` is finished and safely on disk."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"done": item, "facts": facts}, sort_keys=True) + "\n")
+        line = json.dumps({"done": item, "facts": facts}, sort_keys=True) + "\n"
+        with self._lock, self.path.open("a", encoding="utf-8") as file:
+            file.write(line)
             file.flush()
             os.fsync(file.fileno())
-        self.done[item] = facts
+            self.done[item] = facts
 
 
 def _whole_lines(path: Path) -> list[dict[str, Any]]:

@@ -1,7 +1,65 @@
 """`geodino batch`."""
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
+
+from geodino.cli.options import (
+    BackboneOption,
+    DaskOption,
+    Device,
+    DeviceOption,
+    OverwriteOption,
+    Precision,
+    PrecisionOption,
+)
 
 
 def register(cli: typer.Typer) -> None:
     """Add the command."""
+
+    @cli.command("batch")
+    def batch(
+        sources: Annotated[list[str], typer.Argument(help="A job file (.yaml), or scenes and quoted globs.")],
+        output: Annotated[
+            str | None,
+            typer.Option("--output", "-o", help="Without a job file: where results go, such as 'out/{name}.zarr'."),
+        ] = None,
+        journal: Annotated[
+            Path | None, typer.Option(help="Record of finished scenes; in the folder of the outputs if not given.")
+        ] = None,
+        backbone: BackboneOption = None,
+        device: DeviceOption = Device.auto,
+        precision: PrecisionOption = Precision.auto,
+        quicklook: Annotated[bool, typer.Option("--quicklook", help="Also draw each feature cube (.png).")] = False,
+        dask: DaskOption = None,
+        overwrite: OverwriteOption = False,
+    ) -> None:
+        """Features (or maps by a saved model) of many scenes; run again, it does what is left.
+
+        Exits with 0 when every scene is done, with 1 when some could not be: each is named with its reason.
+        """
+        from pydantic import ValidationError
+
+        from geodino.batch import BatchJob, first_problem, read_job, run_batch, template
+        from tiles.errors import InputError
+        from tiles.progress import progress
+
+        if len(sources) == 1 and sources[0].lower().endswith((".yaml", ".yml")):
+            if output is not None or backbone is not None:
+                raise InputError("a job file says its own output and backbone; leave out -o and --backbone")
+            job = read_job(Path(sources[0]))
+        elif output is None:
+            raise InputError("say where results go: -o 'out/{name}.zarr'")
+        else:
+            words = {"output": template(output), "backbone": backbone, "device": device, "precision": precision}
+            try:
+                job = BatchJob.model_validate({"scenes": sources, "quicklook": quicklook, **words})
+            except ValidationError as error:
+                raise InputError(first_problem(error)) from None
+        with progress("batch", 1) as report:
+            result = run_batch(job, journal=journal, dask=dask, overwrite=overwrite, progress=report, say=typer.echo)
+        typer.echo(f"{len(result.made)} made, {len(result.kept)} kept from before, {len(result.failed)} failed")
+        if result.failed:
+            raise typer.Exit(1)

@@ -1,7 +1,115 @@
-"""`geodino similar`."""
+"""`geodino similar` and `geodino index`."""
+
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
+from geodino.cli.options import (
+    BackboneOption,
+    BandNamesOption,
+    Device,
+    DeviceOption,
+    GsdOption,
+    OutputOption,
+    OverwriteOption,
+    Precision,
+    PrecisionOption,
+    SensorOption,
+    names,
+)
+
+UpscaleOption = Annotated[int, typer.Option(help="Tokens per patch side, 1, 2 or 4: finer and slower.")]
+
 
 def register(cli: typer.Typer) -> None:
-    """Add the command."""
+    """Add the commands."""
+
+    @cli.command("similar")
+    def similar(
+        scene: Annotated[str, typer.Argument(help="A scene as for `features`, or a feature cube (no model needed).")],
+        output: OutputOption,
+        at: Annotated[
+            list[str] | None, typer.Option("--at", metavar="X,Y", help="A place; several are averaged.")
+        ] = None,
+        polygons: Annotated[Path | None, typer.Option(help="Vector file of polygons to look for.")] = None,
+        crs: Annotated[
+            str | None, typer.Option(help="CRS of --at, such as EPSG:4326; the scene's own if not given.")
+        ] = None,
+        index: Annotated[
+            Path | None,
+            typer.Option(help="Search this index of `geodino index` instead: OUT is .gpkg, .geojson, .parquet."),
+        ] = None,
+        count: Annotated[int, typer.Option(min=1, help="Places of the index to keep.")] = 100,
+        upscale: UpscaleOption = 1,
+        backbone: BackboneOption = None,
+        device: DeviceOption = Device.auto,
+        precision: PrecisionOption = Precision.auto,
+        sensor: SensorOption = None,
+        band_names: BandNamesOption = None,
+        gsd: GsdOption = None,
+        overwrite: OverwriteOption = False,
+    ) -> None:
+        """Cosine similarity of every place to the chosen ones, as a map on the scene's pixels."""
+        from geodino.api import similar as run
+        from geodino.backbone import load_backbone
+        from geodino.dense import DenseSettings
+        from geodino.similar_places import is_cube
+        from geodino.similarity import Query, parse_points
+        from geodino.sparse import check_hits
+        from tiles.cog import check_output
+        from tiles.progress import progress
+        from tiles.scene import open_scene
+
+        points = parse_points(at or [])
+        Query(points, polygons, crs)
+        (check_hits if index else check_output)(output, overwrite=overwrite)
+        cube = is_cube(scene)
+        opened = scene if cube else open_scene(scene, sensor=sensor, band_names=names(band_names), gsd_m=gsd)
+        if not isinstance(opened, str):
+            for note in opened.notes:
+                typer.echo(note)
+        with progress("similar", 1) as report:
+            run(
+                opened,
+                output,
+                at=points,
+                polygons=polygons,
+                crs=crs,
+                index=index,
+                count=count,
+                backbone=None if cube else load_backbone(backbone, device=device, precision=precision),
+                settings=DenseSettings(upscale=upscale),
+                overwrite=overwrite,
+                progress=report,
+            )
+        typer.echo(f"wrote {output}")
+
+    @cli.command("index")
+    def index_scenes(
+        sources: Annotated[list[str], typer.Argument(help="Scenes or feature cubes.")],
+        output: OutputOption,
+        tokens: Annotated[int, typer.Option(min=1, max=64, help="Tokens along the side of an indexed block.")] = 8,
+        backbone: BackboneOption = None,
+        device: DeviceOption = Device.auto,
+        precision: PrecisionOption = Precision.auto,
+        overwrite: OverwriteOption = False,
+    ) -> None:
+        """Sparse embeddings of many scenes in one GeoParquet (Major TOM's columns), for `similar --index`."""
+        from geodino.backbone import load_backbone
+        from geodino.dense import DenseSettings
+        from geodino.similar_places import embed_source, is_cube
+        from geodino.sparse import write_index
+        from tiles.cog import check_output
+        from tiles.progress import progress
+
+        check_output(output, overwrite=overwrite)
+        model = None if all(map(is_cube, sources)) else load_backbone(backbone, device=device, precision=precision)
+        frames = []
+        with progress("index", len(sources)) as report:
+            for number, source in enumerate(sources, 1):
+                frames.append(embed_source(source, model, DenseSettings(), output.absolute(), tokens=tokens))
+                report.update(number)
+        typer.echo(
+            f"wrote {output}: {write_index(frames, output, overwrite=overwrite)} places of {len(sources)} scenes"
+        )

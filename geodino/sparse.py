@@ -1,0 +1,179 @@
+"""Sparse embeddings of many scenes: one vector a block of tokens, in a GeoParquet with Major TOM's columns.
+
+The columns are those of the Major TOM embedding data sets (arXiv 2412.05600), so the files of either can be searched
+with the tools of both. A search compares a query with every row and keeps the best.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import geopandas as gpd
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import shapely
+from odc.geo.geobox import GeoBox
+from odc.geo.geom import Geometry
+
+from geodino.major_tom import Cell
+from geodino.similarity import cube_rows, unit
+from tiles.cog import check_output, disk_errors, part_of
+from tiles.errors import InputError, OutputError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+COLUMNS = (
+    "unique_id",
+    "embedding",
+    "timestamp",
+    "product_id",
+    "grid_cell",
+    "grid_row_u",
+    "grid_col_r",
+    "geometry",
+    "centre_lat",
+    "centre_lon",
+    "utm_footprint",
+    "utm_crs",
+    "pixel_bbox",
+)
+_WRITERS = {".parquet": None, ".gpkg": "GPKG", ".geojson": "GeoJSON"}
+
+
+def embed(
+    cube: "xr.DataArray", product: str, *, tokens: int = 8, timestamp: str | None = None, pixels: int | None = None
+) -> gpd.GeoDataFrame:
+    """Sparse embeddings of a cube.
+
+    Args:
+        cube: Features of unit length.
+        product: Name of the scene.
+        tokens: Tokens along a block's side; blocks of which less than half is valid are left out.
+        timestamp: When the scene was taken, ISO 8601.
+        pixels: Scene pixels along a token's side, for ``pixel_bbox``; 1 leaves it in tokens.
+
+    Returns:
+        One row a block, in WGS 84, with the columns ``COLUMNS``. ``embedding`` is the mean feature at unit length.
+
+    Raises:
+        InputError: The cube has no coordinate reference system.
+    """
+    grid = GeoBox((cube.sizes["y"], cube.sizes["x"]), cube.rio.transform(), cube.rio.crs)
+    if grid.crs is None:
+        raise InputError(f"{product} has no coordinate reference system, so it has no place in an index")
+    rows = []
+    scale = pixels or 1
+    held: list[npt.NDArray[np.float32]] = []
+    for start, features, valid in cube_rows(cube):  # pieces of 64 rows: whole blocks for every power of two up to it
+        for top in range(0, valid.shape[0], tokens):
+            for left in range(0, valid.shape[1], tokens):
+                inside = valid[top : top + tokens, left : left + tokens]
+                if inside.mean() < 0.5:
+                    continue
+                block = features[:, top : top + tokens, left : left + tokens][:, inside]
+                height, width = inside.shape
+                window = grid[start + top : start + top + height, left : left + width]
+                bounds = [left, start + top, left + width, start + top + height]
+                rows.append(_row(window, product, timestamp, [n * scale for n in bounds]))
+                held.append(unit(block.mean(1)))
+    frame = gpd.GeoDataFrame(
+        rows, columns=[c for c in COLUMNS if c != "embedding"], geometry="geometry", crs="EPSG:4326"
+    )
+    frame.insert(1, "embedding", pd.Series(held, dtype=object))
+    return frame
+
+
+def _row(window: GeoBox, product: str, timestamp: str | None, bounds: list[int]) -> dict[str, object]:
+    outline = window.geographic_extent.geom
+    centre = outline.centroid
+    cell = Cell.at(centre.y, centre.x)
+    zone = 32601 + int((centre.x + 180) // 6) % 60 + (0 if centre.y >= 0 else 100)
+    utm = Geometry(outline, "EPSG:4326").to_crs(f"EPSG:{zone}").geom
+    return {
+        "unique_id": f"{product}/{bounds[0]}_{bounds[1]}",
+        "timestamp": timestamp,
+        "product_id": product,
+        "grid_cell": cell.name,
+        "grid_row_u": cell.row_u,
+        "grid_col_r": cell.col_r,
+        "geometry": outline,
+        "centre_lat": centre.y,
+        "centre_lon": centre.x,
+        "utm_footprint": shapely.to_wkt(utm, rounding_precision=2),
+        "utm_crs": f"EPSG:{zone}",
+        "pixel_bbox": bounds,
+    }
+
+
+def write_index(frames: Iterable[gpd.GeoDataFrame], output: Path, *, overwrite: bool = False) -> int:
+    """Write the embeddings of many scenes into one GeoParquet; returns the number of rows.
+
+    Raises:
+        OutputError: The output exists, cannot be written, or is no ``.parquet``.
+    """
+    check_output(output, overwrite=overwrite)
+    if output.suffix != ".parquet":
+        raise OutputError(f"an index is a GeoParquet: name it .parquet, not {output.name}")
+    whole = pd.concat(list(frames), ignore_index=True)
+    part = part_of(output)
+    try:
+        with disk_errors(output):
+            gpd.GeoDataFrame(whole, geometry="geometry", crs="EPSG:4326").to_parquet(part, index=False)
+            part.replace(output)
+    finally:
+        part.unlink(missing_ok=True)
+    return len(whole)
+
+
+def search(index: Path, query: npt.NDArray[np.float32], count: int = 100) -> gpd.GeoDataFrame:
+    """The rows of an index that are most like a query, best first, with their cosine as ``similarity``.
+
+    Args:
+        index: GeoParquet with an ``embedding`` column.
+        query: Unit vector ``[D]``.
+        count: How many.
+
+    Raises:
+        InputError: The file is no index, or of another backbone's width.
+    """
+    if not index.exists():
+        raise InputError(f"{index} does not exist")
+    try:
+        frame = gpd.read_parquet(index)
+    except (ValueError, OSError) as error:
+        raise InputError(f"{index} is no GeoParquet: {' '.join(str(error).split())}") from None
+    if "embedding" not in frame:
+        raise InputError(f"{index} has no column 'embedding'; `geodino index` makes such a file")
+    if frame.empty:
+        return frame.assign(similarity=pd.Series(dtype=float))
+    vectors = np.stack(list(frame["embedding"])).astype(np.float32)
+    if vectors.shape[1] != len(query):
+        raise InputError(
+            f"{index} holds {vectors.shape[1]} features a row and the query {len(query)}: another backbone made it"
+        )
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    found = frame.assign(similarity=vectors @ query).sort_values("similarity", ascending=False, kind="stable")
+    return found.head(count).reset_index(drop=True)
+
+
+def check_hits(output: Path, *, overwrite: bool) -> None:
+    """Refuse an output for search results that cannot be written."""
+    if output.suffix not in _WRITERS:
+        raise OutputError(f"results of a search are {', '.join(_WRITERS)}, not {output.name}")
+    check_output(output, overwrite=overwrite)
+
+
+def write_hits(hits: gpd.GeoDataFrame, output: Path) -> None:
+    """Write the result of a search, best first, without the vectors."""
+    hits = hits.drop(columns="embedding")
+    hits["pixel_bbox"] = [",".join(str(n) for n in bounds) for bounds in hits["pixel_bbox"]]
+    part = output.with_name(f"{output.stem}.part{output.suffix}")
+    try:
+        with disk_errors(output):
+            driver = _WRITERS[output.suffix]
+            hits.to_parquet(part, index=False) if driver is None else hits.to_file(part, driver=driver)
+            part.replace(output)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,189 @@
+"""Similarity: the chosen place is like itself, like its kin, unlike the rest; across scenes too."""
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import rasterio
+import shapely
+from affine import Affine
+from rio_cogeo.cogeo import cog_validate
+from typer.testing import CliRunner
+
+import geodino
+from geodino.backbone import save_backbone, untrained_backbone
+from geodino.cli import build
+from geodino.cube import open_cube
+from geodino.dense import DenseSettings
+from geodino.major_tom import Cell
+from geodino.similarity import Query, parse_points
+from geodino.sparse import COLUMNS, embed, search, write_index
+from tiles.errors import InputError, OutputError
+from tiles.scene import open_scene
+
+SMALL = DenseSettings(window=8, halo=1, batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return untrained_backbone("vit_small_patch16_dinov3", depth=1, embed_dim=64, num_heads=2, precision="fp32")
+
+
+def make_scene(folder, name="scene.tif", nodata=True, east=5e5):
+    """Noise of two textures, left and right, with a hole in the right one."""
+    rng = np.random.default_rng(0)
+    array = rng.integers(1, 60, (3, 256, 320), dtype=np.uint8)
+    array[:, :, 160:] = rng.integers(180, 255, (3, 256, 160), dtype=np.uint8)
+    if nodata:
+        array[:, 96:160, 224:288] = 0
+    with rasterio.open(
+        folder / name,
+        "w",
+        driver="GTiff",
+        count=3,
+        height=256,
+        width=320,
+        dtype="uint8",
+        nodata=0,
+        crs="EPSG:32633",
+        transform=Affine(10, 0, east, 0, -10, 5e6),
+    ) as out:
+        out.write(array)
+    return open_scene(folder / name, band_names=["red", "green", "blue"])
+
+
+@pytest.fixture
+def scene(tmp_path):
+    return make_scene(tmp_path)
+
+
+def test_a_click_maps_its_own_texture_on_the_pixel_grid(scene, backbone, tmp_path):
+    out = geodino.similar(scene, tmp_path / "s.tif", at=[(5e5 + 400, 5e6 - 400)], backbone=backbone, settings=SMALL)
+    assert cog_validate(str(out))[0]
+    with rasterio.open(out) as file, rasterio.open(scene.source) as source:
+        score = file.read(1)
+        assert (file.shape, file.transform, file.crs) == (source.shape, source.transform, source.crs)
+        assert file.dtypes == ("float32",) and np.isnan(file.nodata)
+        np.testing.assert_array_equal(np.isnan(score), source.read(1) == 0)
+    assert np.nanmax(score) <= 1 and score[40, 40] > 0.99
+    assert score[:, :140].min() > np.nanmax(score[:, 180:])
+    assert (tmp_path / "s.tif.stac.json").exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["s.tif", "s.tif.stac.json", "scene.tif"]
+
+
+def test_a_cube_needs_no_model_and_gives_the_same_scores(scene, backbone, tmp_path):
+    cube = geodino.features(scene, tmp_path / "f.tif", backbone=backbone, settings=SMALL)
+    out = geodino.similar(tmp_path / "f.tif", tmp_path / "s.tif", at=[(5e5 + 400, 5e6 - 400)])
+    features = cube.values
+    query = features[:, 2, 2] / np.linalg.norm(features[:, 2, 2])
+    expected = np.einsum("d,dhw->hw", query, features) / np.linalg.norm(features, axis=0)
+    with rasterio.open(out) as file:
+        np.testing.assert_allclose(file.read(1), expected, atol=1e-5)
+
+
+def test_polygons_and_places_are_averaged(scene, backbone, tmp_path):
+    geodino.features(scene, tmp_path / "f.zarr", backbone=backbone, settings=SMALL, dtype="float32")
+    cube = open_cube(tmp_path / "f.zarr")
+    area = gpd.GeoSeries([shapely.box(5e5, 5e6 - 640, 5e5 + 320, 5e6)], crs="EPSG:32633").to_crs("EPSG:4326")
+    area.to_file(tmp_path / "p.gpkg")
+    got = Query(polygons=tmp_path / "p.gpkg").vector(cube)
+    mean = cube.values[:, :4, :2].reshape(64, -1).mean(1)
+    np.testing.assert_allclose(got, mean / np.linalg.norm(mean), atol=1e-6)
+    small = gpd.GeoSeries([shapely.box(5e5 + 20, 5e6 - 40, 5e5 + 30, 5e6 - 30)], crs="EPSG:32633")
+    small.to_file(tmp_path / "small.gpkg")
+    np.testing.assert_allclose(Query(polygons=tmp_path / "small.gpkg").vector(cube), cube.values[:, 0, 0], atol=1e-6)
+    both = Query(points=((5e5 + 1, 5e6 - 1), (5e5 + 400, 5e6 - 400))).vector(cube)
+    mean = (cube.values[:, 0, 0] + cube.values[:, 2, 2]) / 2
+    np.testing.assert_allclose(both, mean / np.linalg.norm(mean), atol=1e-6)
+
+
+def test_a_place_may_be_given_in_another_crs(scene, backbone, tmp_path):
+    geodino.features(scene, tmp_path / "f.zarr", backbone=backbone, settings=SMALL)
+    cube = open_cube(tmp_path / "f.zarr")
+    place = gpd.GeoSeries([shapely.Point(5e5 + 400, 5e6 - 400)], crs="EPSG:32633").to_crs("EPSG:4326")[0]
+    here = Query(points=((5e5 + 400, 5e6 - 400),)).vector(cube)
+    np.testing.assert_array_equal(Query(points=((place.x, place.y),), crs="EPSG:4326").vector(cube), here)
+
+
+def test_what_cannot_be_looked_for_is_one_sentence(scene, backbone, tmp_path):
+    geodino.features(scene, tmp_path / "f.zarr", backbone=backbone, settings=SMALL)
+    cube = open_cube(tmp_path / "f.zarr")
+    (tmp_path / "no.gpkg").write_text("nothing")
+    gpd.GeoSeries([shapely.box(0, 0, 1, 1)], crs="EPSG:32633").to_file(tmp_path / "far.gpkg")
+    gpd.GeoSeries([shapely.Point(5e5, 5e6)], crs="EPSG:32633").to_file(tmp_path / "points.gpkg")
+    for query, says in (
+        (lambda: Query(), "--at"),
+        (lambda: Query(points=((0, 0),)).vector(cube), "outside"),
+        (lambda: Query(points=((5e5 + 2500, 5e6 - 1300),)).vector(cube), "nodata"),
+        (lambda: Query(points=((0, 0),), crs="nonsense").vector(cube), "nonsense"),
+        (lambda: Query(polygons=tmp_path / "absent.gpkg").vector(cube), "absent"),
+        (lambda: Query(polygons=tmp_path / "no.gpkg").vector(cube), "no.gpkg"),
+        (lambda: Query(polygons=tmp_path / "far.gpkg").vector(cube), "no polygon"),
+        (lambda: Query(polygons=tmp_path / "points.gpkg").vector(cube), "no polygon"),
+        (lambda: parse_points(["1,b"]), "two numbers"),
+    ):
+        with pytest.raises(InputError, match=says):
+            query()
+
+
+def test_major_tom_cells_have_the_names_of_published_samples():
+    places = {
+        "282D_485L": (-25.31599, -48.10599),
+        "38D_378R": (-3.40140, 34.06608),
+        "433D_629L": (-38.83090, -72.47873),
+        "609U_541L": (54.77998, -83.95217),
+        "637U_59R": (57.22683, 9.84499),
+    }
+    assert {Cell.at(*place).name: place for place in places.values()} == places
+
+
+def test_an_index_over_scenes_finds_the_texture_in_the_other_scene(scene, backbone, tmp_path):
+    other = make_scene(tmp_path, "other.tif", nodata=False, east=6e5)
+    frames = []
+    for s in (scene, other):
+        cube = geodino.features(s, tmp_path / f"{s.name}.zarr", backbone=backbone, settings=SMALL)
+        frames.append(embed(cube, s.name, tokens=4, pixels=16))
+    count = write_index(frames, tmp_path / "i.parquet")
+    index = gpd.read_parquet(tmp_path / "i.parquet")
+    assert tuple(index.columns) == COLUMNS and index.crs == "EPSG:4326" and len(index) == count
+    assert index.unique_id.is_unique and index.grid_cell.str.match(r"^\d+[UD]_\d+[RL]$").all()
+    assert index.loc[0, "pixel_bbox"].tolist() == [0, 0, 64, 64] and index.loc[0, "utm_crs"] == "EPSG:32633"
+    centre = (
+        gpd.GeoSeries([shapely.box(5e5, 5e6 - 640, 5e5 + 640, 5e6)], crs="EPSG:32633").to_crs("EPSG:4326")[0].centroid
+    )
+    assert index.loc[0, "centre_lon"] == pytest.approx(centre.x, abs=1e-5)
+    hits = search(tmp_path / "i.parquet", np.asarray(index.loc[0, "embedding"]), count=20)
+    assert hits.similarity.is_monotonic_decreasing and hits.similarity[0] == pytest.approx(1, abs=1e-5)
+    assert set(hits.product_id) == {"scene", "other"}
+    assert all(bounds[0] < 160 for bounds in hits.pixel_bbox)  # the left texture, not the right
+    out = geodino.similar(
+        tmp_path / "scene.zarr", tmp_path / "h.gpkg", at=[(5e5 + 400, 5e6 - 400)], index=tmp_path / "i.parquet", count=5
+    )
+    assert len(gpd.read_file(out)) == 5
+    with pytest.raises(InputError, match="another backbone"):
+        search(tmp_path / "i.parquet", np.ones(7, np.float32))
+    with pytest.raises(OutputError, match=r"\.parquet"):
+        write_index(frames, tmp_path / "i.csv")
+
+
+def test_the_commands_do_the_same(scene, backbone, tmp_path):
+    save_backbone(backbone.module, backbone.card, tmp_path / "run")
+    run = CliRunner()
+    common = ["--backbone", str(tmp_path / "run")]
+    result = run.invoke(
+        build(),
+        [
+            "similar",
+            scene.source,
+            "-o",
+            str(tmp_path / "s.tif"),
+            "--at",
+            "500400,4999600",
+            "--band-names",
+            "red,green,blue",
+            *common,
+        ],
+    )
+    assert result.exit_code == 0, result.output
+    assert rasterio.open(tmp_path / "s.tif").shape == (256, 320)
+    result = run.invoke(build(), ["similar", scene.source, "-o", str(tmp_path / "s.tif"), "--at", "1,2", *common])
+    assert isinstance(result.exception, OutputError)
