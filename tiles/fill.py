@@ -33,10 +33,9 @@ def find_fill(bands: Sequence[Band], notes: list[str]) -> Fill | None:
     """Look for undeclared fill in bands of one grid; what is found is said in a note."""
     if len(bands) < _LEAST_BANDS or any(b.nodata is not None or np.dtype(b.dtype).kind not in "iu" for b in bands):
         return None
-    corners = [_corners(band) for band in bands]
-    if any(corner is None for corner in corners):
+    at = _corners(bands)
+    if at is None:
         return None
-    at = np.stack([corner for corner in corners if corner is not None])
     top = np.iinfo(bands[0].dtype).max
     for value in (0, top):
         if (at == value).all(axis=0).any():
@@ -50,14 +49,20 @@ def find_fill(bands: Sequence[Band], notes: list[str]) -> Fill | None:
     return None
 
 
-def _corners(band: Band) -> np.ndarray | None:
-    """The band at the raster's four corners, or None where the file has a mask of its own."""
-    with open_raster(band.path) as source, reading(band.path):
-        if MaskFlags.all_valid not in source.mask_flag_enums[band.index - 1]:
-            return None
-        height, width = source.shape
-        places = ((0, 0), (0, width - 1), (height - 1, 0), (height - 1, width - 1))
-        return np.array([source.read(band.index, window=Window(x, y, 1, 1))[0, 0] for y, x in places])
+def _corners(bands: Sequence[Band]) -> np.ndarray | None:
+    """Bands at the raster's four corners, ``[C, 4]``, or None where a file has a mask of its own."""
+    found: dict[Band, list[int]] = {}
+    for path in dict.fromkeys(band.path for band in bands):
+        own = [band for band in bands if band.path == path]
+        with open_raster(path) as source, reading(path):
+            if any(MaskFlags.all_valid not in source.mask_flag_enums[band.index - 1] for band in own):
+                return None
+            height, width = source.shape
+            places = ((0, 0), (0, width - 1), (height - 1, 0), (height - 1, width - 1))
+            windows = [Window(x, y, 1, 1) for y, x in places]
+            corners = [source.read([band.index for band in own], window=window)[:, 0, 0] for window in windows]
+            found |= {band: [int(corner[i]) for corner in corners] for i, band in enumerate(own)}
+    return np.array([found[band] for band in bands])
 
 
 def _measure(bands: Sequence[Band], value: int) -> tuple[float, Band] | None:

@@ -13,7 +13,7 @@ from pyproj.exceptions import CRSError, ProjError
 from rasterio.windows import Window
 
 # Tiles read together fill at most this much memory.
-READ_BYTES = 48 * 1024 * 1024
+READ_BYTES = 8 * 1024 * 1024
 # Points along each side of a footprint: a straight side on one grid is curved on another.
 _SIDE_POINTS = 5
 

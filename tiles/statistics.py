@@ -53,11 +53,14 @@ def merge(parts: Iterable[Moments]) -> Moments:
 
 
 class Meter:
-    """Measures tiles that share bands (hence scale and offset)."""
+    """Measures tiles that share bands (hence scale, offset and type)."""
 
     def __init__(self, bands: Sequence[Band]) -> None:
-        self.bands = tuple(bands)
-        self._limits = [_limits(band) for band in bands]
+        self.scale = np.array([band.scale for band in bands])
+        self.offset = np.array([band.offset for band in bands])
+        # Digital numbers between which unit values are not clipped.
+        ends = np.sort(np.stack([-self.offset / self.scale, (1 - self.offset) / self.scale]), axis=0)
+        self.low, self.high = ends[0], ends[1]
 
     def measure(self, values: np.ndarray, valid: np.ndarray | None) -> Moments:
         """Moments of one tile in unit values.
@@ -67,24 +70,27 @@ class Meter:
             valid: bool ``[H, W]``, or None where every pixel is.
         """
         pixels = int(values[0].size if valid is None else np.count_nonzero(valid))
-        sums, squares = [], []
-        for plane, band, (low, high) in zip(values, self.bands, self._limits, strict=True):
-            first, second = _power_sums(plane if valid is None else plane[valid], low, high)
-            s, o = band.scale, band.offset
-            sums.append(s * first + o * pixels)
-            squares.append(s * s * second + 2 * s * o * first + o * o * pixels)
-        return Moments(pixels, tuple(sums), tuple(squares))
+        first, second = self._power_sums(values, valid)
+        s, o = self.scale, self.offset
+        sums = s * first + o * pixels
+        squares = s * s * second + 2 * s * o * first + o * o * pixels
+        return Moments(pixels, tuple(sums.tolist()), tuple(squares.tolist()))
+
+    def _power_sums(self, values: np.ndarray, valid: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Sums of the numbers, and of their squares, clipped to what maps into [0, 1]; float64 ``[C]`` each."""
+        bytes_only = values.dtype == np.uint8 and values.shape[2] <= _EXACT_BYTES
+        numbers: np.ndarray = values.astype(np.float32 if bytes_only else np.float64)
+        if valid is not None and values.dtype.kind == "f":
+            numbers[:, ~valid] = 0  # NaN times 0 is NaN
+        for plane, low, high in zip(numbers, self.low, self.high, strict=True):
+            # Most tiles need no clipping, and looking is cheaper.
+            if plane.max() > high or plane.min() < low:
+                np.clip(plane, low, high, out=plane)
+        if valid is not None:
+            numbers *= valid
+        rows, squares = np.einsum("crw->cr", numbers), np.linalg.vecdot(numbers, numbers)
+        return rows.sum(axis=1, dtype=np.float64), squares.sum(axis=1, dtype=np.float64)
 
 
-def _power_sums(numbers: np.ndarray, low: float, high: float) -> tuple[float, float]:
-    """Sum and sum of squares of numbers clipped to [low, high]."""
-    exact = numbers.astype(np.float64).ravel()
-    if numbers.dtype.kind == "f" or low > np.iinfo(numbers.dtype).min or high < np.iinfo(numbers.dtype).max:
-        np.clip(exact, low, high, out=exact)
-    return float(exact.sum()), float(np.dot(exact, exact))
-
-
-def _limits(band: Band) -> tuple[float, float]:
-    """Digital numbers between which unit values are not clipped."""
-    ends = sorted((-band.offset / band.scale, (1 - band.offset) / band.scale))
-    return ends[0], ends[1]
+# The squares of so many bytes add up to less than 2**24, which float32 holds exactly.
+_EXACT_BYTES = 256

@@ -2,7 +2,8 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,8 @@ def cut_unit(
     entries: Mapping[int, Entry],
     sources: Mapping[int, Source],
     report: Callable[[int], None] | None = None,
+    *,
+    ahead: bool = False,
 ) -> Receipt:
     """Cut one unit: its shard, then its part of the index with the receipt inside.
 
@@ -141,6 +144,7 @@ def cut_unit(
         entries: Plan entries of the unit's sources, by number.
         sources: The opened sources of the unit, by number.
         report: Called with the number of tiles looked at since the last call.
+        ahead: Read in a thread of its own while tiles are written; for a process that has a core to spare.
     """
     moments: dict[int, list[Moments]] = defaultdict(list)
     failures: list[tuple[int, Failure]] = []
@@ -153,7 +157,7 @@ def cut_unit(
                 continue
             before = writer.records
             try:
-                moments[number] += _cut_scene(source, entry, (first, last), cutter, report)
+                moments[number] += _cut_scene(source, entry, (first, last), cutter, report, ahead)
             except InputError as error:
                 # Half a scene would be a silent loss: it goes whole, here and when the index is put together.
                 cutter.keep(before)
@@ -167,7 +171,12 @@ def cut_unit(
 
 
 def _cut_scene(
-    scene: Scene, entry: Entry, parts: tuple[int, int], cutter: _Cutter, report: Callable[[int], None] | None
+    scene: Scene,
+    entry: Entry,
+    parts: tuple[int, int],
+    cutter: _Cutter,
+    report: Callable[[int], None] | None,
+    ahead: bool,
 ) -> Iterator[Moments]:
     size = cutter.settings.size
     groups = grid.row_groups(scene.height, size, scene.block_shape[0])[slice(*parts)]
@@ -175,24 +184,47 @@ def _cut_scene(
     meter, locator = Meter(scene.bands), grid.Locator(scene.geobox)
     common = _common(scene, entry)
     common |= {"crs": None if scene.crs is None else str(scene.crs), "gsd_m": scene.gsd_m}
+    chunks = grid.chunks(groups, scene.width, size, scene.block_shape[1], pixel_bytes)
+    for chunk, tiles in _read_ahead(scene, chunks) if ahead else _read(scene, chunks):
+        places = locator.locate(chunk.tiles)
+        names = cells(places.longitude, places.latitude)
+        for tile, wkb, cell in zip(tiles, places.wkb, names, strict=True):
+            window = tile.window
+            row = {
+                "tile_id": f"{scene.name}-{entry.fingerprint[:8]}_{window.row_off}_{window.col_off}",
+                "geometry": wkb,
+                "transform": grid.tile_transform(scene.geobox, window),
+                "cell": cell,
+                "label": entry.request.label,
+            }
+            moments = cutter.add(tile, meter, common | row)
+            if moments is not None:
+                yield moments
+        if report:
+            report(len(chunk.tiles))
+
+
+def _read(scene: Scene, chunks: Iterable[grid.Chunk]) -> Iterator[tuple[grid.Chunk, list[_Tile]]]:
     with scene.open() as reader:
-        for chunk in grid.chunks(groups, scene.width, size, scene.block_shape[1], pixel_bytes):
-            places = locator.locate(chunk.tiles)
-            names = cells(places.longitude, places.latitude)
-            for tile, wkb, cell in zip(_tiles(reader, chunk), places.wkb, names, strict=True):
-                window = tile.window
-                row = {
-                    "tile_id": f"{scene.name}-{entry.fingerprint[:8]}_{window.row_off}_{window.col_off}",
-                    "geometry": wkb,
-                    "transform": grid.tile_transform(scene.geobox, window),
-                    "cell": cell,
-                    "label": entry.request.label,
-                }
-                moments = cutter.add(tile, meter, common | row)
-                if moments is not None:
-                    yield moments
-            if report:
-                report(len(chunk.tiles))
+        for chunk in chunks:
+            yield chunk, _tiles(reader, chunk)
+
+
+def _read_ahead(scene: Scene, chunks: Iterable[grid.Chunk]) -> Iterator[tuple[grid.Chunk, list[_Tile]]]:
+    """As `_read`, one chunk ahead: GDAL decodes in a thread of its own, which alone touches the reader."""
+    with ThreadPoolExecutor(1, "read-ahead") as thread:
+        reader = thread.submit(scene.open).result()
+        try:
+            waiting: tuple[grid.Chunk, Future[list[_Tile]]] | None = None
+            for chunk in chunks:
+                coming = chunk, thread.submit(_tiles, reader, chunk)
+                if waiting is not None:
+                    yield waiting[0], waiting[1].result()
+                waiting = coming
+            if waiting is not None:
+                yield waiting[0], waiting[1].result()
+        finally:
+            thread.submit(reader.close).result()
 
 
 def _common(source: Source, entry: Entry) -> dict[str, Any]:
@@ -207,16 +239,19 @@ def _common(source: Source, entry: Entry) -> dict[str, Any]:
     }
 
 
-def _tiles(reader: SceneReader, chunk: grid.Chunk) -> Iterator[_Tile]:
+def _tiles(reader: SceneReader, chunk: grid.Chunk) -> list[_Tile]:
     """Read a chunk once and slice its tiles out of it."""
     pixels = reader.read_dn(chunk.window)
     cloud = reader.read_cloud(chunk.window)
     whole = bool(pixels.valid.all())
+    tiles = []
     for window in chunk.tiles:
         top, left = window.row_off - chunk.window.row_off, window.col_off - chunk.window.col_off
         place = np.s_[top : top + window.height, left : left + window.width]
         share = None if cloud is None else float(cloud[place].mean())
-        yield _Tile(pixels.values[:, place[0], place[1]], None if whole else pixels.valid[place], share, window)
+        valid = None if whole else pixels.valid[place]
+        tiles.append(_Tile(pixels.values[:, place[0], place[1]], valid, share, window))
+    return tiles
 
 
 def _cut_images(

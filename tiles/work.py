@@ -29,9 +29,9 @@ class Job:
     entries: dict[int, Entry]
     sources: dict[int, Source]
 
-    def __call__(self, report: Callable[[int], None] | None = None) -> Receipt:
+    def __call__(self, report: Callable[[int], None] | None = None, *, ahead: bool = False) -> Receipt:
         """Cut the unit."""
-        return cut_unit(self.folder, self.settings, self.unit, self.entries, self.sources, report)
+        return cut_unit(self.folder, self.settings, self.unit, self.entries, self.sources, report, ahead=ahead)
 
 
 def _call(job: Job) -> Receipt:
@@ -52,7 +52,7 @@ def run(jobs: list[Job], workers: int, dask: str | None, progress: Progress) -> 
             done += tiles
             progress.update(min(1.0, done / total), f"{done} tiles")
 
-        return [job(report) for job in jobs]
+        return [job(report, ahead=_cores() > 1) for job in jobs]
     with _pool(min(workers, len(jobs))) as pool:
         return list(_gather(((pool.submit(_call, job), job) for job in jobs), 2 * workers, progress, total))
 
