@@ -1,5 +1,7 @@
 """What can be known to fail before the first step is said before the first step."""
 
+import torch
+
 from geodino.architecture import patch_size_of
 from pretrain.data import Tiles
 from pretrain.network import create_backbone, is_convnext
@@ -36,7 +38,8 @@ def check_recipe(recipe: Recipe) -> None:
         InputError: When crops are no whole patches, or a batch cannot balance the prototypes.
     """
     settings = recipe.backbone
-    backbone = create_backbone(settings.architecture, 3, **settings.arguments)
+    with torch.device("meta"):  # its shape alone: nothing is allocated
+        backbone = create_backbone(settings.architecture, 3, **settings.arguments)
     patch = patch_size_of(backbone)
     sizes = {"crops.global_size": recipe.crops.global_size}
     if recipe.crops.local_count:

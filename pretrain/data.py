@@ -2,13 +2,13 @@
 
 A batch is cut into chunks of consecutive samples, and each chunk draws from a generator of its own that depends on
 seed, step and the chunk's place in the whole batch. So the same crops come out whatever the number of threads, and
-whichever rank or micro-batch a chunk falls to.
+whichever rank or micro-batch a chunk falls to, as long as each of these takes whole chunks of 16 samples.
 """
 
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -26,13 +26,15 @@ from pretrain.sampling import share, step_indices, stream_seed
 # A crop that shows less valid ground than this says nothing about the image.
 MIN_VALID_SHARE = 0.25
 # Large enough to make the overhead of small tensor operations vanish, small enough to spread a batch over threads.
-CHUNK = 32
+CHUNK = 16
 
 
 class Tiles(Protocol):
     """What training needs of a tile set."""
 
-    bands: tuple[str, ...]
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the bands, in order."""
 
     def __len__(self) -> int: ...
 
@@ -148,14 +150,14 @@ class Batches:
         self.rank, self.world, self.dtype, self.masks = rank, world, dtype, masks
         self.channels = [tiles.bands.index(band) for band in recipe.bands] if recipe.bands else None
         self.per_rank = recipe.batch_size // recipe.accumulate // world
-        self.chunk = max(size for size in range(1, CHUNK + 1) if self.per_rank % size == 0)
+        self.chunk = math.gcd(self.per_rank, CHUNK)
         self.waited = 0.0
 
     def __iter__(self) -> Iterator[Batch]:
         """Iterate from step 0."""
         return self.starting(0)
 
-    def starting(self, step: int) -> Iterator[Batch]:
+    def starting(self, step: int) -> Generator[Batch, None, None]:
         """Micro-batches from ``step`` on, ``recipe.accumulate`` a step, endlessly; closing it stops the threads."""
         tasks = (
             (at, micro, chunk)
@@ -199,7 +201,7 @@ class Batches:
         masks = None
         if self.masks:
             usable = torch.cat([valid_tokens(view.valid, self.patch) for view in crops.global_views])
-            masks = block_masks(usable, recipe.masks, generator).flatten(1).unflatten(0, (-1, len(part)))
+            masks = block_masks(usable, recipe.masks, generator).view(len(crops.global_views), len(part), -1)
         return _Chunk(crops, masks)
 
     def _assemble(self, chunks: list[_Chunk]) -> Batch:

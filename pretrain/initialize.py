@@ -7,7 +7,37 @@ import torch
 
 from geodino.backbone import Backbone
 from pretrain.network import Network, is_convnext
+from pretrain.recipe import Recipe
 from tiles.errors import InputError
+
+_LAYER_SCALES = ("init_values", "ls_init_value")
+
+
+def adopt_architecture(recipe: Recipe, backbone: Backbone | None) -> Recipe:
+    """Resolve ``backbone.architecture: init`` to the architecture of the backbone that the run starts from.
+
+    Raises:
+        InputError: When the recipe asks for it and there is no such backbone.
+    """
+    if recipe.backbone.architecture != "init":
+        return recipe
+    if backbone is None:
+        raise InputError(
+            f"recipe {recipe.name} goes on from trained weights: give them as --init BACKBONE, or set "
+            "backbone.architecture to start from random ones"
+        )
+    card = backbone.card
+    arguments = {} if card is None else {k: v for k, v in card.model_args.items() if k not in _LAYER_SCALES}
+    scaled = any(name.endswith(("gamma_1", "ls1.gamma", ".gamma")) for name in backbone.module.state_dict())
+    settings = recipe.backbone.model_copy(
+        update={
+            "architecture": backbone.architecture,
+            "arguments": arguments | recipe.backbone.arguments,
+            # the first value is overwritten by the trained one; what counts is that the parameter exists
+            "layer_scale": (recipe.backbone.layer_scale or 1e-5) if scaled else None,
+        }
+    )
+    return recipe.model_copy(update={"backbone": settings})
 
 
 @torch.no_grad()

@@ -275,5 +275,5 @@ def downsampled_tokens(tokens: Tensor, grid: tuple[int, int], target: tuple[int,
     """
     if grid == target:
         return tokens
-    maps = tokens.float().mT.unflatten(-1, grid)
+    maps = tokens.float().mT.reshape(len(tokens), -1, *grid)
     return F.interpolate(maps, size=target, mode="bicubic", align_corners=False, antialias=False).flatten(2).mT

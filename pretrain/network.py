@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from geodino.architecture import create_module
 from pretrain.heads import ProjectionHead
-from pretrain.vit_block import is_plain, run_block
+from pretrain.vit_block import compiled_block, is_plain, run_block
 from tiles.errors import InputError
 
 # Below this many tokens the processor's flash attention loses more in its backward pass than the plain product costs.
@@ -68,6 +68,7 @@ def encode(
     norm: nn.Module | None = None,
     drop_path: float = 0.0,
     checkpointing: bool = False,
+    compiled: bool = False,
 ) -> TokenBatch:
     """Run a backbone on crops of one size.
 
@@ -79,6 +80,7 @@ def encode(
         norm: Used in place of the model's last norm; ViTs only.
         drop_path: Share of samples that skip each branch of a ViT's blocks.
         checkpointing: Keep only block inputs for the backward pass and compute the rest again.
+        compiled: Run blocks through ``torch.compile``.
 
     Returns:
         The tokens in the model's dtype; a ConvNeXt's CLS is the mean of its last map.
@@ -101,12 +103,13 @@ def encode(
     tokens = model.norm_pre(tokens)
     if rope is not None:
         rope = rope.to(tokens.dtype)
+    run = compiled_block() if compiled else run_block
     with attention_kernel(tokens):
         for block in model.blocks:
             if checkpointing:
-                tokens = cast(Tensor, checkpoint(run_block, block, tokens, rope, drop_path, use_reentrant=False))
+                tokens = checkpoint(run, block, tokens, rope, drop_path, use_reentrant=False)
             else:
-                tokens = run_block(block, tokens, rope, drop_path)
+                tokens = run(block, tokens, rope, drop_path)
     prefix = int(model.num_prefix_tokens)
     normed = model.norm(tokens) if norm is None else norm(tokens)
     return TokenBatch(normed[:, 0], normed[:, prefix:])
@@ -160,6 +163,7 @@ class Network(nn.Module):
         untie_norms: Give the local crops a last norm of their own, as the released satellite models have.
         drop_path: Stochastic depth while training, uniform over blocks; ViTs only, a ConvNeXt has timm's own.
         checkpointing: Compute block activations again in the backward pass.
+        compiled: Run blocks through ``torch.compile``; ViTs only.
     """
 
     def __init__(
@@ -171,11 +175,12 @@ class Network(nn.Module):
         untie_norms: bool = False,
         drop_path: float = 0.0,
         checkpointing: bool = False,
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         dim = int(cast(Any, backbone).num_features)
         self.backbone = backbone
-        self.drop_path, self.checkpointing = drop_path, checkpointing
+        self.drop_path, self.checkpointing, self.compiled = drop_path, checkpointing, compiled
         self.mask_token = nn.Parameter(torch.zeros(dim)) if ibot and not is_convnext(backbone) else None
         self.dino_head = ProjectionHead(dim, dino.hidden, dino.bottleneck, dino.prototypes)
         self.ibot_head = ProjectionHead(dim, ibot.hidden, ibot.bottleneck, ibot.prototypes) if ibot else None
@@ -195,6 +200,7 @@ class Network(nn.Module):
             norm=self.local_norm if local else None,
             drop_path=self.drop_path if self.training else 0.0,
             checkpointing=self.checkpointing and self.training,
+            compiled=self.compiled,
         )
 
     def forward(
@@ -223,9 +229,9 @@ class Network(nn.Module):
         if self.ibot_head is not None and masked is not None:
             ibot = self.ibot_head(whole.patches.flatten(0, 1)[masked])
         return Scores(
-            whole.cls.unflatten(0, (len(globals_), batch)),
+            whole.cls.view(len(globals_), batch, -1),
             whole.patches,
-            logits[:count].unflatten(0, (len(globals_), batch)),
-            logits[count:].unflatten(0, (len(locals_), batch)) if locals_ else None,
+            logits[:count].view(len(globals_), batch, -1),
+            logits[count:].view(len(locals_), batch, -1) if locals_ else None,
             ibot,
         )

@@ -97,8 +97,8 @@ class Objective:
         split_dino = self._distributions(torch.cat(dino), temperature, centers, "dino", rows).chunk(len(batches))
         split_ibot: Sequence[Tensor | None] = [None] * len(batches)
         if ibot:
-            split_ibot = self._distributions(torch.cat(ibot), temperature, centers, "ibot", None).split(counts)
-        return [Targets(d.unflatten(0, (count, -1)), i) for d, i in zip(split_dino, split_ibot, strict=True)]
+            split_ibot = torch.split(self._distributions(torch.cat(ibot), temperature, centers, "ibot", None), counts)
+        return [Targets(d.reshape(count, -1, d.shape[-1]), i) for d, i in zip(split_dino, split_ibot, strict=True)]
 
     def _distributions(
         self, logits: Tensor, temperature: float, centers: Centers, head: str, weights: Tensor | None

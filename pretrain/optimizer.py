@@ -59,10 +59,13 @@ class MasterAdamW:
         network: The student; its parameters may be bf16 or float32.
         settings: Of the recipe.
         batch_size: Images a step, for the square-root rule of the learning rate.
+        new_bands: Whether the patch embedding warms up with the heads, since it meets bands it never saw.
     """
 
-    def __init__(self, network: nn.Module, settings: OptimizerSettings, batch_size: int) -> None:
-        self.settings = settings
+    def __init__(
+        self, network: nn.Module, settings: OptimizerSettings, batch_size: int, *, new_bands: bool = False
+    ) -> None:
+        self.settings, self.new_bands = settings, new_bands
         self.scale = (batch_size / 1024) ** 0.5
         self.names, self.working = zip(
             *((name, p) for name, p in network.named_parameters() if p.requires_grad), strict=True
@@ -95,7 +98,8 @@ class MasterAdamW:
         if role.part == "prototypes" and step < steps_of(settings.freeze_prototypes, max_steps):
             return 0.0
         warm = steps_of(settings.warm_heads, max_steps)
-        if role.part == "backbone" and warm:
+        waits = role.part == "backbone" or (role.part == "patch_embed" and not self.new_bands)
+        if waits and warm:
             ramp = max(1, steps_of(settings.ramp, max_steps))
             rate *= min(max((step - warm + 1) / ramp, 0.0), 1.0)
         return rate

@@ -1,6 +1,6 @@
 """The processes that share a batch, and the sums and gatherings that the losses need from them."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed
@@ -78,7 +78,8 @@ class Group:
     def gather(self, value: Tensor) -> Tensor:
         """Concatenate equal-sized tensors in rank order; the gradient goes back to the rank it came from."""
         group = self.group if self.group is not None else torch.distributed.group.WORLD
-        return torch.cat(torch.distributed.nn.functional.all_gather(value.contiguous(), group=group))
+        gather: Any = torch.distributed.nn.functional.all_gather
+        return torch.cat(gather(value.contiguous(), group=group))
 
 
 ALONE = Alone()

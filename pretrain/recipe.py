@@ -1,7 +1,8 @@
 """A recipe: everything that a training run is told, checked before the first step.
 
 A recipe is YAML. It is laid over the defaults of its ``method`` (dino, dinov2, dinov3) and of its ``phase`` (pretrain,
-gram, hires), and ``KEY=VALUE`` pairs go on top. An unknown key is an error that names the nearest one.
+gram, hires), and ``KEY=VALUE`` pairs go on top; a method or phase that a pair names goes over the recipe. An unknown
+key is an error that names the nearest one.
 """
 
 import difflib
@@ -22,6 +23,10 @@ from tiles.errors import InputError
 Method = Literal["dino", "dinov2", "dinov3"]
 Phase = Literal["pretrain", "gram", "hires"]
 BASES = "method", "phase"
+# Keys that decide where and how fast a run goes, not what comes out.
+ASIDE = frozenset(
+    {"name", "workers", "log_every", "checkpoint_every", "keep_checkpoints", "milestone_every", "monitor", "strategy"}
+)
 
 
 class Settings(BaseModel):
@@ -34,7 +39,7 @@ class BackboneSettings(Settings):
     """The network.
 
     Attributes:
-        architecture: timm name of a DINO-family ViT or ConvNeXt.
+        architecture: timm name of a DINO-family ViT or ConvNeXt; ``init`` takes that of the backbone given as --init.
         arguments: Further arguments of timm's constructor.
         layer_scale: First value of LayerScale; 1e-5 in the papers, 0.2 where a run is short (see docs/pretraining.md).
         drop_path: Stochastic depth of the student.
@@ -46,9 +51,9 @@ class BackboneSettings(Settings):
 
     architecture: str = "vit_small_patch16_dinov3"
     arguments: dict[str, Any] = Field(default_factory=dict)
-    layer_scale: float | None = Field(1e-5, gt=0)
-    drop_path: float = Field(0.0, ge=0, lt=1)
-    rope_rescale: float | None = Field(None, ge=1)
+    layer_scale: float | None = Field(default=1e-5, gt=0)
+    drop_path: float = Field(default=0.0, ge=0, lt=1)
+    rope_rescale: float | None = Field(default=None, ge=1)
     untie_norms: bool = False
     activation_checkpointing: bool = False
     compile: bool = False
@@ -57,9 +62,9 @@ class BackboneSettings(Settings):
 class HeadSettings(Settings):
     """A projection head and its prototypes."""
 
-    hidden: int = Field(2048, gt=0)
-    bottleneck: int = Field(256, gt=0)
-    prototypes: int = Field(65536, gt=1)
+    hidden: int = Field(default=2048, gt=0)
+    bottleneck: int = Field(default=256, gt=0)
+    prototypes: int = Field(default=65536, gt=1)
 
 
 class DinoSettings(Settings):
@@ -73,19 +78,19 @@ class DinoSettings(Settings):
         ignore_diagonal: Leave out pairs of a crop with itself.
     """
 
-    weight: float = Field(1.0, ge=0)
+    weight: float = Field(default=1.0, ge=0)
     local_weight: Scheduled = Schedule(peak=1.0)
     head: HeadSettings = HeadSettings()
-    student_temperature: float = Field(0.1, gt=0)
+    student_temperature: float = Field(default=0.1, gt=0)
     ignore_diagonal: bool = True
 
 
 class IbotSettings(Settings):
     """The cross-entropy at masked patches; weight 0 switches masks, mask token and head off."""
 
-    weight: float = Field(1.0, ge=0)
+    weight: float = Field(default=1.0, ge=0)
     head: HeadSettings = HeadSettings()
-    student_temperature: float = Field(0.1, gt=0)
+    student_temperature: float = Field(default=0.1, gt=0)
 
 
 class KoleoSettings(Settings):
@@ -96,8 +101,8 @@ class KoleoSettings(Settings):
         group: Samples among which a nearest neighbour is searched; None is the whole batch.
     """
 
-    weight: float = Field(0.1, ge=0)
-    group: int | None = Field(None, ge=2)
+    weight: float = Field(default=0.1, ge=0)
+    group: int | None = Field(default=None, ge=2)
 
 
 class GramSettings(Settings):
@@ -106,9 +111,9 @@ class GramSettings(Settings):
     Attributes:
         weight: Weight of the term; 0 at a step skips the Gram teacher there.
         teacher: ``ema`` copies the EMA teacher at the updates; else a run's folder, whose backbone serves.
-        first_update: Step after which the EMA teacher is first copied; up to 1 a share of the run.
+        first_update: Steps before the EMA teacher is first copied; up to 1 a share of the run, 0 at the start.
         every: Steps between copies; up to 1 a share of the run.
-        max_updates: Copies made at most; 0 keeps the given teacher for good.
+        max_updates: Copies made at most.
         tokens: Which tokens of the student's masked crops are compared.
         remove_neg: Clear negative similarities on both sides.
         remove_only_teacher_neg: Clear the teacher's negatives, and the student's at the same pairs.
@@ -116,9 +121,9 @@ class GramSettings(Settings):
 
     weight: Scheduled = Schedule(peak=0.0)
     teacher: str = "ema"
-    first_update: float = Field(0.1, ge=0)
-    every: float = Field(0.1, gt=0)
-    max_updates: int = Field(3, ge=0)
+    first_update: float = Field(default=0.1, ge=0)
+    every: float = Field(default=0.1, gt=0)
+    max_updates: int = Field(default=3, ge=1)
     tokens: Literal["all", "masked", "unmasked"] = "all"
     remove_neg: bool = False
     remove_only_teacher_neg: bool = False
@@ -143,7 +148,7 @@ class TeacherSettings(Settings):
     momentum: Scheduled = Schedule(peak=0.994)
     temperature: Scheduled = Schedule(start=0.04, peak=0.07, warmup=0.3)
     centering: Literal["sinkhorn_knopp", "softmax"] = "sinkhorn_knopp"
-    center_momentum: float = Field(0.9, ge=0, lt=1)
+    center_momentum: float = Field(default=0.9, ge=0, lt=1)
 
 
 class OptimizerSettings(Settings):
@@ -164,12 +169,12 @@ class OptimizerSettings(Settings):
     lr: Scheduled = Schedule(peak=1e-3, warmup=0.1, end=1e-6)
     weight_decay: Scheduled = Schedule(peak=0.04)
     betas: tuple[float, float] = (0.9, 0.99)
-    clip: float = Field(3.0, ge=0)
-    layer_decay: float = Field(1.0, gt=0, le=1)
-    patch_embed_lr: float = Field(0.2, gt=0)
-    freeze_prototypes: float = Field(0.0, ge=0)
-    warm_heads: float = Field(0.0, ge=0)
-    ramp: float = Field(0.0, ge=0)
+    clip: float = Field(default=3.0, ge=0)
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    patch_embed_lr: float = Field(default=0.2, gt=0)
+    freeze_prototypes: float = Field(default=0.0, ge=0)
+    warm_heads: float = Field(default=0.0, ge=0)
+    ramp: float = Field(default=0.0, ge=0)
 
 
 class MonitorSettings(Settings):
@@ -182,10 +187,10 @@ class MonitorSettings(Settings):
         pictures: Fixed tiles whose patch features are drawn as PCA pictures at every measurement.
     """
 
-    every: int = Field(100, ge=0)
+    every: int = Field(default=100, ge=0)
     knn: str | None = None
-    knn_images: int = Field(1000, gt=1)
-    pictures: int = Field(4, ge=0)
+    knn_images: int = Field(default=1000, gt=1)
+    pictures: int = Field(default=4, ge=0)
 
 
 class Recipe(Settings):
@@ -215,19 +220,19 @@ class Recipe(Settings):
     method: Method = "dinov3"
     phase: Phase = "pretrain"
     previous: str | None = None
-    seed: int = Field(0, ge=0)
-    max_steps: int = Field(1000, gt=0)
-    batch_size: int = Field(64, gt=1)
-    accumulate: int = Field(1, gt=0)
-    workers: int = Field(1, ge=0)
+    seed: int = Field(default=0, ge=0)
+    max_steps: int = Field(default=1000, gt=0)
+    batch_size: int = Field(default=64, gt=1)
+    accumulate: int = Field(default=1, gt=0)
+    workers: int = Field(default=1, ge=0)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     strategy: Literal["ddp", "fsdp"] = "ddp"
     bands: tuple[str, ...] | None = None
     normalization: Literal["auto", "satellite", "imagenet", "tiles"] = "auto"
-    checkpoint_every: int = Field(500, gt=0)
-    keep_checkpoints: int = Field(2, gt=0)
-    milestone_every: int = Field(0, ge=0)
-    log_every: int = Field(10, gt=0)
+    checkpoint_every: int = Field(default=500, gt=0)
+    keep_checkpoints: int = Field(default=2, gt=0)
+    milestone_every: int = Field(default=0, ge=0)
+    log_every: int = Field(default=10, gt=0)
     backbone: BackboneSettings = BackboneSettings()
     crops: CropSettings = CropSettings()
     masks: MaskSettings = MaskSettings()
@@ -265,8 +270,7 @@ class Recipe(Settings):
 
     def hash(self) -> str:
         """Hash of what decides the result; where and how fast it runs is left out."""
-        aside = {"workers", "log_every", "checkpoint_every", "keep_checkpoints", "milestone_every", "monitor", "name"}
-        return hashlib.sha256(self.model_dump_json(exclude=aside).encode()).hexdigest()[:16]
+        return hashlib.sha256(self.model_dump_json(exclude=set(ASIDE)).encode()).hexdigest()[:16]
 
     def to_yaml(self) -> str:
         """The resolved recipe, every key with its value."""
@@ -305,7 +309,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise InputError(f"recipe {name} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise InputError(f"recipe {name} must be a mapping of keys to values")
-    given: dict[str, Any] = merged({"name": label}, content)
+    over: dict[str, Any] = {}
     for pair in overrides:
         key, equals, value = pair.partition("=")
         if not equals or not key:
@@ -315,29 +319,40 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
             nested = _number(nested)
         for part in reversed(key.strip().split(".")):
             nested = {part: nested}
-        given = merged(given, nested)
-    return resolve(given, name)
+        over = merged(over, nested)
+    return resolve([merged({"name": label}, content), over], name)
 
 
-def resolve(given: Mapping[str, Any], source: str) -> Recipe:
-    """Lay a recipe's own keys over the defaults of its method and phase and check the result.
+def resolve(layers: Sequence[Mapping[str, Any]], source: str) -> Recipe:
+    """Lay mappings over each other and check the result.
+
+    The defaults of a method or phase go right below the last layer that names it: a recipe file changes what its own
+    method says, while ``--set phase=gram`` changes what the recipe says.
 
     Args:
-        given: Keys of the recipe.
+        layers: From the lowest to the highest.
         source: Name used in messages.
 
     Raises:
         InputError: If a key is unknown or a value does not fit.
     """
-    _check_keys(given, Recipe, source)
-    layers: dict[str, Any] = {}
-    for base in BASES:
-        chosen = given.get(base, Recipe.model_fields[base].default)
-        path = _folder() / base / f"{chosen}.yaml"
-        if path.is_file():
-            layers = merged(layers, yaml.safe_load(path.read_text()) or {})
+    for layer in layers:
+        _check_keys(layer, Recipe, source)
+    stack: list[Mapping[str, Any]] = []
+    for number, layer in enumerate(layers):
+        for base in BASES:
+            naming = [n for n, other in enumerate(layers) if base in other] or [0]
+            if naming[-1] == number:
+                chosen = layer.get(base, Recipe.model_fields[base].default)
+                path = _folder() / base / f"{chosen}.yaml"
+                if path.is_file():
+                    stack.append(yaml.safe_load(path.read_text()) or {})
+        stack.append(layer)
+    whole: dict[str, Any] = {}
+    for layer in stack:
+        whole = merged(whole, layer)
     try:
-        return Recipe.model_validate(merged(layers, given))
+        return Recipe.model_validate(whole)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -350,8 +365,7 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for key, value in over.items():
         old = result.get(key)
-        both = isinstance(old, Mapping) and isinstance(value, Mapping)
-        result[key] = merged(old, value) if both else value
+        result[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return result
 
 

@@ -4,19 +4,20 @@
 ``recipe.yaml`` as resolved, and TensorBoard files where TensorBoard is installed.
 """
 
+import hashlib
 import json
-import os
 import platform
 import time
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 
-from geodino.backbone import load_backbone, save_backbone
+from geodino.backbone import Backbone, load_backbone, save_backbone
 from geodino.card import RGB, BackboneCard
 from geodino.hardware import pick_dtype
 from geodino.normalize import IMAGENET, SATELLITE, Normalization
@@ -24,12 +25,12 @@ from pretrain.checkpoint import latest, load_checkpoint, save_checkpoint
 from pretrain.checks import check_recipe, check_tiles
 from pretrain.data import Batches, Tiles
 from pretrain.estimate import estimate
-from pretrain.initialize import initialize
+from pretrain.initialize import adopt_architecture, initialize
 from pretrain.metrics import MetricsLog, Pace
 from pretrain.monitor import DriftMonitor
 from pretrain.network import Network, is_convnext
 from pretrain.parallel import Parallel
-from pretrain.recipe import Recipe
+from pretrain.recipe import ASIDE, Recipe
 from pretrain.trainer import NonFiniteLossError, Trainer, build_network
 from tiles.errors import InputError, OutputError
 from tiles.progress import progress
@@ -79,14 +80,17 @@ def pretrain(run: Run, *, resume: bool = False, show: bool = False) -> Path:
             loss stops being finite.
         OutputError: When the folder holds another run.
     """
-    check_tiles(run.tiles, run.source, run.recipe)
-    check_recipe(run.recipe)
-    _claim(run, resume)
+    _refuse_other_run(run, resume)
     parallel = Parallel.start(run.recipe, run.device)
-    trainer, start = _start(run, parallel)
+    run, trainer, start = _start(run, parallel)
+    _refuse_other_recipe(run)
     step = _take_over(run, trainer, resume)
     if step == 0 and start is not None:
         trainer.load_state(start, optimizer=False)
+    if step == 0 and run.recipe.uses_gram and run.recipe.gram.teacher != "ema":
+        set_gram_teacher(trainer, run.recipe.gram.teacher)
+    if parallel.ranks.rank == 0:
+        _write_recipe(run)
     _train(run, trainer, batches_of(run, trainer, parallel), step, parallel, show)
     return run.folder
 
@@ -97,17 +101,21 @@ def describe(run: Run) -> str:
     Raises:
         InputError: As :func:`pretrain`.
     """
-    check_tiles(run.tiles, run.source, run.recipe)
-    check_recipe(run.recipe)
     parallel = Parallel.start(run.recipe, run.device)
-    trainer, _ = _start(run, parallel)
+    run, trainer, _ = _start(run, parallel)
     cost = estimate(trainer, batches_of(run, trainer, parallel))
     return f"{run.recipe.to_yaml()}\n{cost}"
 
 
-def _start(run: Run, parallel: Parallel) -> tuple[Trainer, dict[str, Any] | None]:
-    network, start = starting_network(run)
-    return make_trainer(run.recipe, network, parallel), start
+def _start(run: Run, parallel: Parallel) -> tuple[Run, Trainer, dict[str, Any] | None]:
+    """Check everything that can be checked, then build: the run as resolved, its trainer, the phase before's state."""
+    backbone = None if run.init is None else load_backbone(run.init, device="cpu", precision="fp32")
+    run = replace(run, recipe=adopt_architecture(run.recipe, backbone))
+    check_tiles(run.tiles, run.source, run.recipe)
+    check_recipe(run.recipe)
+    network, state = starting_network(run, backbone)
+    new_bands = backbone is not None and bool({*run.bands} - {*backbone.bands})
+    return run, make_trainer(run.recipe, network, parallel, new_bands=new_bands), state
 
 
 def batches_of(run: Run, trainer: Trainer, parallel: Parallel) -> Batches:
@@ -124,23 +132,27 @@ def batches_of(run: Run, trainer: Trainer, parallel: Parallel) -> Batches:
     )
 
 
-def _claim(run: Run, resume: bool) -> None:
-    """Make the folder this run's own, or refuse."""
-    recipe_file = run.folder / RECIPE_FILE
-    if recipe_file.exists():
-        if not resume:
-            raise OutputError(
-                f"{run.folder} holds a run already; add --resume to go on with it or choose another folder"
-            )
-        before = Recipe.model_validate(yaml.safe_load(recipe_file.read_text()))
-        if before.hash() != run.recipe.hash():
-            changed = ", ".join(_differences(before.model_dump(), run.recipe.model_dump())[:3])
-            raise InputError(f"{run.folder} was started with another recipe ({changed} differ); resume it with its own")
-    if os.environ.get("RANK", "0") == "0":
-        run.folder.mkdir(parents=True, exist_ok=True)
-        part = recipe_file.with_name(RECIPE_FILE + ".part")
-        part.write_text(run.recipe.to_yaml())
-        part.replace(recipe_file)
+def _refuse_other_run(run: Run, resume: bool) -> None:
+    if (run.folder / RECIPE_FILE).exists() and not resume:
+        raise OutputError(f"{run.folder} holds a run already; add --resume to go on with it or choose another folder")
+
+
+def _refuse_other_recipe(run: Run) -> None:
+    path = run.folder / RECIPE_FILE
+    if not path.exists():
+        return
+    before = Recipe.model_validate(yaml.safe_load(path.read_text()))
+    if before.hash() != run.recipe.hash():
+        changed = ", ".join(_differences(before.model_dump(), run.recipe.model_dump())[:3])
+        raise InputError(f"{run.folder} was started with another recipe ({changed} differ); resume it with its own")
+
+
+def _write_recipe(run: Run) -> None:
+    run.folder.mkdir(parents=True, exist_ok=True)
+    path = run.folder / RECIPE_FILE
+    part = path.with_name(RECIPE_FILE + ".part")
+    part.write_text(run.recipe.to_yaml())
+    part.replace(path)
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
@@ -149,13 +161,13 @@ def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") 
         old = before.get(key)
         if isinstance(value, dict) and isinstance(old, dict):
             found += _differences(old, value, f"{prefix}{key}.")
-        elif old != value and key not in ("workers", "name", "log_every", "checkpoint_every"):
+        elif old != value and key not in ASIDE:
             found.append(prefix + key)
     return found
 
 
-def starting_network(run: Run) -> tuple[Network, dict[str, Any] | None]:
-    """The student before step 0: random, from ``init``, or the state of the phase before.
+def starting_network(run: Run, backbone: Backbone | None) -> tuple[Network, dict[str, Any] | None]:
+    """The student before step 0: random, from ``backbone``, or the state of the phase before.
 
     Returns:
         The network, and the state of the previous phase when there is one.
@@ -171,8 +183,8 @@ def starting_network(run: Run) -> tuple[Network, dict[str, Any] | None]:
         state = load_checkpoint(path)
         check_state(network, state, str(path))
         return network, state
-    if run.init is not None:
-        initialize(network, load_backbone(run.init, device="cpu", precision="fp32"), run.bands, run.init)
+    if backbone is not None:
+        initialize(network, backbone, run.bands, run.init or backbone.name)
     return network, None
 
 
@@ -193,7 +205,7 @@ def check_state(network: Network, state: dict[str, Any], source: str) -> None:
         )
 
 
-def make_trainer(recipe: Recipe, network: Network, parallel: Parallel) -> Trainer:
+def make_trainer(recipe: Recipe, network: Network, parallel: Parallel, *, new_bands: bool = False) -> Trainer:
     """The trainer of a network on this process's device."""
     return Trainer(
         recipe,
@@ -204,6 +216,7 @@ def make_trainer(recipe: Recipe, network: Network, parallel: Parallel) -> Traine
         wrap=parallel.wrap,
         backward=parallel.backward,
         accumulating=parallel.accumulating,
+        new_bands=new_bands,
     )
 
 
@@ -213,8 +226,31 @@ def _take_over(run: Run, trainer: Trainer, resume: bool) -> int:
         return 0
     state = load_checkpoint(path)
     check_state(trainer.student, state, str(path))
+    if state["tiles"] != fingerprint(run.tiles):
+        raise InputError(f"{run.source} is not the tile set that {run.folder} was started on; give that one to resume")
     trainer.load_state(state)
     return int(state["step"])
+
+
+def fingerprint(tiles: Tiles) -> str:
+    """What a resumed run compares a tile set by: number, bands and statistics."""
+    statistics = [np.asarray(getattr(tiles, name)).tolist() for name in ("mean", "std") if hasattr(tiles, name)]
+    return hashlib.sha256(json.dumps([len(tiles), list(tiles.bands), statistics]).encode()).hexdigest()[:16]
+
+
+def set_gram_teacher(trainer: Trainer, source: str) -> None:
+    """Make the backbone of a run, or any other of the same architecture, the Gram teacher.
+
+    Raises:
+        InputError: When its tensors do not fit.
+    """
+    given = load_backbone(source, device="cpu", precision="fp32").module.state_dict()
+    trainer.update_gram()
+    own = trainer.gram.state_dict() if trainer.gram is not None else {}
+    different = [name for name, value in own.items() if name not in given or given[name].shape != value.shape]
+    if different or trainer.gram is None:
+        raise InputError(f"gram.teacher {source} is of another architecture: {different[0]} does not fit")
+    trainer.gram.load_state_dict(given)
 
 
 def normalization_of(run: Run) -> Normalization:
@@ -241,8 +277,8 @@ def _train(run: Run, trainer: Trainer, batches: Batches, step: int, parallel: Pa
     ):
         pace = Pace(recipe.batch_size, recipe.max_steps - step)
         monitor = drift_monitor(run, trainer, step) if main and recipe.monitor.every else None
-        if recipe.uses_gram and recipe.gram.teacher == "ema" and recipe.gram.first_update == 0 and step == 0:
-            trainer.update_gram()
+        if step == 0:
+            trainer.refresh_gram(0)
         while step < recipe.max_steps:
             micro = [next(source) for _ in range(recipe.accumulate)]
             try:
@@ -257,7 +293,7 @@ def _train(run: Run, trainer: Trainer, batches: Batches, step: int, parallel: Pa
                 log.draw(step, monitor.measure(trainer.teacher, step, report.values["teacher_temperature"]))
             bar.update(step, pace.note(report.values["total"]))
             if step % recipe.checkpoint_every == 0 or step == recipe.max_steps:
-                state = trainer.state()
+                state = trainer.state() | {"tiles": fingerprint(run.tiles)}
                 if main:
                     save_checkpoint(
                         run.folder / "checkpoints",

@@ -22,21 +22,14 @@ def ema_update(teacher: Sequence[Tensor], student: Sequence[Tensor], momentum: f
     torch._foreach_lerp_(list(teacher), list(student), 1 - momentum)
 
 
-def gram_updates_due(step: int, settings: GramSettings, max_steps: int) -> bool:
-    """Whether the EMA teacher is copied into the Gram teacher after optimiser step ``step`` (from 0).
+def gram_update_due(done: int, settings: GramSettings, max_steps: int) -> bool:
+    """Whether the EMA teacher is copied into the Gram teacher after ``done`` optimiser steps.
 
-    The number of past copies follows from the step alone, so a resumed run copies at the same steps.
+    Copies follow from the number of steps alone, so a resumed run makes the same ones.
     """
-    if settings.max_updates == 0:
-        return False
-    first, every = gram_update_steps(settings, max_steps)
-    past = step + 1 - first
+    past = done - steps_of(settings.first_update, max_steps)
+    every = max(1, steps_of(settings.every, max_steps))
     return past >= 0 and past % every == 0 and past // every < settings.max_updates
-
-
-def gram_update_steps(settings: GramSettings, max_steps: int) -> tuple[int, int]:
-    """First update and period of the Gram teacher in optimiser steps, both at least 1."""
-    return max(1, steps_of(settings.first_update, max_steps)), max(1, steps_of(settings.every, max_steps))
 
 
 def frozen_copy(module: nn.Module) -> nn.Module:

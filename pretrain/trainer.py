@@ -1,7 +1,7 @@
 """The engine: student, teachers, optimiser, and one step of training."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
@@ -17,7 +17,7 @@ from pretrain.optimizer import MasterAdamW
 from pretrain.ranks import ALONE, Ranks
 from pretrain.recipe import HeadSettings, Recipe
 from pretrain.sampling import stream_seed
-from pretrain.teacher import copy_weights, ema_update, frozen_copy, gram_updates_due
+from pretrain.teacher import copy_weights, ema_update, frozen_copy, gram_update_due
 
 LOSSES = ("dino_global", "dino_local", "ibot", "koleo", "gram")
 _WEIGHTS_STREAM, _STEP_STREAM = 1, 2
@@ -68,6 +68,7 @@ def build_network(recipe: Recipe, bands: int) -> Network:
             untie_norms=settings.untie_norms,
             drop_path=0.0 if convnext else settings.drop_path,
             checkpointing=settings.activation_checkpointing,
+            compiled=settings.compile,
         )
 
 
@@ -88,6 +89,7 @@ class Trainer:
         wrap: Turns the student into what its forward pass is called on, for DDP.
         backward: Called on a loss; its own ``backward`` by default.
         accumulating: Context of ``wrap``'s result that skips the gradient exchange between micro-batches.
+        new_bands: Whether the patch embedding has filters for bands that its weights never saw.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class Trainer:
         wrap: Callable[[Network], nn.Module] | None = None,
         backward: Callable[[Tensor], None] | None = None,
         accumulating: Callable[[nn.Module], AbstractContextManager[None]] | None = None,
+        new_bands: bool = False,
     ) -> None:
         self.recipe, self.ranks, self.dtype = recipe, ranks, dtype
         self.device = device or torch.device("cpu")
@@ -109,7 +112,7 @@ class Trainer:
         # The optimiser takes its float32 copies before the network is rounded.
         exact = [(p, p.detach().float().clone()) for p in self.student.parameters() if p.requires_grad]
         self.student.to(dtype)
-        self.optimizer = MasterAdamW(self.student, recipe.optimizer, recipe.batch_size)
+        self.optimizer = MasterAdamW(self.student, recipe.optimizer, recipe.batch_size, new_bands=new_bands)
         with torch.no_grad():
             for master, (_, value) in zip(self.optimizer.masters, exact, strict=True):
                 master.copy_(value)
@@ -123,9 +126,6 @@ class Trainer:
         self.objective = Objective(recipe, ranks, self.patch)
         self.module: nn.Module = wrap(self.student) if wrap else self.student
         self._accumulating, self._backward = accumulating, backward or Tensor.backward
-        if recipe.backbone.compile:
-            for network in (self.student, self.teacher):
-                compile_blocks(network.backbone)
 
     def step(self, step: int, batches: Sequence[Batch]) -> StepReport:
         """Take one optimiser step.
@@ -166,8 +166,7 @@ class Trainer:
         momentum = recipe.teacher.momentum.at(step, recipe.max_steps)
         ema_update(self.teacher_masters, self.optimizer.masters, momentum)
         self._round_teacher()
-        if recipe.uses_gram and recipe.gram.teacher == "ema" and gram_updates_due(step, recipe.gram, recipe.max_steps):
-            self.update_gram()
+        self.refresh_gram(step + 1)
         report = {name: values.get(name, 0.0) for name in ("total", *LOSSES)}
         report |= {
             "lr": recipe.optimizer.lr.at(step, recipe.max_steps) * self.optimizer.scale,
@@ -189,6 +188,12 @@ class Trainer:
     def _teacher_weights(self) -> list[Tensor]:
         names = dict(self.teacher.named_parameters())
         return [names[name] for name in self.optimizer.names]
+
+    def refresh_gram(self, done: int) -> None:
+        """Copy the EMA teacher into the Gram teacher if that is due after ``done`` steps."""
+        recipe = self.recipe
+        if recipe.uses_gram and recipe.gram.teacher == "ema" and gram_update_due(done, recipe.gram, recipe.max_steps):
+            self.update_gram()
 
     def update_gram(self) -> None:
         """Copy the EMA teacher's backbone into the Gram teacher."""
@@ -236,12 +241,3 @@ class Trainer:
             for name, value in zip(self.optimizer.names, self.teacher_masters, strict=True):
                 names[name].copy_(value)
         return whole.backbone
-
-
-def compile_blocks(backbone: nn.Module) -> None:
-    """Compile each block in place; blocks share their code, so one compilation serves all."""
-    blocks: Iterable[nn.Module] = (
-        cast(Any, backbone).blocks if hasattr(backbone, "blocks") else cast(Any, backbone).stages
-    )
-    for block in blocks:
-        block.compile()

@@ -11,6 +11,8 @@ Three things differ from calling the block:
   costs less by the same share.
 """
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -34,6 +36,12 @@ def run_block(block: nn.Module, tokens: Tensor, rope: Tensor | None, drop_path: 
     """
     tokens = _residual(tokens, drop_path, lambda part: _attention_branch(block, part, rope))
     return _residual(tokens, drop_path, lambda part: _mlp_branch(block, part))
+
+
+@cache
+def compiled_block() -> Callable[[nn.Module, Tensor, Tensor | None, float], Tensor]:
+    """:func:`run_block` compiled; blocks share their code, so one compilation serves all of one shape."""
+    return torch.compile(run_block)
 
 
 def is_plain(block: nn.Module) -> bool:

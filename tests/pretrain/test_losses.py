@@ -50,11 +50,15 @@ class TestSinkhornKnopp:
     @pytest.mark.parametrize("shape", [(5, 3), (4, 7), (1, 4), (6, 1)])
     def test_is_the_alternating_normalisation(self, shape: tuple[int, int]) -> None:
         logits = random(*shape)
-        torch.testing.assert_close(sinkhorn_knopp(logits, 0.3), torch.tensor(self.slow(logits, 0.3)), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            sinkhorn_knopp(logits, 0.3), torch.tensor(self.slow(logits, 0.3)), rtol=1e-4, atol=1e-6
+        )
 
     @settings(deadline=None, max_examples=30)
     @given(n=st.integers(1, 12), k=st.integers(1, 12), shift=st.floats(-50, 50), seed=st.integers(0, 1000))
-    def test_rows_are_distributions_and_a_constant_changes_nothing(self, n: int, k: int, shift: float, seed: int) -> None:
+    def test_rows_are_distributions_and_a_constant_changes_nothing(
+        self, n: int, k: int, shift: float, seed: int
+    ) -> None:
         logits = random(n, k, seed=seed)
         targets = sinkhorn_knopp(logits, 0.2)
         torch.testing.assert_close(targets.sum(1), torch.ones(n))
@@ -105,7 +109,9 @@ class TestDino:
     def test_is_the_mean_over_pairs(self, crops: int, skip: bool) -> None:
         targets, logits = distributions(2, 3, 5), random(crops, 3, 5, seed=1)
         found = dino_loss(targets, logits, 0.1, ignore_diagonal=skip)
-        assert float(found) == pytest.approx(self.slow(targets, logits, skip, torch.ones(2, 3), torch.ones(crops, 3)), rel=1e-4)
+        assert float(found) == pytest.approx(
+            self.slow(targets, logits, skip, torch.ones(2, 3), torch.ones(crops, 3)), rel=1e-4
+        )
 
     @pytest.mark.parametrize("skip", [True, False])
     def test_crops_without_ground_count_nowhere(self, skip: bool) -> None:
@@ -215,7 +221,7 @@ class TestGram:
         assert float(found) == pytest.approx(self.slow(student, teacher, torch.ones(2, 6), remove), rel=1e-4)
 
     def test_clearing_the_teachers_negatives_also_clears_the_students_there(self) -> None:
-        # Both call the two patches unlike; clearing the teacher's side first would leave the student's -1 to be punished.
+        # Both call the two patches unlike; clearing the teacher's side first would leave the student's -1 to punish.
         student = torch.tensor([[[1.0, 0], [-1.0, 0]]])
         teacher = torch.tensor([[[1.0, 0], [-0.6, 0.8]]])
         assert float(gram_loss(student, teacher, remove_only_teacher_neg=True)) == 0
