@@ -274,6 +274,6 @@ def _positions(tree: Tree, names: list[str], reading: Reading) -> np.ndarray | N
             continue
         with rasterio.open(tree.gdal_path(name)) as source:
             if source.crs is not None:
-                x, y = source.transform * (source.width / 2, source.height / 2)
+                x, y = (source.bounds.left + source.bounds.right) / 2, (source.bounds.bottom + source.bounds.top) / 2
                 centres[i] = Transformer.from_crs(source.crs, 4326, always_xy=True).transform(x, y)
     return None if np.isnan(centres).all() else centres
