@@ -3,6 +3,7 @@
 import streamlit as st
 from PIL import Image, ImageDraw
 
+from app.login import require_login
 from app.pages import PAGES, warm_up
 from app.tour import tour_bar
 
@@ -23,6 +24,7 @@ def icon() -> Image.Image:
 st.set_page_config(page_title="geodino", page_icon=icon(), layout="wide", initial_sidebar_state="auto")
 st.html("<style>.block-container, .stMainBlockContainer { padding: 4.4rem 1.4rem 2rem; max-width: none; }</style>")
 
+require_login()
 page = st.navigation(
     [st.Page(one.show, title=one.title, icon=one.icon, url_path=one.path, default=one is PAGES[0]) for one in PAGES],
     position="top",
