@@ -1,0 +1,221 @@
+"""One step of training: what the losses are, what moves, and what a cut batch changes (nothing)."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from pretrain.data import Batch
+from pretrain.recipe import Recipe
+from pretrain.teacher import ema_update, gram_update_due
+from pretrain.trainer import LOSSES, NonFiniteLossError, Trainer, build_network
+
+Make = Callable[..., Recipe]
+
+
+def trainer_of(recipe: Recipe, **settings: Any) -> Trainer:
+    trainer = Trainer(recipe, build_network(recipe, 3), **settings)
+    trainer.refresh_gram(0)
+    return trainer
+
+
+def test_every_loss_is_there_and_finite(make_recipe: Make, make_batches: Any, tiles: Any) -> None:
+    recipe = make_recipe()
+    trainer = trainer_of(recipe)
+    for step, batches in enumerate(make_batches(tiles, recipe, 3)):
+        values = trainer.step(step, batches).values
+        assert all(math.isfinite(values[name]) for name in (*LOSSES, "total"))
+    # Gram begins at zero (the student is the teacher) and leaves it
+    assert values["gram"] > 0
+
+
+def test_the_first_losses_are_those_of_scores_that_know_nothing(
+    make_recipe: Make, make_batches: Any, tiles: Any
+) -> None:
+    recipe = make_recipe()
+    values = trainer_of(recipe).step(0, make_batches(tiles, recipe, 1)[0]).values
+    assert values["dino_global"] == pytest.approx(math.log(64), rel=0.02)
+    assert values["dino_local"] == pytest.approx(math.log(64), rel=0.02)
+    assert values["ibot"] == pytest.approx(math.log(64) / 2, rel=0.02)  # half of the crops are masked
+
+
+def test_the_total_weighs_pairs_by_their_number(make_recipe: Make, make_batches: Any, tiles: Any) -> None:
+    recipe = make_recipe()
+    values = trainer_of(recipe).step(0, make_batches(tiles, recipe, 1)[0]).values
+    # 2 global pairs and 2 * 2 local ones
+    expected = (2 * values["dino_global"] + 4 * values["dino_local"]) / 6 + values["ibot"]
+    expected += recipe.koleo.weight * values["koleo"] + recipe.gram.weight.peak * values["gram"]
+    assert values["total"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("method", ["dino", "dinov2", "dinov3"])
+def test_the_three_methods_are_recipes_of_one_engine(
+    method: str, make_recipe: Make, make_batches: Any, tiles: Any
+) -> None:
+    off = {"gram": {"weight": 0.0}, "crops": {"gram_scale": None}} if method != "dinov3" else {}
+    more = {"ibot": {"weight": 0.0}, "koleo": {"weight": 0.0}, "teacher": {"centering": "softmax"}}
+    recipe = make_recipe(method=method, **off, **(more if method == "dino" else {}))
+    trainer = trainer_of(recipe)
+    values = trainer.step(0, make_batches(tiles, recipe, 1)[0]).values
+    on = {name for name in LOSSES if values[name] != 0 or (name == "gram" and trainer.gram is not None)}
+    assert (
+        on
+        == {
+            "dino": {"dino_global", "dino_local"},
+            "dinov2": {"dino_global", "dino_local", "ibot", "koleo"},
+            "dinov3": set(LOSSES),
+        }[method]
+    )
+
+
+def test_a_convnext_trains_without_masks(make_recipe: Make, make_batches: Any, make_tiles: Any) -> None:
+    recipe = make_recipe(
+        backbone={"architecture": "convnext_atto", "arguments": {"depths": [1, 1, 1, 1], "patch_size": 4}},
+        crops={"global_size": 64, "local_size": 32, "gram_scale": 1.0},
+    )
+    settings = recipe.backbone.model_copy(update={"arguments": {"depths": [1, 1, 1, 1]}, "layer_scale": 1e-2})
+    recipe = recipe.model_copy(update={"backbone": settings, "ibot": recipe.ibot.model_copy(update={"weight": 0.0})})
+    values = trainer_of(recipe).step(0, make_batches(make_tiles(size=64), recipe, 1)[0]).values
+    assert values["dino_global"] > 0 and values["ibot"] == 0 and math.isfinite(values["total"])
+
+
+def gradients(recipe: Recipe, batches: list[Batch]) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+    trainer = trainer_of(recipe)
+    kept: dict[str, torch.Tensor] = {}
+    take = trainer.optimizer.step
+
+    def keep(step: int, max_steps: int) -> dict[str, float]:
+        kept.update({n: p.grad.clone() for n, p in trainer.student.named_parameters() if p.grad is not None})
+        return take(step, max_steps)
+
+    trainer.optimizer.step = keep  # type: ignore[method-assign]
+    return trainer.step(0, batches).values, kept
+
+
+def test_accumulation_gives_the_losses_and_gradients_of_the_whole_batch(
+    make_recipe: Make, make_batches: Any, tiles: Any
+) -> None:
+    still = {"rope_rescale": 1.0}  # drawn anew for every forward pass otherwise
+    whole = make_recipe(batch_size=32, koleo={"group": 8}, backbone=still)
+    cut = make_recipe(batch_size=32, accumulate=2, koleo={"group": 8}, backbone=still)
+    # some crops without ground, so that the halves weigh differently
+    tiles.valid[::5, :, 8:] = False
+    one, expected = gradients(whole, make_batches(tiles, whole, 1)[0])
+    two, found = gradients(cut, make_batches(tiles, cut, 1)[0])
+    for name in (*LOSSES, "total"):
+        assert two[name] == pytest.approx(one[name], rel=1e-4, abs=1e-6), name
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=2e-3, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_ground_without_data_reaches_no_loss(make_recipe: Make, make_batches: Any, tiles: Any) -> None:
+    recipe = make_recipe(crops={"symmetries": False})
+    tiles.valid[1::2, :, 16:] = False
+    first = make_batches(tiles, recipe, 1)[0]
+    tiles.values[1::2, :, :, 16:] = 1.0  # what lies under nodata is another number now
+    second = make_batches(tiles, recipe, 1)[0]
+    assert trainer_of(recipe).step(0, first).values == trainer_of(recipe).step(0, second).values
+
+
+def test_a_batch_of_nothing_but_nodata_gives_no_gradient_to_the_cls_losses(
+    make_recipe: Make, make_batches: Any, tiles: Any
+) -> None:
+    recipe = make_recipe()
+    tiles.valid[:] = False
+    values = trainer_of(recipe).step(0, make_batches(tiles, recipe, 1)[0]).values
+    assert all(values[name] == 0 for name in LOSSES)
+
+
+def test_a_loss_that_is_not_finite_changes_nothing(make_recipe: Make, make_batches: Any, tiles: Any) -> None:
+    recipe = make_recipe()
+    trainer = trainer_of(recipe)
+    batches = make_batches(tiles, recipe, 1)[0]
+    batches[0].globals_[0][0] = torch.nan
+    before = {name: value.clone() for name, value in trainer.optimizer.named_masters()}
+    with pytest.raises(NonFiniteLossError) as error:
+        trainer.step(4, batches)
+    assert error.value.step == 4 and error.value.batches is batches
+    for name, value in trainer.optimizer.named_masters():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+
+
+def test_bf16_keeps_float32_masters_that_small_steps_reach(make_recipe: Make, make_batches: Any, tiles: Any) -> None:
+    recipe = make_recipe(optimizer={"lr": 1e-6})
+    trainer = trainer_of(recipe, dtype=torch.bfloat16)
+    before = {name: value.clone() for name, value in trainer.optimizer.named_masters()}
+    trainer.step(0, make_batches(tiles, recipe, 1, dtype=torch.bfloat16)[0])
+    name = "backbone.blocks.0.mlp.fc1.weight"
+    after = dict(trainer.optimizer.named_masters())
+    assert after[name].dtype == torch.float32
+    assert (after[name] != before[name]).float().mean() > 0.9  # too small for bf16, kept in float32
+    working = dict(trainer.student.named_parameters())[name]
+    torch.testing.assert_close(working, after[name].bfloat16(), rtol=0, atol=0)
+
+
+def test_the_teacher_is_the_moving_average_of_the_student(make_recipe: Make, make_batches: Any, tiles: Any) -> None:
+    recipe = make_recipe(teacher={"momentum": 0.9})
+    trainer = trainer_of(recipe)
+    start = [master.clone() for master in trainer.teacher_masters]
+    trainer.step(0, make_batches(tiles, recipe, 1)[0])
+    for teacher, old, student in zip(trainer.teacher_masters, start, trainer.optimizer.masters, strict=True):
+        torch.testing.assert_close(teacher, 0.9 * old + 0.1 * student.detach(), rtol=1e-5, atol=1e-7)
+
+
+def test_ema_with_momentum_one_leaves_the_teacher_alone() -> None:
+    teacher, student = [torch.zeros(3)], [torch.ones(3)]
+    ema_update(teacher, student, 1.0)
+    assert teacher[0].tolist() == [0, 0, 0]
+    ema_update(teacher, student, 0.75)
+    assert teacher[0].tolist() == [0.25] * 3
+
+
+def test_the_gram_teacher_is_renewed_at_its_steps_and_no_more(make_recipe: Make) -> None:
+    settings = make_recipe(gram={"first_update": 10, "every": 5, "max_updates": 3}).gram
+    assert [done for done in range(60) if gram_update_due(done, settings, 100)] == [10, 15, 20]
+    shares = make_recipe(gram={"first_update": 0, "every": 0.25, "max_updates": 2}).gram
+    assert [done for done in range(101) if gram_update_due(done, shares, 100)] == [0, 25]
+
+
+def test_heads_warm_up_on_a_frozen_backbone(make_recipe: Make, make_batches: Any, tiles: Any) -> None:
+    recipe = make_recipe(optimizer={"lr": 1e-3, "warm_heads": 2, "ramp": 2})
+    for new_bands in (False, True):
+        trainer = trainer_of(recipe, new_bands=new_bands)
+        before = {name: value.detach().clone() for name, value in trainer.optimizer.named_masters()}
+        for step, batches in enumerate(make_batches(tiles, recipe, 3)):
+            trainer.step(step, batches)
+            moved = {n for n, value in trainer.optimizer.named_masters() if not torch.equal(value, before[n])}
+            assert any(name.startswith("dino_head") for name in moved)
+            assert any(name.startswith("backbone.blocks") for name in moved) == (step == 2)
+            assert ("backbone.patch_embed.proj.weight" in moved) == (new_bands or step == 2)
+
+
+def test_frozen_prototypes_stay(make_recipe: Make, make_batches: Any, tiles: Any) -> None:
+    recipe = make_recipe(optimizer={"freeze_prototypes": 2})
+    trainer = trainer_of(recipe)
+    name = "dino_head.prototypes.weight"
+    before = dict(trainer.optimizer.named_masters())[name].detach().clone()
+    moved = []
+    for step, batches in enumerate(make_batches(tiles, recipe, 3)):
+        trainer.step(step, batches)
+        moved.append(not torch.equal(dict(trainer.optimizer.named_masters())[name], before))
+    assert moved == [False, False, True]
+
+
+def test_the_workers_change_nothing(make_recipe: Make, make_batches: Any, tiles: Any) -> None:
+    found = [make_batches(tiles, make_recipe(batch_size=32, workers=workers), 2) for workers in (0, 1, 3)]
+    for other in found[1:]:
+        for one, two in zip(found[0], other, strict=True):
+            for name in ("globals_", "locals_", "grams"):
+                for a, b in zip(getattr(one[0], name), getattr(two[0], name), strict=True):
+                    torch.testing.assert_close(a, b, rtol=0, atol=0)
+            assert one[0].masks is not None and torch.equal(one[0].masks, two[0].masks)
+
+
+def test_ranks_and_micro_batches_share_out_one_batch(make_recipe: Make, make_batches: Any, tiles: Any) -> None:
+    whole = make_batches(tiles, make_recipe(batch_size=64), 1)[0][0]
+    cut = make_recipe(batch_size=64, accumulate=2, koleo={"group": 4})
+    parts = {rank: make_batches(tiles, cut, 1, rank=rank, world=2)[0] for rank in (0, 1)}
+    order = [parts[0][0], parts[1][0], parts[0][1], parts[1][1]]
+    torch.testing.assert_close(torch.cat([part.globals_[1] for part in order]), whole.globals_[1], rtol=0, atol=0)
