@@ -53,7 +53,7 @@ class Pixels:
 
     Attributes:
         values: ``[C, H, W]``; float32 in [0, 1], 0 where invalid, or native digital numbers when read as such.
-        valid: bool ``[H, W]``; True where every band has a measurement.
+        valid: bool ``[H, W]``; True where every band has a measurement (in 8-bit pictures: any band).
     """
 
     values: np.ndarray

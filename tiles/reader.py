@@ -49,6 +49,9 @@ class _File:
         self.places = [place for place, _ in bands]  # where the bands stand in the scene
         self.indexes = [band.index for _, band in bands]
         self.nodata = [band.nodata for _, band in bands]
+        # An 8-bit picture clips dark water to the nodata value band by band: two thirds of a Landsat scene of San
+        # Francisco Bay have a 0 in some band, a tenth has it in all. There only a pixel without any band is nodata.
+        self.display = len(bands) > 1 and all(band.dtype == "uint8" for _, band in bands)
         source = stack.enter_context(open_raster(path))
         own = scene.source_grids.get(path)
         with reading(path):
@@ -72,7 +75,7 @@ class _File:
         known = {value for value in self.nodata if value is not None}
         if known:
             options["src_nodata"] = known.pop()
-            options["UNIFIED_SRC_NODATA"] = "NO"
+            options["UNIFIED_SRC_NODATA"] = "YES" if self.display else "NO"
         if grid.crs is None:
             options |= {"src_crs": _PLANE, "src_transform": grid.affine}
         target = scene.geobox
@@ -99,6 +102,11 @@ class _File:
                 valid &= self.dataset.read(self.alpha, window=inside) > 0
             elif self.masked:
                 valid &= self.dataset.read_masks(self.indexes[0], window=inside) > 0
+        if self.display:
+            if all(nodata is not None and _fits(nodata, values.dtype) for nodata in self.nodata):
+                missing = np.array(self.nodata, values.dtype)[:, None, None]
+                valid &= (values != missing).any(axis=0)
+            return
         for plane, nodata in zip(values, self.nodata, strict=True):
             if plane.dtype.kind == "f":
                 valid &= np.isfinite(plane)

@@ -51,12 +51,25 @@ def test_windows_may_reach_beyond_the_scene_where_nothing_is_valid(write_raster,
 
 
 def test_nodata_of_any_selected_band_makes_a_pixel_invalid(write_raster, ramp):
-    values = ramp(3, 4, 4)
+    values = ramp(3, 4, 4).astype(np.uint16)
     values[2, 1, 1] = 0
-    scene = open_scene(write_raster("a.tif", values, nodata=0, photometric="RGB"))
+    names = ["red", "green", "blue"]
+    scene = open_scene(write_raster("a.tif", values, nodata=0), sensor="planetscope-sr", band_names=names)
     assert not read_all(scene).valid[1, 1]
     assert read_all(scene).values[:, 1, 1].tolist() == [0, 0, 0]
     assert read_all(scene.select(["red", "green"])).valid.all()
+
+
+def test_in_an_8_bit_picture_only_nodata_in_every_band_is_nodata(write_raster, ramp):
+    values = np.maximum(ramp(3, 6, 6), 1)
+    values[2, 1, 1] = 0  # dark water, clipped in one band
+    values[:, 4, 4] = 0
+    scene = open_scene(write_raster("a.tif", values, nodata=0, photometric="RGB"))
+    expected = np.ones((6, 6), bool)
+    expected[4, 4] = False
+    np.testing.assert_array_equal(read_all(scene).valid, expected)
+    warped = read_all(scene.on(scene.geobox.translate_pix(1, 0), "nearest")).valid
+    np.testing.assert_array_equal(warped[:, :-1], expected[:, 1:])
 
 
 def test_nan_and_infinity_are_invalid(write_raster):
