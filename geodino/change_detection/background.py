@@ -89,7 +89,8 @@ class Threshold:
     Attributes:
         value: scores above are change, in standard deviations of the background.
         rule: one sentence for the person who reads the map.
-        false_alarm_rate: expected share of stable pixels above the threshold.
+        false_alarm_rate: expected share of stable pixels above the threshold; NaN where there is no stable background
+            to tell.
     """
 
     value: float
@@ -97,13 +98,62 @@ class Threshold:
     false_alarm_rate: float
 
 
-def automatic_threshold(false_alarm_rate: float = DEFAULT_FALSE_ALARM_RATE) -> Threshold:
-    """The threshold that a share ``false_alarm_rate`` of the stable background is expected to exceed."""
-    value = float(norm.isf(false_alarm_rate))
-    rule = f"log-normal stable background, one in {1 / false_alarm_rate:,.0f} stable pixels expected above {value:.2f}"
-    return Threshold(value, rule, false_alarm_rate)
+# Log spread of the distances of a pair whose dates differ nearly everywhere. Noise alone gives at most 0.4 (a chi
+# distance with four degrees of freedom), and averaging over neighbours narrows that.
+UNSTABLE = 0.45
+
+
+def automatic_threshold(
+    histogram: LogHistogram,
+    background: Background,
+    *,
+    spread: float = 0.0,
+    false_alarm_rate: float = DEFAULT_FALSE_ALARM_RATE,
+) -> Threshold:
+    """Threshold on standardised scores, calibrated on the stable background.
+
+    Three cases. As a rule the threshold is the score that a share ``false_alarm_rate`` of the background exceeds. Where
+    change forms a class of its own farther out, it is the border between the two classes (Otsu, "A threshold selection
+    method from gray-level histograms", IEEE TSMC 9(1), 1979), which is stricter. Where hardly anything is stable, so
+    that the background is as wide as the score itself, it is the same border on the distances, and no rate is promised.
+
+    Args:
+        histogram: log distances of the pair.
+        background: its stable background.
+        spread: log spread of the distances before they were standardised; 0 when unknown.
+        false_alarm_rate: wanted share of stable pixels above the threshold.
+    """
+    scores = ((histogram.edges[1:] + histogram.edges[:-1]) / 2 - background.centre) / background.spread
+    counts = histogram.counts.astype(np.float64)
+    limit = float(norm.isf(false_alarm_rate))
+    beyond = counts[scores > limit].sum() / max(counts.sum(), 1)
+    if beyond < false_alarm_rate and spread > UNSTABLE:
+        distances = np.exp(np.clip(spread * scores, LOWEST, HIGHEST))
+        value = float(np.log(_otsu(distances, counts)) / spread)
+        rule = "hardly anything is stable between these dates: border between small and large distances (Otsu)"
+        return Threshold(value, rule, float("nan"))
+    border = _otsu(np.maximum(scores, -4), counts)
+    if border > limit:
+        rule = "log-normal stable background and, farther out, the border between it and a class of change (Otsu)"
+        return Threshold(float(border), rule, float(norm.sf(border)))
+    rule = f"log-normal stable background: one in {1 / false_alarm_rate:,.0f} stable pixels expected above"
+    return Threshold(limit, rule, false_alarm_rate)
 
 
 def given_threshold(value: float) -> Threshold:
     """A threshold chosen by the user, with the false-alarm rate it implies."""
-    return Threshold(value, f"given: {value:g}", float(norm.sf(value)))
+    return Threshold(value, "as given", float(norm.sf(value)))
+
+
+def _otsu(values: NDArray, counts: NDArray) -> float:
+    """Value that parts a histogram in the two classes with the largest variance between them."""
+    below, total = np.cumsum(counts), counts.sum()
+    moment = np.cumsum(counts * values)
+    split = (below > 0) & (below < total)
+    if not split.any():
+        return float(values[-1])
+    part, mean = below[split], moment[split]
+    between = (moment[-1] * part / total - mean) ** 2 / (part * (total - part))
+    # A gap between the classes scores the same over its whole length: the threshold goes in its middle.
+    best = np.flatnonzero(split)[np.isclose(between, between.max(), rtol=1e-9)]
+    return float((values[best[0]] + values[min(best[-1] + 1, len(values) - 1)]) / 2)

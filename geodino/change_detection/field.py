@@ -8,7 +8,14 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from geodino.change_detection.alignment import Pair
-from geodino.change_detection.background import Background, LogHistogram, fit_background, log_distance
+from geodino.change_detection.background import (
+    Background,
+    LogHistogram,
+    Threshold,
+    automatic_threshold,
+    fit_background,
+    log_distance,
+)
 from geodino.change_detection.deep import TokenChange, distance_rows
 from geodino.change_detection.method import Method
 from geodino.change_detection.spectral import HALO, SpectralModel
@@ -87,6 +94,7 @@ class ScoreField:
         tokens: the deep half, None when the method does not read it.
         spectral_background: stable background of the spectral distance.
         final: stable background of the combined score.
+        histogram: combined scores before their own calibration.
     """
 
     pair: Pair
@@ -95,12 +103,19 @@ class ScoreField:
     tokens: TokenHalf | None
     spectral_background: Background = field(default_factory=lambda: Background(0.0, 1.0))
     final: Background = field(default_factory=lambda: Background(0.0, 1.0))
+    histogram: LogHistogram = field(default_factory=LogHistogram)
 
     def calibrate(self) -> None:
         """Measure the stable background of the spectral half and of the combined score."""
         if self.spectral is not None:
-            self.spectral_background = self._background(self._spectral_logs)
-        self.final = self._background(self._combined)
+            self.spectral_background = fit_background(self._histogram(self._spectral_logs))
+        self.histogram = self._histogram(self._combined)
+        self.final = fit_background(self.histogram)
+
+    def threshold(self) -> Threshold:
+        """The automatic threshold of the calibrated score."""
+        spread = self.spectral_background.spread if self.spectral is not None else 0.0
+        return automatic_threshold(self.histogram, self.final, spread=spread)
 
     def rows(self) -> Iterator[ScoreRows]:
         """The whole score from top to bottom."""
@@ -113,14 +128,14 @@ class ScoreField:
         step = _BLOCK_ROWS if self.tokens is None else -(-_BLOCK_ROWS // self.tokens.patch) * self.tokens.patch
         return [(start, min(start + step, height)) for start in range(0, height, step)]
 
-    def _background(self, measure: Callable[["_Readers", int, int], FloatArray]) -> Background:
+    def _histogram(self, measure: Callable[["_Readers", int, int], FloatArray]) -> LogHistogram:
         histogram = LogHistogram()
         blocks = self._blocks()
         picked = np.unique(np.linspace(0, len(blocks) - 1, min(_CALIBRATION_BLOCKS, len(blocks))).astype(int))
         with self._readers() as readers:
             for number in picked:
                 histogram.add(measure(readers, *blocks[number]))
-        return fit_background(histogram)
+        return histogram
 
     def _combined(self, readers: "_Readers", start: int, stop: int) -> FloatArray:
         """Log distance of the score before its own calibration; NaN where nodata."""

@@ -12,16 +12,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh
+from scipy.special import polygamma
 from scipy.stats import chi2
+
+from geodino.change_detection.background import LogHistogram, fit_background, log_distance
 
 FloatArray = NDArray[np.float64]
 
 # Share of the variance added to the covariance's diagonal: keeps the eigenproblem solvable when bands repeat each
 # other or the two dates are the same file, and is far below what eight-bit rounding adds to real bands.
 RIDGE = 1e-6
-# Below this share of effective pixels the reweighting has locked on to a handful of look-alike pixels and no longer
-# describes the background; the last sound iteration is kept.
-FEWEST_STABLE = 0.02
+# The log of a chi distance of pure noise has a known spread. When the background's is wider by this factor, reweighting
+# has locked on to a handful of look-alike pixels (a lake, saturated roofs) and no longer describes the background: the
+# last sound iteration is kept.
+WIDEST = 1.5
 
 
 @dataclass(frozen=True)
@@ -76,13 +80,16 @@ def fit_irmad(before: NDArray, after: NDArray, *, iterations: int = 30, toleranc
     """
     bands = before.shape[0]
     values = np.concatenate([before, after]).astype(np.float64)
+    widest = WIDEST * 0.5 * np.sqrt(polygamma(1, bands / 2))
     weights = np.ones(values.shape[1])
     fitted = _fit(values, weights, 0)
     for iteration in range(1, iterations):
         weights = fitted.no_change_probability(values[:bands], values[bands:])
-        if weights.mean() < FEWEST_STABLE:
-            break
         update = _fit(values, weights, iteration)
+        histogram = LogHistogram()
+        histogram.add(log_distance(np.sqrt(update.chi_squared(values[:bands], values[bands:]))))
+        if fit_background(histogram).spread > widest:
+            break
         settled = np.abs(update.correlation - fitted.correlation).max() < tolerance
         fitted = update
         if settled:

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import rasterio
 
 from geodino.backbone import Backbone
 from geodino.change_detection.alignment import Pair, align, normalised
-from geodino.change_detection.background import Threshold, automatic_threshold, given_threshold
+from geodino.change_detection.background import Threshold, given_threshold
 from geodino.change_detection.deep import fit_token_change
 from geodino.change_detection.field import ScoreField, TokenHalf, token_half
 from geodino.change_detection.method import Method
@@ -30,6 +30,7 @@ from tiles.scene import Scene
 CLASSES = (MapClass(0, "no change", (235, 235, 235)), MapClass(1, "change", (213, 45, 20)))
 NODATA = 255
 IDENTITY_TAG = "GEODINO_CHANGE_IDENTITY"
+AUTO_TAG = "GEODINO_AUTO_THRESHOLD"
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,6 @@ def change_scenes(
     """
     outputs.check()
     progress = progress or Silent()
-    limit = automatic_threshold() if threshold is None else given_threshold(threshold)
     method = method.settled(before.gsd_m)
     settings = replace(settings or DenseSettings(), min_valid=0.0)
     identity = _identity(before, after, backbone if method.reads_features else None, method, settings)
@@ -127,6 +127,7 @@ def change_scenes(
             score_path, before, after, backbone, method, settings, outputs, tags, progress
         )  # fmt: skip
     try:
+        limit = kept_threshold(score_path) if threshold is None else given_threshold(threshold)
         share = write_mask(score_path, outputs.mask, limit, overwrite=outputs.overwrite)
         if outputs.vector is not None:
             dates = (before.datetime, after.datetime)
@@ -165,6 +166,7 @@ def _write_score(
         tokens, stores = fill_tokens(pair, spectral, backbone, settings, outputs, progress)
     field = ScoreField(pair, method, spectral if method.reads_bands else None, tokens)
     field.calibrate()
+    tags |= {AUTO_TAG: asdict(field.threshold())}
     with CogWriter(
         path, pair.before.geobox, dtype="float32", nodata=float("nan"), resampling="average",
         descriptions=("deviations above the stable background",), tags=tags, overwrite=True,
@@ -207,6 +209,15 @@ def fill_tokens(
     tolerance = pair.remaining_shift / grid.pixels
     change = fit_token_change(*stores, layers=max(1, len(settings.layers)), tolerance=tolerance)
     return token_half(stores[0], stores[1], change, grid.pixels), stores
+
+
+def kept_threshold(score: Path) -> Threshold:
+    """The automatic threshold that was calibrated when a score was made."""
+    with rasterio.open(score) as file:
+        text = file.tags().get(AUTO_TAG)
+    if text is None:
+        raise InputError(f"{score} holds no calibrated threshold; give a number with --threshold")
+    return Threshold(**json.loads(text))
 
 
 def write_mask(score: Path, mask: Path, threshold: Threshold, *, overwrite: bool = False) -> float:

@@ -88,7 +88,9 @@ def register(cli: typer.Typer) -> None:
         for note in result.notes:
             typer.echo(note)
         typer.echo(f"threshold {result.threshold.value:.2f}: {result.threshold.rule}")
-        typer.echo(f"expected false-alarm rate {result.threshold.false_alarm_rate:.2%} of stable pixels")
+        rate = result.threshold.false_alarm_rate
+        expected = "unknown" if rate != rate else f"{rate:.2g} of the stable pixels"
+        typer.echo(f"expected false-alarm rate: {expected}")
         typer.echo(f"{result.share:.2%} of the valid pixels changed")
         typer.echo("wrote " + ", ".join(str(path) for path in (output, score, vector) if path is not None))
 

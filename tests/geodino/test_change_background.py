@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from geodino.change_detection.background import (
+    Background,
     LogHistogram,
     automatic_threshold,
     fit_background,
@@ -31,12 +32,42 @@ def test_the_background_is_found_under_change(centre: float, spread: float, chan
 
 
 def test_false_alarms_are_as_promised_without_change() -> None:
-    distance = np.exp(np.random.default_rng(1).normal(-1, 0.5, 400_000))
-    score = fit_background(histogram(distance)).standardise(log_distance(distance))
-    threshold = automatic_threshold(0.01)
-    assert 0.004 < (score > threshold.value).mean() < 0.025
+    logs = np.random.default_rng(1).normal(-1, 0.3, 400_000)
+    counted = histogram(np.exp(logs))
+    background = fit_background(counted)
+    threshold = automatic_threshold(counted, background, spread=0.3, false_alarm_rate=0.01)
+    assert 0.004 < (background.standardise(logs) > threshold.value).mean() < 0.025
     assert threshold.false_alarm_rate == 0.01
     assert "100 stable pixels" in threshold.rule
+
+
+def test_change_far_out_moves_the_threshold_between_the_classes() -> None:
+    rng = np.random.default_rng(4)
+    counted = histogram(np.exp(np.concatenate([rng.normal(0, 0.3, 90_000), rng.normal(4, 0.3, 10_000)])))
+    background = fit_background(counted)
+    threshold = automatic_threshold(counted, background)
+    assert 1.5 < threshold.value * background.spread + background.centre < 3
+    assert threshold.false_alarm_rate < 1e-3
+    assert "class of change" in threshold.rule
+
+
+def test_where_hardly_anything_is_stable_no_rate_is_promised() -> None:
+    rng = np.random.default_rng(5)
+    counted = histogram(np.exp(rng.uniform(-1.5, 2.0, 100_000)))
+    background = fit_background(counted)
+    threshold = automatic_threshold(counted, background, spread=background.spread)
+    assert np.isnan(threshold.false_alarm_rate)
+    found = (rng.uniform(-1.5, 2.0, 100_000) - background.centre) / background.spread > threshold.value
+    assert 0.1 < found.mean() < 0.5
+
+
+def test_otsu_goes_in_the_middle_of_a_gap_and_survives_a_single_value() -> None:
+    one, two = np.full(500, 0.1), np.full(500, 30.0)
+    counted = histogram(np.concatenate([one, two]))
+    background = Background(float(np.log(0.1)), 0.5)
+    limit = automatic_threshold(counted, background).value * 0.5 + np.log(0.1)
+    assert np.log(0.1) + 1 < limit < np.log(30) - 1
+    assert np.isfinite(automatic_threshold(histogram(one), background).value)
 
 
 def test_scores_do_not_depend_on_the_unit_of_the_distance() -> None:

@@ -1,0 +1,288 @@
+"""Whole change maps on tiny generated pairs, with a tiny untrained backbone."""
+
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from scipy.ndimage import gaussian_filter
+from scipy.ndimage import shift as move
+
+import geodino
+from geodino.backbone import Backbone, untrained_backbone
+from geodino.change_detection.alignment import align, common_grid, measure_shift
+from geodino.change_detection.method import Method
+from geodino.dense import DenseSettings
+from tiles.errors import InputError, OutputError
+from tiles.scene import open_scene
+
+TINY = {"depth": 1, "embed_dim": 24, "num_heads": 2}
+TRANSFORM = Affine(10, 0, 500_000, 0, -10, 4_002_000)
+SIZE = (160, 192)
+OBJECT = np.s_[60:100, 80:130]
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return untrained_backbone("vit_tiny_patch16_dinov3_qkvb", device="cpu", precision="fp32", **TINY)
+
+
+def ground(seed: int = 0, bands: int = 4) -> np.ndarray:
+    """Smooth textured ground, float `[bands, H, W]` around 100."""
+    rng = np.random.default_rng(seed)
+    mixing = rng.normal(size=(bands, bands))
+    fields = np.stack([gaussian_filter(rng.normal(size=SIZE), 2 + 2 * band) for band in range(bands)])
+    fields /= fields.std(axis=(1, 2), keepdims=True)
+    return 100 + 12 * np.einsum("ij,jhw->ihw", mixing, fields) / bands**0.5
+
+
+def second_date(
+    first: np.ndarray, *, changed: bool = True, gain: float = 1.15, rows: float = 0, cols: float = 0
+) -> np.ndarray:
+    later = first.copy()
+    if changed:
+        later[:, *OBJECT] = ground(seed=7)[:, *OBJECT] * 0.6 + 60
+    later = np.stack([move(band, (rows, cols), order=3, mode="nearest") for band in later])
+    return later * gain - 9
+
+
+def write(
+    path: Path, values: np.ndarray, *, transform: Affine = TRANSFORM, crs: str | None = "EPSG:32618", nodata: Any = None
+) -> Path:
+    noisy = values + np.random.default_rng(len(path.name)).normal(0, 1.5, values.shape)
+    with rasterio.open(
+        path, "w", driver="GTiff", height=values.shape[1], width=values.shape[2], count=len(values), dtype="uint8",
+        crs=crs, transform=transform, nodata=nodata, photometric="MINISBLACK",
+    ) as out:  # fmt: skip
+        out.write(noisy.clip(1, 255).astype(np.uint8))
+    return path
+
+
+def pair(folder: Path, **options: Any) -> tuple[Path, Path]:
+    first = ground()
+    return write(folder / "b.tif", first), write(folder / "after.tif", second_date(first, **options))
+
+
+def read(path: Path) -> np.ndarray:
+    with rasterio.open(path) as file:
+        return file.read(1)
+
+
+def truth() -> np.ndarray:
+    mask = np.zeros(SIZE, dtype=bool)
+    mask[OBJECT] = True
+    return mask
+
+
+@pytest.mark.parametrize("method", ["spectral", "fused"])
+def test_an_object_that_came_is_found_and_the_rest_is_left(tmp_path: Path, backbone: Backbone, method: str) -> None:
+    before, after = pair(tmp_path)
+    result = geodino.change(
+        before, after, tmp_path / "c.tif", score=tmp_path / "s.tif", vector=tmp_path / "v.gpkg",
+        backbone=backbone, method=method,
+    )  # fmt: skip
+    found = read(tmp_path / "c.tif")
+    assert set(np.unique(found)) == {0, 1}
+    assert (found[truth()] == 1).mean() > 0.85
+    assert (found[~truth()] == 1).mean() < 0.02
+    score = read(tmp_path / "s.tif")
+    assert score.dtype == np.float32
+    np.testing.assert_array_equal(found == 1, score > np.float32(result.threshold.value))
+    with rasterio.open(tmp_path / "c.tif") as file, rasterio.open(before) as source:
+        assert (file.dtypes[0], file.nodata, file.transform, file.shape) == ("uint8", 255, source.transform, SIZE)
+        assert ("GEODINO_BACKBONE_HASH" in file.tags()) == (method == "fused")
+        assert float(file.tags()["GEODINO_FALSE_ALARM_RATE"]) == 0.001
+    polygons = gpd.read_file(tmp_path / "v.gpkg")
+    assert polygons["area_m2"][0] == pytest.approx(40 * 50 * 100, rel=0.25)
+    assert polygons["score"][0] > 3
+    assert list(polygons.columns[:5]) == ["area_m2", "score", "score_max", "date_before", "date_after"]
+    assert result.share == pytest.approx((found == 1).mean())
+    assert sorted(p.name for p in tmp_path.iterdir() if "part" in p.name) == []
+
+
+def test_light_alone_is_no_change(tmp_path: Path) -> None:
+    before, after = pair(tmp_path, changed=False, gain=1.3)
+    result = geodino.change(before, after, tmp_path / "c.tif", method="spectral")
+    assert result.share < 0.02
+
+
+def test_the_same_file_twice_is_no_change(tmp_path: Path, backbone: Backbone) -> None:
+    before, _ = pair(tmp_path)
+    for method in ("spectral", "features"):
+        result = geodino.change(before, before, tmp_path / f"{method}.tif", method=method, backbone=backbone)
+        assert result.share == 0
+
+
+def test_a_shift_is_measured_reported_and_taken_out(tmp_path: Path) -> None:
+    before, after = pair(tmp_path, rows=1.6, cols=-2.3)
+    found = measure_shift(align(open_scene(before), open_scene(after), correct_shift=False))
+    assert (found.rows, found.cols) == pytest.approx((1.6, -2.3), abs=0.2)
+    aligned = align(open_scene(before), open_scene(after))
+    assert "corrected" in aligned.notes[0]
+    left = measure_shift(aligned)
+    assert abs(left.rows) < 0.15
+    assert abs(left.cols) < 0.15
+    result = geodino.change(before, after, tmp_path / "c.tif", method="spectral")
+    assert (read(tmp_path / "c.tif")[truth()] == 1).mean() > 0.85
+    assert result.share < 0.2
+
+
+def test_grids_may_differ_in_place_size_and_reference_system(tmp_path: Path) -> None:
+    first = ground()
+    before = write(tmp_path / "b.tif", first)
+    later = second_date(first)
+    plain = write(tmp_path / "plain.tif", later)
+    warped = tmp_path / "warped.tif"
+    with rasterio.open(plain) as source:
+        from rasterio.vrt import WarpedVRT
+        from rasterio.warp import Resampling
+
+        with WarpedVRT(source, crs="EPSG:4326", resampling=Resampling.cubic, nodata=0) as vrt:
+            profile = {**vrt.profile, "driver": "GTiff", "nodata": 0}
+            for key in ("blockxsize", "blockysize", "tiled"):
+                profile.pop(key, None)
+            with rasterio.open(warped, "w", **profile) as out:
+                out.write(vrt.read())
+    geodino.change(before, warped, tmp_path / "c.tif", method="spectral")
+    found = read(tmp_path / "c.tif")
+    assert found.shape == SIZE
+    assert (found[truth()] == 1).mean() > 0.8
+    assert (found[~truth()] == 1).mean() < 0.04
+
+
+def test_only_the_common_part_is_mapped_on_the_first_dates_grid(tmp_path: Path) -> None:
+    first = ground()
+    before = write(tmp_path / "b.tif", first)
+    moved = TRANSFORM @ Affine.translation(30.4, 20.4)
+    after = write(tmp_path / "a.tif", second_date(first)[:, 20:120, 30:150], transform=moved)
+    grid = common_grid(open_scene(before), open_scene(after))
+    assert grid.affine == TRANSFORM @ Affine.translation(30, 20)
+    assert tuple(grid.shape) == (101, 121)
+    geodino.change(before, after, tmp_path / "c.tif", method="spectral")
+    with rasterio.open(tmp_path / "c.tif") as file:
+        assert file.transform == grid.affine
+        assert file.shape == (101, 121)
+
+
+def test_nodata_of_either_date_is_nodata(tmp_path: Path, backbone: Backbone) -> None:
+    first = ground()
+    before, after = tmp_path / "b.tif", tmp_path / "a.tif"
+    write(before, first, nodata=0)
+    write(after, second_date(first), nodata=0)
+    for path, corner in ((before, np.s_[:, :16, :24]), (after, np.s_[:, -20:, -12:])):
+        with rasterio.open(path, "r+") as file:
+            values = file.read()
+            values[corner] = 0
+            file.write(values)
+    for method in ("spectral", "fused"):
+        out = tmp_path / f"{method}.tif"
+        geodino.change(before, after, out, method=method, backbone=backbone, score=tmp_path / f"{method}_s.tif")
+        gone = np.zeros(SIZE, dtype=bool)
+        gone[:16, :24] = gone[-20:, -12:] = True
+        mask = read(out) == 255
+        # The second date is resampled by the measured shift: its nodata may grow by the resampling kernel.
+        assert mask[gone].all()
+        assert (mask & ~gone).sum() < 200
+        np.testing.assert_array_equal(np.isnan(read(tmp_path / f"{method}_s.tif")), mask)
+
+
+def test_another_threshold_on_a_kept_score_needs_no_backbone_and_changes_only_the_mask(
+    tmp_path: Path, backbone: Backbone
+) -> None:
+    before, after = pair(tmp_path)
+    arguments: dict[str, Any] = {"score": tmp_path / "s.tif", "backbone": backbone, "method": "fused"}
+    geodino.change(before, after, tmp_path / "a.tif", **arguments)
+    stamp = (tmp_path / "s.tif").stat().st_mtime_ns
+    result = geodino.change(before, after, tmp_path / "other.tif", threshold=8.0, **arguments)
+    assert (tmp_path / "s.tif").stat().st_mtime_ns == stamp
+    assert any("taken as it is" in note for note in result.notes)
+    np.testing.assert_array_equal(read(tmp_path / "other.tif") == 1, read(tmp_path / "s.tif") > 8)
+
+
+def test_a_score_of_other_dates_or_settings_is_not_taken(tmp_path: Path, backbone: Backbone) -> None:
+    before, after = pair(tmp_path)
+    score = tmp_path / "s.tif"
+    geodino.change(before, after, tmp_path / "a.tif", score=score, method="spectral")
+    with pytest.raises(OutputError, match="was not made from these dates and settings"):
+        geodino.change(after, before, tmp_path / "other.tif", score=score, method="spectral")
+    with pytest.raises(OutputError, match="was not made from these dates and settings"):
+        geodino.change(before, after, tmp_path / "other.tif", score=score, method="fused", backbone=backbone)
+
+
+class Interrupting:
+    """Progress that stops the run like Ctrl-C."""
+
+    def update(self, done: float, note: str = "") -> None:
+        if done > 0.3:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_run_leaves_no_map_and_goes_on_to_the_same_bytes(tmp_path: Path, backbone: Backbone) -> None:
+    from geodino.change_detection.pipeline import ChangeOutputs, change_scenes
+
+    before, after = (open_scene(path) for path in pair(tmp_path))
+    arguments: dict[str, Any] = {
+        "backbone": backbone, "method": Method.features, "settings": DenseSettings(window=4, halo=1)
+    }  # fmt: skip
+    change_scenes(before, after, ChangeOutputs(tmp_path / "whole.tif"), **arguments)
+    with pytest.raises(KeyboardInterrupt):
+        change_scenes(before, after, ChangeOutputs(tmp_path / "c.tif"), **arguments, progress=Interrupting())
+    assert not (tmp_path / "c.tif").exists()
+    change_scenes(before, after, ChangeOutputs(tmp_path / "c.tif"), **arguments)
+    assert (tmp_path / "c.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir() if "part" in p.name) == []
+
+
+def test_rasters_that_do_not_overlap_are_refused(tmp_path: Path) -> None:
+    first = ground()
+    before = write(tmp_path / "b.tif", first)
+    far = write(tmp_path / "far.tif", first, transform=TRANSFORM @ Affine.translation(500, 0))
+    other_zone = write(tmp_path / "zone.tif", first, crs="EPSG:32633")
+    for after in (far, other_zone):
+        with pytest.raises(InputError, match="do not overlap"):
+            geodino.change(before, after, tmp_path / "c.tif", method="spectral")
+    assert not (tmp_path / "c.tif").exists()
+
+
+def test_a_raster_without_reference_system_is_refused(tmp_path: Path) -> None:
+    before, _ = pair(tmp_path)
+    bare = write(tmp_path / "bare.tif", ground(), crs=None, transform=Affine.identity())
+    with pytest.raises(InputError, match="no coordinate reference system"):
+        geodino.change(before, bare, tmp_path / "c.tif", method="spectral")
+
+
+def test_fewer_bands_than_the_backbone_needs_are_refused(tmp_path: Path, backbone: Backbone) -> None:
+    first = ground(bands=1)
+    before, after = write(tmp_path / "b.tif", first), write(tmp_path / "a.tif", first)
+    with pytest.raises(InputError, match="red"):
+        geodino.change(before, after, tmp_path / "c.tif", method="features", backbone=backbone)
+
+
+def test_dates_without_a_common_band_are_refused(tmp_path: Path) -> None:
+    gray, colour = write(tmp_path / "b.tif", ground(bands=1)), write(tmp_path / "a.tif", ground())
+    with pytest.raises(InputError, match="share no band"):
+        geodino.change(gray, colour, tmp_path / "c.tif", method="spectral")
+
+
+def test_existing_outputs_are_kept_unless_told(tmp_path: Path) -> None:
+    before, after = pair(tmp_path)
+    for name in ("c.tif", "v.gpkg", "s.tif"):
+        (tmp_path / name).write_text("mine")
+        with pytest.raises(OutputError, match="exists already"):
+            geodino.change(
+                before, after, tmp_path / "c.tif", vector=tmp_path / "v.gpkg", score=tmp_path / "s.tif",
+                method="spectral",
+            )  # fmt: skip
+        assert (tmp_path / name).read_text() == "mine"
+        (tmp_path / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("gsd", "expected"), [(0.3, Method.features), (2.9, Method.features), (10.0, Method.fused), (30.0, Method.fused)]
+)
+def test_the_method_follows_the_pixel_size(gsd: float, expected: Method) -> None:
+    assert Method.auto.settled(gsd) is expected
+    assert Method.spectral.settled(gsd) is Method.spectral
