@@ -20,6 +20,7 @@ from .progress import Progress, Silent
 from .scene import Scene, open_scene
 from .split import assign
 from .statistics import merge
+from .torchgeo_set import TORCHGEO, open_torchgeo
 from .unit import Failure, is_done, part_path, read_receipt
 from .work import Job, run
 
@@ -55,6 +56,8 @@ def open_source(request: Request, settings: CutSettings) -> Source:
     Raises:
         InputError: Where it cannot be read or lacks a band.
     """
+    if request.source.startswith(TORCHGEO):
+        return open_torchgeo(request.source, settings.gsd_m, settings.bands)
     if is_image_set(request.source):
         return open_images(request.source, settings.gsd_m, settings.bands)
     scene = open_scene(

@@ -7,6 +7,7 @@ from pathlib import Path
 from .errors import InputError
 from .folder import RASTER_SUFFIXES, list_stack
 from .images import is_image_set
+from .torchgeo_set import TORCHGEO, torchgeo_sources
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,9 @@ def expand(argument: str) -> Iterator[Found]:
     A folder is one scene when it holds a stack of single bands, an image set when its images have no georeference,
     else each raster in it (and in its class folders) is a scene of its own.
     """
+    if argument.startswith(TORCHGEO):
+        yield from (Found(source) for source in torchgeo_sources(argument))
+        return
     path = Path(argument)
     if path.suffix.lower() in (".json", ".geojson") and path.is_file():
         from .stac import days  # pystac is needed for items only

@@ -3,7 +3,7 @@
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Self
 
@@ -19,6 +19,15 @@ _CHANNELS = {"L": ("gray",), "RGB": ("red", "green", "blue"), "RGBA": ("red", "g
 
 
 @dataclass(frozen=True)
+class DecodedImage:
+    """One image: digital numbers ``[C, H, W]``, validity ``[H, W]`` (None: every pixel) and class (None: unknown)."""
+
+    values: np.ndarray
+    valid: np.ndarray | None
+    label: str | None
+
+
+@dataclass(frozen=True)
 class ImageSet:
     """Images of one kind, without georeference.
 
@@ -27,8 +36,9 @@ class ImageSet:
         members: Paths within it, sorted.
         gsd_m: Ground sample distance, as given.
         bands: Bands to keep, each with its place in the image and the map to [0, 1].
-        sensor: Always ``8bit``.
         notes: What was decided.
+        sensor: Row of the sensor table.
+        dtype: NumPy name of the digital numbers' type.
     """
 
     source: str
@@ -37,6 +47,7 @@ class ImageSet:
     bands: tuple[Band, ...]
     notes: tuple[str, ...]
     sensor: str = "8bit"
+    dtype: str = "uint8"
 
     @property
     def name(self) -> str:
@@ -48,18 +59,18 @@ class ImageSet:
         """Names of the bands kept."""
         return tuple(band.name for band in self.bands)
 
-    def label(self, member: str) -> str | None:
-        """Class of an image: the folder it lies in, None at the top."""
-        parent = PurePosixPath(member).parent.name
-        return parent or None
+    def state(self) -> list[object]:
+        """What tells whether the images are still the same, without reading them."""
+        found = Path(self.source).stat()
+        return [self.source, found.st_size, found.st_mtime_ns]
 
     def open(self) -> "ImageReader":
         """Open for reading in one thread, as a context manager."""
         return ImageReader(self)
 
-    def subset(self, first: int, last: int) -> "ImageSet":
+    def subset(self, first: int, last: int) -> Self:
         """The images ``first`` up to but not including ``last``."""
-        return ImageSet(self.source, self.members[first:last], self.gsd_m, self.bands, self.notes)
+        return replace(self, members=self.members[first:last])
 
 
 class ImageReader:
@@ -72,11 +83,8 @@ class ImageReader:
         if not Path(images.source).is_dir():
             self._zip = self._stack.enter_context(zipfile.ZipFile(images.source))
 
-    def read(self, member: str) -> tuple[np.ndarray, np.ndarray | None]:
-        """Decode one image.
-
-        Returns:
-            Digital numbers uint8 ``[C, H, W]`` of the set's bands, and validity ``[H, W]`` from alpha (None without).
+    def read(self, member: str) -> DecodedImage:
+        """Decode one image: uint8 of the set's bands, validity from alpha, class from the folder it lies in.
 
         Raises:
             InputError: Where it is damaged or of another kind than the set; the sentence names it.
@@ -103,7 +111,8 @@ class ImageReader:
         if max(band.index for band in self.images.bands) > len(_CHANNELS[image.mode]):
             raise InputError(f"{name} has {image.mode} channels, the other images of its set have more.")
         chosen = np.ascontiguousarray(pixels.transpose(2, 0, 1)[[band.index - 1 for band in self.images.bands]])
-        return chosen, pixels[:, :, 3] > 0 if image.mode == "RGBA" else None
+        valid = pixels[:, :, 3] > 0 if image.mode == "RGBA" else None
+        return DecodedImage(chosen, valid, PurePosixPath(member).parent.name or None)
 
     def _raw(self, member: str) -> IO[bytes]:
         if self._zip:

@@ -140,12 +140,9 @@ def entry_of(request: Request, source: Source, size: int) -> Entry:
     if isinstance(source, Scene):
         dtype = np.result_type(*(np.dtype(band.dtype) for band in source.bands)).name
         return Entry(request, source.fingerprint(), _content(source), dtype, sum(parts), len(parts))
-    state = Path(source.source).stat()
-    text = json.dumps(
-        [source.source, state.st_size, state.st_mtime_ns, source.gsd_m, source.band_names, source.members]
-    )
+    text = json.dumps([*source.state(), source.gsd_m, source.band_names, source.members])
     fingerprint = hashlib.sha256(text.encode()).hexdigest()[:32]
-    return Entry(request, fingerprint, "", "uint8", sum(parts), len(parts))
+    return Entry(request, fingerprint, "", source.dtype, sum(parts), len(parts))
 
 
 def _part_sizes(source: Source, size: int) -> list[int]:

@@ -268,17 +268,18 @@ def _cut_images(
     with images.open() as reader:
         for place, member in enumerate(images.members, 1):
             try:
-                values, valid = reader.read(member)
+                image = reader.read(member)
             except InputError as error:
                 failures.append((number, Failure(f"{images.source}:{member}", str(error))))
                 continue
+            values, valid = image.values, image.valid
             height, width = values.shape[1:]
             if valid is None:
                 valid = np.ones((height, width), bool)
             pad = ((0, max(0, size - height)), (0, max(0, size - width)))
             if any(end for _, end in pad):
                 values, valid = np.pad(values, ((0, 0), *pad)), np.pad(valid, pad)
-            row = {"source": f"{images.source}:{member}", "label": images.label(member)}
+            row = {"source": f"{images.source}:{member}", "label": image.label}
             for window in grid.windows(height, width, size):
                 cut = np.s_[window.row_off : window.row_off + size, window.col_off : window.col_off + size]
                 tile = _Tile(values[:, cut[0], cut[1]], valid[cut], None, window)

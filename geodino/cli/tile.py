@@ -1,12 +1,16 @@
 """`geodino tile`: scenes into a tile set; `geodino tiles …`: looking after one."""
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from geodino.cli import curate, tileset
 from geodino.cli.options import BandNamesOption, DaskOption, OutputOption, OverwriteOption, names
+
+if TYPE_CHECKING:
+    from tiles.expand import Found
 
 
 def register(cli: typer.Typer) -> None:
@@ -17,14 +21,15 @@ def register(cli: typer.Typer) -> None:
 
 
 def tile(
+    output: OutputOption,
     scenes: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="SCENE...",
-            help="Rasters, URLs, folders of single-band files, STAC items, image folders or zips (CLASS/NAME.jpg).",
+            help="Rasters, URLs, folders of single-band files, STAC items, image folders or zips (CLASS/NAME.jpg), "
+            "torchgeo:NAME:FOLDER.",
         ),
-    ],
-    output: OutputOption,
+    ] = None,
     size: Annotated[int, typer.Option("--size", min=8, help="Side of a tile in pixels.")] = 256,
     gsd: Annotated[
         float | None,
@@ -55,6 +60,14 @@ def tile(
     workers: Annotated[
         int, typer.Option("--workers", min=0, help="Processes; 0 takes one a core where it is worth it.")
     ] = 0,
+    stac: Annotated[str | None, typer.Option("--stac", metavar="URL", help="Search a STAC API for scenes.")] = None,
+    collection: Annotated[str | None, typer.Option("--collection", help="STAC collections to search.")] = None,
+    bbox: Annotated[str | None, typer.Option("--bbox", metavar="W,S,E,N", help="Where to search, in degrees.")] = None,
+    datetime: Annotated[
+        str | None,
+        typer.Option("--datetime", help="When: 2024-06-01/2024-06-30. Items of a solar day become one scene."),
+    ] = None,
+    max_items: Annotated[int, typer.Option("--max-items", min=1, help="Most STAC items to take.")] = 100,
     overwrite: OverwriteOption = False,
     dask: DaskOption = None,
 ) -> None:
@@ -73,10 +86,15 @@ def tile(
     if not kept:
         raise InputError("--bands names no band.")
     settings = CutSettings(size, kept, gsd, min_valid, max_cloud, min_std)
+    given = list(scenes or ())
+    if stac is not None:
+        given += _search(stac, collection, bbox, datetime, max_items, output, overwrite)
+    if not given:
+        raise InputError("Nothing to cut was given: name scenes, or search with --stac.")
     requests = [
         Request(found.source, sensor, names(band_names), None if mask is None else str(mask), found.label)
-        for scene in scenes
-        for found in expand(scene)
+        for scene in given
+        for found in _expand(expand, scene)
     ]
     with progress("cutting", 1.0) as bar:
         report = cut(requests, output, settings, workers=workers, dask=dask, overwrite=overwrite, progress=bar)
@@ -95,3 +113,34 @@ def tile(
             f"{len(report.failures)} of the sources could not be cut (listed in {output / 'failures.csv'}); "
             "the others are in the tile set."
         )
+
+
+def _expand(expand: Callable[[str], Iterable["Found"]], scene: str) -> list["Found"]:
+    """What an argument stands for; one that cannot be looked into is left for the cut to name among the failures."""
+    from tiles.errors import InputError
+    from tiles.expand import Found
+
+    try:
+        return list(expand(scene))
+    except InputError:
+        return [Found(scene)]
+
+
+def _search(
+    url: str, collection: str | None, bbox: str | None, datetime: str | None, limit: int, output: Path, overwrite: bool
+) -> list[str]:
+    from tiles.errors import InputError
+    from tiles.stac import search
+
+    box = names(bbox)
+    try:
+        corners = None if box is None else [float(value) for value in box]
+    except ValueError:
+        corners = []
+    if collection is None or (corners is not None and len(corners) != 4):
+        raise InputError("--stac needs --collection, and --bbox four numbers: west,south,east,north in degrees.")
+    # Beside the tile set, since the search is an input of the cut: the same command asks the file, not the world.
+    target = output.resolve().with_name(f"{output.resolve().name}.items.json")
+    if overwrite:
+        target.unlink(missing_ok=True)
+    return search(url, names(collection) or (), corners, datetime, limit, target)
