@@ -31,7 +31,7 @@ QUIET = {
     "server.maxUploadSize": UPLOAD_MB,
     "global.developmentMode": False,
     "theme.light.primaryColor": "#0f766e",
-    "theme.dark.primaryColor": "#2dd4bf",
+    "theme.dark.primaryColor": "#0e9384",
 }
 
 

@@ -3,11 +3,14 @@
 A page's module is imported when the page is first opened: the first one must not wait for PyTorch.
 """
 
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+
+import streamlit as st
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,11 @@ class Page:
 
 
 def _show(name: str) -> None:
-    import_module(f"app.pages.{name}").show()
+    module = f"app.pages.{name}"
+    if module not in sys.modules:
+        with st.spinner("Loading the page"):
+            import_module(module)
+    import_module(module).show()
 
 
 PAGES = (

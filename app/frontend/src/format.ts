@@ -50,3 +50,12 @@ export function graticuleStep(span: number): number {
   const steps = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30];
   return steps.find((value) => span / value <= 6) ?? 45;
 }
+
+/** Whether a colour, `#rrggbb` or `rgb(r, g, b)`, is a dark ground. */
+export function isDark(color: string): boolean {
+  const text = color.trim();
+  const parts = text.startsWith("#")
+    ? [1, 3, 5].map((at) => parseInt(text.length === 4 ? text[(at + 1) / 2].repeat(2) : text.slice(at, at + 2), 16))
+    : (text.match(/[\d.]+/g) ?? ["255", "255", "255"]).slice(0, 3).map(Number);
+  return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2] < 128;
+}

@@ -1,7 +1,7 @@
 // One map, alive for as long as the page: each run of the Python script only changes what differs.
 import L from "./leaflet.ts";
 import { Drawing } from "./draw.ts";
-import { arrange, coordinates, step } from "./format.ts";
+import { arrange, coordinates, isDark, step } from "./format.ts";
 import { Graticule } from "./graticule.ts";
 import { inspect } from "./inspect.ts";
 import { Panel } from "./panel.ts";
@@ -73,6 +73,7 @@ export class MapView {
     if (!data.pick) this.pin.remove();
     else this.map.closePopup();
     this.root.style.setProperty("--gd-height", `${data.height}px`);
+    this.root.classList.toggle("gd-dark", isDark(getComputedStyle(this.root).getPropertyValue("--st-background-color")));
     this.layers = arrange(data.layers, this.arrangement()).map((layer) => this.keepThreshold(layer));
     const asked = JSON.stringify(data.swipe);
     if (asked !== this.asked) {

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { arrange, code, coordinates, graticuleStep, short, step } from "../src/format.ts";
+import { arrange, code, coordinates, graticuleStep, isDark, short, step } from "../src/format.ts";
 import type { Layer } from "../src/types.ts";
 
 const layer = (id: string): Layer => ({
@@ -40,4 +40,9 @@ test("codes of scores span 1 to 65535, are clipped and keep their order", () => 
 
 test("the graticule has at most six lines over the view", () => {
   for (const span of [0.004, 0.03, 1, 7, 100, 360]) assert.ok(span / graticuleStep(span) <= 8);
+});
+
+test("a ground is dark or light by its luminance", () => {
+  for (const dark of ["#0e1117", "#111", "rgb(14, 17, 23)", "#0000ff"]) assert.ok(isDark(dark), dark);
+  for (const light of ["#ffffff", " #fff", "rgba(250, 250, 250, 1)", "", "#00ff00"]) assert.ok(!isDark(light), light);
 });
