@@ -160,11 +160,11 @@ def test_a_run_writes_a_loadable_backbone_for_each_student_from_one_teacher_pass
 
 def test_students_learn(tmp_path, teacher):
     optimizer = {"lr": {"peak": 2e-2, "warmup": 0.1}}
-    distill(_run(tmp_path, teacher, max_steps=30, checkpoint_every=100, optimizer=optimizer))
+    distill(_run(tmp_path, teacher, max_steps=16, checkpoint_every=100, optimizer=optimizer))
     for name in ("vit_tiny_patch16_dinov3_qkvb", "convnext_atto"):
         with (tmp_path / "run" / name / "metrics.csv").open() as file:
             totals = [float(row["total"]) for row in csv.DictReader(file)]
-        assert sum(totals[-5:]) < 0.85 * sum(totals[:5])
+        assert sum(totals[-4:]) < 0.9 * sum(totals[:4])
 
 
 def test_resuming_gives_the_same_bytes(tmp_path, teacher, monkeypatch):

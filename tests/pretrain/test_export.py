@@ -57,6 +57,7 @@ def test_geodino_loads_the_folder_too(vit, tmp_path):
     assert again.hash == vit.hash and again.bands == vit.bands
 
 
+@pytest.mark.slow
 def test_torchgeo_tasks_take_the_folder_as_backbone(vit, convnext, tmp_path):
     from torchgeo.trainers import ClassificationTask, SemanticSegmentationTask
 
