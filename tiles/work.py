@@ -99,7 +99,7 @@ def _run_dask(jobs: list[Job], address: str, progress: Progress, total: int) -> 
     except (OSError, ValueError) as error:
         raise InputError(f"No Dask scheduler answers at {address} ({error}).") from error
     receipts, done = [], 0
-    with client:
+    with client, client.as_current():
         futures = client.map(_call, jobs, pure=False, retries=2)
         tiles = {future.key: job.unit.tiles for future, job in zip(futures, jobs, strict=True)}
         for future, receipt in as_completed(futures, with_results=True):

@@ -260,3 +260,16 @@ def test_about_is_json_for_people(write_raster, ramp, tmp_path):
     cut(requests(write_raster("a.tif", ramp(3, 16, 16))), tmp_path / "T", CutSettings(size=8))
     about = json.loads((tmp_path / "T" / "tiles.json").read_text())
     assert about["tiles"] == 4 and about["bands"] == list(RGB) and about["shards"] == {"0": 4}
+
+
+def test_a_dask_cluster_writes_the_same_bytes(write_raster, ramp, tmp_path, monkeypatch):
+    from distributed import LocalCluster
+
+    monkeypatch.setattr("tiles.plan._SMALLEST_SHARD", 4096)
+    paths = [write_raster(f"{i}.tif", np.roll(ramp(3, 40, 40), i, axis=2)) for i in range(3)]
+    cut(requests(*paths), tmp_path / "here", CutSettings(size=8))
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
+        cut(requests(*paths), tmp_path / "there", CutSettings(size=8), dask=cluster.scheduler_address)
+    assert content(tmp_path / "here") == content(tmp_path / "there")
+    with pytest.raises(InputError, match=r"No Dask scheduler answers at tcp://127\.0\.0\.1:9"):
+        cut(requests(*paths), tmp_path / "U", CutSettings(size=8), dask="tcp://127.0.0.1:9")
