@@ -113,6 +113,7 @@ def _start(run: Run, parallel: Parallel) -> tuple[Run, Trainer, dict[str, Any] |
     run = replace(run, recipe=adopt_architecture(run.recipe, backbone))
     check_tiles(run.tiles, run.source, run.recipe)
     check_recipe(run.recipe)
+    normalization_of(run)
     network, state = starting_network(run, backbone)
     new_bands = backbone is not None and bool({*run.bands} - {*backbone.bands})
     return run, make_trainer(run.recipe, network, parallel, new_bands=new_bands), state
