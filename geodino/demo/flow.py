@@ -76,7 +76,7 @@ def make_demo(scenes: Sequence[str], folder: Path, *, steps: int, overwrite: boo
         shown, archive = scenes[0], list(scenes)
         subject = f"Made from your own scenes: {', '.join(Path(scene).name for scene in scenes)}."
     else:
-        bay, lake, chip = imagery.san_francisco(), imagery.salt_lake(), imagery.sentinel_chip(folder)
+        bay, lake, chip = imagery.san_francisco(), imagery.salt_lake(folder), imagery.sentinel_chip(folder)
         shown, archive = str(bay.path), [str(bay.path), str(lake.path), str(chip.path)]
         subject = "Imagery: " + "; ".join(f"{scene.title} ({scene.credit})" for scene in (bay, lake, chip)) + "."
     opened = [open_scene(scene).select(RGB) for scene in archive]
@@ -117,7 +117,7 @@ def make_demo(scenes: Sequence[str], folder: Path, *, steps: int, overwrite: boo
         "A few minutes of training show the way, not the quality that hours give.",
         (
             _feature_section(opened[0], maps),
-            _segmentation_section(maps, labelled=not scenes),
+            _segmentation_section(opened[0], maps, labelled=not scenes),
             _change_section(pair, maps),
         ),
         shell.commands,
@@ -187,13 +187,17 @@ def _feature_section(scene: Scene, maps: dict[str, Path]) -> page.Section:
     )
 
 
-def _segmentation_section(maps: dict[str, Path], *, labelled: bool) -> page.Section:
+def _segmentation_section(scene: Scene, maps: dict[str, Path], *, labelled: bool) -> page.Section:
     text = "A classifier on frozen features from a handful of points." if labelled else "Clusters of frozen features."
-    legend = page.legend(maps["land_cover"])
-    panel = page.Panel(
-        "Land cover", "Every pixel of the scene's own grid.", page.class_picture(maps["land_cover"]), legend
+    path = maps["land_cover"]
+    return page.Section(
+        "Segmentation",
+        text,
+        (
+            page.Panel("The scene", f"{scene.name}.", page.scene_picture(scene)),
+            page.Panel("Land cover", "On the scene's own pixels.", page.class_picture(path), page.legend(path)),
+        ),
     )
-    return page.Section("Segmentation", text, (panel,))
 
 
 def _change_section(pair: Pair, maps: dict[str, Path]) -> page.Section:

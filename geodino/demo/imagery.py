@@ -47,9 +47,17 @@ def san_francisco() -> DemoScene:
     )
 
 
-def salt_lake() -> DemoScene:
-    """Landsat 7, 7 bands uint8, about 30 m, 1489 × 1482, the southern Great Salt Lake."""
-    path = _package_file("localtileserver", "tiler/data/landsat.tif")
+def salt_lake(folder: Path) -> DemoScene:
+    """Write the visible bands of a Landsat 7 scene (1482 × 1489, about 30 m, uint8) into ``folder``, named as such.
+
+    The package's file calls its bands by the sensor's numbers only: 3, 2 and 1 are red, green and blue.
+    """
+    path = folder / "salt_lake.tif"
+    with rasterio.open(_package_file("localtileserver", "tiler/data/landsat.tif")) as source:
+        profile = source.profile | {"driver": "GTiff", "count": 3, "compress": "deflate"}
+        with rasterio.open(path, "w", **profile) as target:
+            target.write(source.read((3, 2, 1)))
+            target.descriptions = ("red", "green", "blue")
     return DemoScene(path, "Great Salt Lake, Landsat 7", "USGS Landsat, from the package localtileserver")
 
 

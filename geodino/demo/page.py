@@ -14,6 +14,7 @@ from PIL import Image
 from rasterio.enums import Resampling
 from rasterio.windows import Window
 
+from tiles.cog import read_classes
 from tiles.scene import Scene
 
 PICTURE_PX = 760
@@ -24,7 +25,7 @@ _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 1280px; padding: 1.5rem; }
 h1 { margin: 0 0 .25rem; font-size: 1.6rem; } h2 { margin: 2.2rem 0 .5rem; font-size: 1.2rem; }
 p { margin: .4rem 0; max-width: 75ch; } .soft { color: var(--soft); }
-.row { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 300px), 1fr)); gap: 1rem; }
+.row { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 360px), 1fr)); gap: 1rem; }
 figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 8px; overflow: hidden; }
 img { width: 100%; display: block; image-rendering: auto; } figcaption { padding: .6rem .8rem; font-size: .9rem; }
 .legend { display: flex; flex-wrap: wrap; gap: .3rem .9rem; margin-top: .3rem; }
@@ -129,13 +130,8 @@ def truth_picture(path: Path) -> NDArray[np.uint8]:
 
 
 def legend(path: Path) -> tuple[tuple[str, str], ...]:
-    """Names and colours of the classes that a map carries in its band's categories and colour table."""
-    import json
-
-    with rasterio.open(path) as source:
-        colours = source.colormap(1)
-        names = json.loads(source.tags().get("GEODINO_CLASSES", "{}"))
-    return tuple((name, "#{:02x}{:02x}{:02x}".format(*colours[int(value)][:3])) for value, name in names.items())
+    """Names and colours of the classes that a map carries in its tags."""
+    return tuple((c.name, "#{:02x}{:02x}{:02x}".format(*c.color)) for c in read_classes(path))
 
 
 def _stretched(values: NDArray, valid: NDArray, stretch: tuple[float, float]) -> NDArray[np.uint8]:
