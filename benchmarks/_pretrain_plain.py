@@ -35,7 +35,10 @@ class PlainLoop:
             self.student[name] = nn.ModuleList(
                 [
                     nn.Sequential(
-                        nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(),
+                        nn.Linear(dim, hidden),
+                        nn.GELU(),
+                        nn.Linear(hidden, hidden),
+                        nn.GELU(),
                         nn.Linear(hidden, bottleneck),
                     ),
                     nn.Linear(bottleneck, prototypes, bias=False),
