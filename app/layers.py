@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from app.source import Meaning, Source
+from app.source import LAST_ZOOM, Meaning, Source
 from app.style import CHANGE_COLOR, Paint, Style, default_style, ramp_colors
 from app.workspace import Workspace
 
@@ -100,7 +100,7 @@ def for_browser(layer: Layer, workspace: Workspace) -> dict[str, Any]:
         "name": layer.name,
         "url": f"{workspace.url_prefix}/geodino/tiles/{address}/{{z}}/{{x}}/{{y}}.png",
         "bounds": [[south, west], [north, east]],
-        "maxNativeZoom": layer.source.max_zoom,
+        "maxNativeZoom": min(LAST_ZOOM, layer.source.max_zoom + layer.style.finer),
         "visible": layer.visible,
         "opacity": layer.opacity,
         "legend": _legend(layer.style),

@@ -21,6 +21,7 @@ LOW_PERCENT, HIGH_PERCENT = 2.0, 98.0
 SAMPLE_SIDE = 1024  # a sample of a million pixels fixes a percentile to about 0.1 of a point
 SAMPLE_BLOCKS = 64  # blocks read of a large raster without overviews
 BINS = 64
+TOKEN_LEVELS = 4  # from tokens of 16 pixels to the scene's own pixels
 RAMPS = ("viridis", "magma", "cividis", "gray", "rdylgn", "spectral", "blues", "ylorrd")
 NATURAL = ("red", "green", "blue")
 CHANGE_COLOR = "#e11d48"
@@ -72,6 +73,8 @@ class Style:
         ramp: Name of the colour ramp.
         classes: Classes to paint.
         threshold: Where a score is cut at first.
+        finer: Zoom levels beyond the raster's own at which the server still makes tiles, for rasters on the token grid,
+            whose interpolated numbers are sharper than interpolated colours.
     """
 
     paint: Paint
@@ -80,6 +83,7 @@ class Style:
     ramp: str = "viridis"
     classes: tuple[ClassColor, ...] = ()
     threshold: float | None = None
+    finer: int = 0
 
 
 def channel_statistics(source: Source, channel: int, cache: Path | None = None) -> Statistics:

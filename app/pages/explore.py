@@ -17,7 +17,7 @@ from app.pages.common import begin, choose_layer, command_line, explained, no_sc
 from app.pages.prepare import prepared
 from app.session import Session
 from app.source import open_source
-from app.style import Paint, Style
+from app.style import TOKEN_LEVELS, Paint, Style
 from app.workspace import Workspace
 from tiles.errors import InputError
 
@@ -53,7 +53,7 @@ def show() -> None:
 def _show_pca(mine: Session, workspace: Workspace, layer: Layer, cube: Cube) -> None:
     path = mine.folder(workspace) / f"pca-{layer.source.fingerprint[:12]}.tif"
     write_preview(path, pca(cube), cube.geobox, 0, ("red", "green", "blue"))
-    style = Style(Paint.rgb, (0, 1, 2), ((1.0, 255.0),) * 3)
+    style = Style(Paint.rgb, (0, 1, 2), ((1.0, 255.0),) * 3, finer=TOKEN_LEVELS)
     mine.layers.add(workspace, open_source(path), style=style, key=f"pca-{layer.key}", name=f"PCA of {layer.name}")
 
 
@@ -100,7 +100,7 @@ def _alike(mine: Session, workspace: Workspace, layer: Layer, cube: Cube, events
         path = mine.folder(workspace) / f"alike-{time.time_ns():x}.tif"
         write_preview(path, score[None], cube.geobox, float("nan"), ("likeness",))
         low, high = (float(value) for value in np.nanpercentile(score, (1, 99.9)))
-        style = Style(Paint.ramp, (0,), ((low, max(high, low + 1e-6)),), "magma")
+        style = Style(Paint.ramp, (0,), ((low, max(high, low + 1e-6)),), "magma", finer=TOKEN_LEVELS)
         mine.layers.add(
             workspace, open_source(path), style=style, key=key, name=f"Like the clicks in {layer.name}", opacity=0.8
         )
@@ -149,7 +149,7 @@ def _attention(mine: Session, workspace: Workspace, layer: Layer, events: MapRes
     shown = found.maps.mean(axis=0) if head == "mean of all" else found.maps[int(head) - 1]
     path = mine.folder(workspace) / f"attention-{time.time_ns():x}.tif"
     write_preview(path, shown[None].astype(np.float32), found.geobox, float("nan"), ("attention",))
-    style = Style(Paint.ramp, (0,), ((0.0, float(np.percentile(shown, 99.5)) or 1e-6),), "viridis")
+    style = Style(Paint.ramp, (0,), ((0.0, float(np.percentile(shown, 99.5)) or 1e-6),), "viridis", finer=TOKEN_LEVELS)
     name = f"Attention, block {block}, {'all heads' if head == 'mean of all' else f'head {head}'}"
     mine.layers.add(workspace, open_source(path), style=style, key=f"attention-{layer.key}", name=name)
     st.session_state["attention-shown"] = told

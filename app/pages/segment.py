@@ -21,7 +21,7 @@ from app.pages.projects import next_value
 from app.picture import draw_map
 from app.session import Session
 from app.source import ClassColor, open_source
-from app.style import Paint, Style
+from app.style import TOKEN_LEVELS, Paint, Style
 from app.workspace import Workspace
 from geodino.segmentation.labels import read_labels
 from geodino.segmentation.legend import palette
@@ -161,8 +161,8 @@ def _show_live(
         folder / f"live-confidence-{stamp}.tif", made.confidence[None], cube.geobox, NOTHING, ("confidence",)
     )
     numbered = tuple(ClassColor(number, one.name, one.color) for number, one in enumerate(classes, 1))
-    style = Style(Paint.argmax, tuple(range(len(classes))), classes=numbered)
-    confidence = Style(Paint.ramp, (0,), ((100 / len(classes), 100.0),), "magma")
+    style = Style(Paint.argmax, tuple(range(len(classes))), classes=numbered, finer=TOKEN_LEVELS)
+    confidence = Style(Paint.ramp, (0,), ((100 / len(classes), 100.0),), "magma", finer=TOKEN_LEVELS)
     existing = mine.layers.get(f"live-confidence-{layer.key}")
     added = mine.layers.add(
         workspace, open_source(sure), style=confidence, key=f"live-confidence-{layer.key}", name=LIVE_CONFIDENCE
