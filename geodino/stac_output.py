@@ -7,7 +7,7 @@ extension itself is not declared, since it wants the weights among the assets, a
 
 import json
 import os
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -134,14 +134,31 @@ def _classes(product: Path) -> list[dict[str, Any]]:
 
 def _times(scenes: tuple[Scene, ...]) -> tuple[datetime, datetime]:
     """First and last moment at which the scenes were taken: the narrowest interval that is certainly right."""
-    stated = [datetime.fromisoformat(text.replace("Z", "+00:00")) for scene in scenes if (text := scene.datetime)]
-    known = sorted(when if when.tzinfo else when.replace(tzinfo=UTC) for when in stated)
-    if len(known) == len(scenes):
-        return known[0], known[-1]
-    # A picture is not younger than its file.
-    ages = [os.stat(scene.source).st_mtime for scene in scenes if os.path.exists(scene.source)]
-    latest = datetime.fromtimestamp(int(max(ages)), UTC) if len(ages) == len(scenes) else _LATEST
-    return min(_EARLIEST, *known, latest), max(latest, *known, _EARLIEST)
+    known = [interval(text) for scene in scenes if (text := scene.datetime)]
+    if len(known) < len(scenes):
+        # A picture is not younger than its file.
+        ages = [os.stat(scene.source).st_mtime for scene in scenes if os.path.exists(scene.source)]
+        latest = datetime.fromtimestamp(int(max(ages)), UTC) if len(ages) == len(scenes) else _LATEST
+        known.append((min(_EARLIEST, latest), latest))
+    return min(start for start, _ in known), max(end for _, end in known)
+
+
+def interval(text: str) -> tuple[datetime, datetime]:
+    """First and last second that an ISO 8601 text may mean: a moment, a day, a month or a year."""
+    parts = text.split("-")
+    if len(text) > 10:
+        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return moment, moment
+    year, month, day = (int(parts[i]) if i < len(parts) else None for i in range(3))
+    start = datetime(year or 1, month or 1, day or 1, tzinfo=UTC)
+    if day is not None:
+        after = start + timedelta(days=1)
+    elif month is not None:
+        after = start.replace(year=start.year + month // 12, month=month % 12 + 1)
+    else:
+        after = start.replace(year=start.year + 1)
+    return start, after - timedelta(seconds=1)
 
 
 def _projection(geobox: GeoBox) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from geodino.cube import open_cube, pieces
 from geodino.dense import DenseSettings, TokenRows, stream_tokens
 from geodino.extraction import Extraction
 from geodino.quicklook import PcaColours
+from geodino.stac_output import interval
 from tiles.errors import InputError, OutputError
 from tiles.scene import open_scene
 
@@ -245,6 +246,19 @@ def test_each_cube_has_a_stac_item(scene, backbone, tmp_path):
     asset = item.assets["product"]
     assert asset.href == "./f.tif" and asset.extra_fields["raster:spatial_resolution"] == 160
     assert (asset.extra_fields["data_type"], asset.extra_fields["nodata"]) == ("int8", -128)
+
+
+@pytest.mark.parametrize(
+    ("text", "start", "end"),
+    [
+        ("1985", "1985-01-01T00:00:00", "1985-12-31T23:59:59"),
+        ("2020-12", "2020-12-01T00:00:00", "2020-12-31T23:59:59"),
+        ("2020-02-29", "2020-02-29T00:00:00", "2020-02-29T23:59:59"),
+        ("2020-02-23T03:27:39Z", "2020-02-23T03:27:39", "2020-02-23T03:27:39"),
+    ],
+)
+def test_dates_of_any_precision_become_the_interval_they_mean(text, start, end):
+    assert [when.strftime("%Y-%m-%dT%H:%M:%S") for when in interval(text)] == [start, end]
 
 
 def test_the_quicklook_shows_nodata_as_transparent(scene, backbone, tmp_path):
