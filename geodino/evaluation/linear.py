@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from scipy.optimize import minimize
 from torch import Tensor
-from torch.nn.functional import log_softmax
 
 CS = tuple(10.0**exponent for exponent in np.arange(-5, 2.01, 0.5))
 """Strengths that are tried, from strong to weak regularisation."""
@@ -42,8 +41,8 @@ class Probe:
 
 
 def fit(
-    features: np.ndarray | Tensor,
-    targets: np.ndarray | Tensor,
+    features: np.ndarray,
+    targets: np.ndarray,
     classes: int,
     cs: Sequence[float] = CS,
     *,
@@ -53,7 +52,7 @@ def fit(
 
     Args:
         features: ``[N, D]``; standardised here, a constant feature left out.
-        targets: Classes ``[N]``, or shares of the classes ``[N, K]`` that sum to 1.
+        targets: Classes ``[N]`` as integers, or shares of the classes ``[N, K]`` that sum to 1.
         classes: Number of classes ``K``.
         cs: Strengths, best ascending: each fit starts from the one before.
         max_iterations: Limit of L-BFGS steps a fit.
@@ -61,12 +60,12 @@ def fit(
     Returns:
         Probes in the order of ``cs``.
     """
-    x = torch.as_tensor(features).float()
-    mean, std = x.mean(0), x.std(0, correction=0)
-    scale = torch.where(std > 1e-6 * std.max(), 1 / std, torch.zeros(()))
+    x = np.asarray(features, np.float32)
+    mean, std = x.mean(0), x.std(0)
+    scale = np.where(std > 1e-6 * std.max(), 1 / np.maximum(std, 1e-30), 0).astype(np.float32)
     x = (x - mean) * scale
-    t = torch.as_tensor(targets)
-    y = t.float() if t.ndim == 2 else torch.nn.functional.one_hot(t.long(), classes).float()
+    t = np.asarray(targets)
+    y = (t if t.ndim == 2 else np.eye(classes)[t]).astype(np.float32)
     count, width = x.shape
     flat = np.zeros(classes * (width + 1))
     probes = []
@@ -80,21 +79,30 @@ def fit(
             options={"maxiter": max_iterations, "gtol": 1e-5, "ftol": 1e-9, "maxcor": 20},
         )
         flat = found.x
-        w = torch.from_numpy(flat).float().reshape(classes, width + 1)
+        w = flat.astype(np.float32).reshape(classes, width + 1)
         weight = w[:, :-1] * scale
-        probes.append(Probe(weight, w[:, -1] - weight @ mean, float(c)))
+        probes.append(Probe(torch.from_numpy(weight), torch.from_numpy(w[:, -1] - weight @ mean), float(c)))
     return probes
 
 
-def _objective(flat: np.ndarray, x: Tensor, y: Tensor, penalty: float) -> tuple[float, np.ndarray]:
-    """Loss and gradient at ``flat`` = weights and intercepts ``[K, D + 1]``."""
-    w = torch.from_numpy(flat).float().reshape(y.shape[1], -1)
+def _objective(flat: np.ndarray, x: np.ndarray, y: np.ndarray, penalty: float) -> tuple[float, np.ndarray]:
+    """Loss and gradient at ``flat`` = weights and intercepts ``[K, D + 1]``.
+
+    In NumPy and not in torch: two products and a softmax a call, thousands of calls, and on a busy machine torch's
+    threads wait for each other at every one of its small steps.
+    """
+    w = flat.astype(np.float32).reshape(y.shape[1], -1)
     weight, bias = w[:, :-1], w[:, -1]
-    logp = log_softmax(x @ weight.T + bias, dim=1)  # [N, K]
-    loss = -(y * logp).sum(dtype=torch.float64) / len(x) + penalty / 2 * weight.square().sum(dtype=torch.float64)
-    residual = (logp.exp() - y) / len(x)
-    gradient = torch.cat([residual.T @ x + penalty * weight, residual.sum(0)[:, None]], dim=1)
-    return float(loss), gradient.double().numpy().ravel()
+    logits = x @ weight.T + bias  # [N, K]
+    logits -= logits.max(1, keepdims=True)
+    exponents = np.exp(logits)
+    totals = exponents.sum(1, keepdims=True)
+    # sums in float64: L-BFGS stops on differences that float32 sums would drown
+    fit_loss = (np.log(totals[:, 0], dtype=np.float64) - (y * logits).sum(1)).mean(dtype=np.float64)
+    loss = fit_loss + penalty / 2 * np.square(weight).sum(dtype=np.float64)
+    residual = (exponents / totals - y) / np.float32(len(x))
+    gradient = np.concatenate([residual.T @ x + np.float32(penalty) * weight, residual.sum(0)[:, None]], axis=1)
+    return float(loss), gradient.astype(np.float64).ravel()
 
 
 def sweep(
