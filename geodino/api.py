@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from geodino.change_detection.pipeline import ChangeResult
+    from geodino.change_detection.series import SeriesResult
     from geodino.segmentation.pipeline import SegmentationResult
 
 
@@ -161,6 +162,10 @@ def change(
     score: str | Path | None = None,
     threshold: float | None = None,
     method: str = "auto",
+    objects: bool = False,
+    like: str | Path | None = None,
+    field: str | None = None,
+    model: str | Path | None = None,
     vector: str | Path | None = None,
     min_area_m2: float = 0.0,
     upscale: int = 1,
@@ -171,47 +176,100 @@ def change(
     """Map what changed between two dates of one place.
 
     Args:
-        before: first date: a scene, or what ``open_scene`` takes. The map has its pixel grid, cut to where both lie.
-        after: second date; any coordinate reference system, resolution and extent that overlaps.
-        output: the mask: a Cloud-Optimized GeoTIFF, uint8, 0 no change, 1 change, 255 nodata (of either date).
-        score: where to keep the score: float32, standard deviations of the log distance above the stable background,
+        before: First date: a scene, or what ``open_scene`` takes. The map has its pixel grid, cut to where both lie.
+        after: Second date; any coordinate reference system, resolution and extent that overlaps.
+        output: The mask: a Cloud-Optimized GeoTIFF, uint8, 0 no change, 1 change, 255 nodata (of either date).
+        score: Where to keep the score: float32, standard deviations of the log distance above the stable background,
             larger = more change, NaN nodata. One that exists and was made from the same inputs and settings is taken as
             it is, so that another threshold costs a moment.
-        threshold: scores above are change; None for the automatic one (one false alarm in a thousand stable pixels).
+        threshold: Scores above are change; None for the automatic one, calibrated on the stable background.
         method: ``features`` (tokens of the backbone), ``spectral`` (IR-MAD over the shared bands), ``fused`` (both), or
-            ``auto`` (features for pixels below 3 m, else fused).
-        vector: polygons of change with area, score and dates; the suffix chooses the format.
-        min_area_m2: smaller polygons are left out.
-        upscale: tokens per patch side, 1, 2 or 4.
-        backbone: a backbone, or what ``load_backbone`` takes; None for the packaged one.
-        overwrite: replace existing outputs and start an interrupted run from its beginning.
-        progress: reporter of the share done, 0 to 1.
+            ``auto`` (fused).
+        objects: Pool the score over small image objects; for objects many pixels wide.
+        like: Examples of the wanted kind of change and of others (points, polygons or a raster, two classes, the wanted
+            one called 1, change or yes); the score becomes the log odds of that kind.
+        field: Attribute of the examples that holds the class.
+        model: A model that ``segment(save_model=...)`` wrote: says what changed places were and became.
+        vector: Polygons of change with area, score, dates and, with a model, classes; the suffix chooses the format.
+        min_area_m2: Smaller polygons are left out.
+        upscale: Tokens per patch side, 1, 2 or 4.
+        backbone: A backbone, or what ``load_backbone`` takes; None for the packaged one.
+        overwrite: Replace existing outputs and start an interrupted run from its beginning.
+        progress: Reporter of the share done, 0 to 1.
 
     Returns:
-        Threshold, share of change and notes; the maps themselves are in the files.
+        Threshold, share of change, transitions and notes; the maps themselves are in the files.
 
     Raises:
-        InputError: an input does not fit; one sentence says which and how to go on.
-        OutputError: an output exists or cannot be written.
+        InputError: An input does not fit; one sentence says which and how to go on.
+        OutputError: An output exists or cannot be written.
     """
     from geodino.change_detection.method import Method
-    from geodino.change_detection.pipeline import ChangeOutputs, change_scenes
+    from geodino.change_detection.pipeline import ChangeOutputs, ChangeQuestion, change_scenes
+    from geodino.segmentation.model_file import SegmentationModel
 
     outputs = ChangeOutputs(Path(output), _path(score), _path(vector), min_area_m2, overwrite)
     outputs.check()
+    trained = None if model is None else SegmentationModel.load(Path(model))
     before = before if isinstance(before, Scene) else open_scene(before)
     after = after if isinstance(after, Scene) else open_scene(after)
-    chosen = Method(method).settled(before.gsd_m)
-    if chosen.reads_features and not isinstance(backbone, Backbone):
+    chosen = Method(method).settled()
+    if (chosen.reads_features or trained is not None) and not isinstance(backbone, Backbone):
         backbone = load_backbone(backbone)
     return change_scenes(
         before,
         after,
         outputs,
+        ChangeQuestion(chosen, threshold, objects, _path(like), field, trained, _path(model)),
+        backbone=backbone if isinstance(backbone, Backbone) else None,
+        settings=DenseSettings(upscale=upscale),
+        progress=progress,
+    )
+
+
+def change_series(
+    scenes: Sequence[str | Path | Scene],
+    output: str | Path,
+    *,
+    threshold: float | None = None,
+    method: str = "auto",
+    upscale: int = 1,
+    backbone: str | Path | Backbone | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> "SeriesResult":
+    """Map when each place of three dates or more changed for good.
+
+    Args:
+        scenes: Dates in order of time: scenes, or what ``open_scene`` takes; the first one's pixel grid is kept.
+        output: A Cloud-Optimized GeoTIFF, uint16: the year of the first lasting change (the date's number where years
+            are unknown or repeat), 0 none, 65535 nodata of any date.
+        threshold: Scores above are change; None for each pair's own.
+        method: As for ``change``.
+        upscale: Tokens per patch side, 1, 2 or 4.
+        backbone: A backbone, or what ``load_backbone`` takes; None for the packaged one.
+        overwrite: Replace an existing output.
+        progress: Reporter of the share done, 0 to 1.
+
+    Raises:
+        InputError: Fewer than three dates, dates out of order or without overlap.
+        OutputError: The output exists or cannot be written.
+    """
+    from geodino.change_detection.method import Method
+    from geodino.change_detection.series import change_series as run
+
+    opened = [scene if isinstance(scene, Scene) else open_scene(scene) for scene in scenes]
+    chosen = Method(method).settled() if opened else Method.spectral
+    if chosen.reads_features and not isinstance(backbone, Backbone):
+        backbone = load_backbone(backbone)
+    return run(
+        opened,
+        Path(output),
         backbone=backbone if isinstance(backbone, Backbone) else None,
         method=chosen,
         threshold=threshold,
         settings=DenseSettings(upscale=upscale),
+        overwrite=overwrite,
         progress=progress,
     )
 

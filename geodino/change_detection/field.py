@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
+from geodino.change_detection import pooling
 from geodino.change_detection.alignment import Pair
 from geodino.change_detection.background import (
     Background,
@@ -17,7 +18,7 @@ from geodino.change_detection.background import (
     log_distance,
 )
 from geodino.change_detection.deep import TokenChange, distance_rows
-from geodino.change_detection.method import Method
+from geodino.change_detection.method import Method, fusion_weight
 from geodino.change_detection.spectral import HALO, SpectralModel
 from geodino.segmentation.guide import RADIUS, apply_lines, guided_lines, token_means
 from geodino.token_store import TokenStore
@@ -29,8 +30,6 @@ FloatArray = NDArray[np.float32]
 _BLOCK_ROWS = 256
 # Rows the calibration reads at most, spread evenly over the scene; a smaller scene is read whole.
 _CALIBRATION_BLOCKS = 24
-# Weight of the deep half against the spectral half in a fused score, both in deviations of their own background.
-FUSION_WEIGHT = 0.5
 
 
 @dataclass(frozen=True)
@@ -92,6 +91,7 @@ class ScoreField:
         method: which halves are read.
         spectral: the spectral half, None when the method does not read it.
         tokens: the deep half, None when the method does not read it.
+        objects: pool the score over small image objects.
         spectral_background: stable background of the spectral distance.
         final: stable background of the combined score.
         histogram: combined scores before their own calibration.
@@ -101,6 +101,7 @@ class ScoreField:
     method: Method
     spectral: SpectralModel | None
     tokens: TokenHalf | None
+    objects: bool = False
     spectral_background: Background = field(default_factory=lambda: Background(0.0, 1.0))
     final: Background = field(default_factory=lambda: Background(0.0, 1.0))
     histogram: LogHistogram = field(default_factory=LogHistogram)
@@ -109,7 +110,7 @@ class ScoreField:
         """Measure the stable background of the spectral half and of the combined score."""
         if self.spectral is not None:
             self.spectral_background = fit_background(self._histogram(self._spectral_logs))
-        self.histogram = self._histogram(self._combined)
+        self.histogram = self._histogram(self.combined)
         self.final = fit_background(self.histogram)
 
     def threshold(self) -> Threshold:
@@ -119,42 +120,51 @@ class ScoreField:
 
     def rows(self) -> Iterator[ScoreRows]:
         """The whole score from top to bottom."""
-        with self._readers() as readers:
-            for start, stop in self._blocks():
-                yield ScoreRows(start, self.final.standardise(self._combined(readers, start, stop)))
+        with self.readers() as readers:
+            for start, stop in self.blocks():
+                yield ScoreRows(start, self.final.standardise(self.combined(readers, start, stop)))
 
-    def _blocks(self) -> list[tuple[int, int]]:
+    def blocks(self) -> list[tuple[int, int]]:
+        """Row ranges that the score is made in, top to bottom."""
         height = self.pair.before.height
         step = _BLOCK_ROWS if self.tokens is None else -(-_BLOCK_ROWS // self.tokens.patch) * self.tokens.patch
         return [(start, min(start + step, height)) for start in range(0, height, step)]
 
-    def _histogram(self, measure: Callable[["_Readers", int, int], FloatArray]) -> LogHistogram:
+    def _histogram(self, measure: Callable[["Readers", int, int], FloatArray]) -> LogHistogram:
         histogram = LogHistogram()
-        blocks = self._blocks()
+        blocks = self.blocks()
         picked = np.unique(np.linspace(0, len(blocks) - 1, min(_CALIBRATION_BLOCKS, len(blocks))).astype(int))
-        with self._readers() as readers:
+        with self.readers() as readers:
             for number in picked:
                 histogram.add(measure(readers, *blocks[number]))
         return histogram
 
-    def _combined(self, readers: "_Readers", start: int, stop: int) -> FloatArray:
-        """Log distance of the score before its own calibration; NaN where nodata."""
+    def combined(self, readers: "Readers", start: int, stop: int) -> FloatArray:
+        """Score before its own calibration, as a log distance `[stop - start, width]`; NaN where nodata."""
+        if not self.objects:
+            return self._pixelwise(readers, start, stop)
+        top, bottom = max(start - pooling.HALO, 0), min(stop + pooling.HALO, self.pair.before.height)
+        before, after, valid = readers.read(top, bottom)
+        pooled = pooling.pool(self._pixelwise(readers, top, bottom), pooling.image_objects(before, after, valid))
+        return pooled[start - top : stop - top]
+
+    def _pixelwise(self, readers: "Readers", start: int, stop: int) -> FloatArray:
         parts = []
         if self.spectral is not None:
             parts.append((1.0, self.spectral_background.standardise(self._spectral_logs(readers, start, stop))))
         if self.tokens is not None:
-            weight = FUSION_WEIGHT if parts else 1.0
+            weight = fusion_weight(self.pair.before.gsd_m) if parts else 1.0
             parts.append((weight, self._deep(readers, start, stop)))
         total = np.sqrt(sum(weight**2 for weight, _ in parts))
         return np.asarray(sum(weight * part for weight, part in parts) / total, dtype=np.float32)
 
-    def _spectral_logs(self, readers: "_Readers", start: int, stop: int) -> FloatArray:
+    def _spectral_logs(self, readers: "Readers", start: int, stop: int) -> FloatArray:
         assert self.spectral is not None
         before, after, valid = readers.read(start - HALO, stop + HALO, HALO)
         logs = log_distance(self.spectral.distance(before, after, valid))
         return logs[HALO:-HALO, HALO:-HALO].astype(np.float32)
 
-    def _deep(self, readers: "_Readers", start: int, stop: int) -> FloatArray:
+    def _deep(self, readers: "Readers", start: int, stop: int) -> FloatArray:
         """Token scores brought to pixels, their borders moved to where the two images differ."""
         assert self.tokens is not None
         patch, (rows, columns) = self.tokens.patch, self.tokens.before.valid.shape
@@ -166,18 +176,29 @@ class ScoreField:
         guide = difference_guide(before, after)
         slopes, offsets = guided_lines(scores[None], *token_means(guide, seen, patch), valid=valid)
         lines = np.concatenate([slopes[0], offsets])[:, inner_top - top : inner_bottom - top]
-        height = min(inner_bottom * patch, self.pair.before.height) - inner_top * patch
         width = self.pair.before.width
-        pieces = [piece for _, piece in upsample_rows([lines], patch, height, width)]
-        skip = start - inner_top * patch
-        fine = np.concatenate(pieces, axis=1)[:, skip : skip + stop - start]
+        fine = bring_to_pixels(lines, inner_top, patch, start, stop, self.pair.before.height, width)
         at = start - top * patch
         local, here = guide[:, at : at + stop - start, :width], seen[at : at + stop - start, :width]
         score = apply_lines(fine[None, :-1], fine[-1:], local)[0]
         return np.where(here, score, np.nan).astype(np.float32)
 
-    def _readers(self) -> "_Readers":
-        return _Readers(self.pair)
+    def readers(self) -> "Readers":
+        """Both dates, to be opened with ``with``."""
+        return Readers(self.pair)
+
+
+def bring_to_pixels(
+    values: FloatArray, first: int, patch: int, start: int, stop: int, height: int, width: int
+) -> FloatArray:
+    """Pixel rows ``start`` to ``stop`` of token rows ``values`` `[K, h, columns]` that begin at token row ``first``.
+
+    The rows are those of the whole array's bilinear interpolation where ``values`` reaches a token beyond them.
+    """
+    rows = min((first + values.shape[1]) * patch, height) - first * patch
+    fine = np.concatenate([piece for _, piece in upsample_rows([values], patch, rows, width)], axis=1)
+    skip = start - first * patch
+    return fine[:, skip : skip + stop - start]
 
 
 def difference_guide(before: FloatArray, after: FloatArray) -> FloatArray:
@@ -185,7 +206,7 @@ def difference_guide(before: FloatArray, after: FloatArray) -> FloatArray:
     return np.abs(before - after).mean(axis=0, keepdims=True)
 
 
-class _Readers:
+class Readers:
     """Both dates open for reading, the same bands of each."""
 
     def __init__(self, pair: Pair) -> None:
@@ -193,7 +214,7 @@ class _Readers:
         self._scenes: tuple[Scene, Scene] = (pair.before.select(pair.bands), pair.after.select(pair.bands))
         self._open: list[SceneReader] = []
 
-    def __enter__(self) -> "_Readers":
+    def __enter__(self) -> "Readers":
         self._open = [scene.open().__enter__() for scene in self._scenes]
         return self
 

@@ -2,8 +2,8 @@
 
 from enum import StrEnum
 
-# Above this ground sample distance a pixel's bands say more about change than its surroundings do, and a token covers
-# several objects; below it pixels differ with every shadow and shift, and tokens cover parts of one object.
+# Below this ground sample distance pixels differ with every shadow and lean of a roof, and tokens cover parts of one
+# object; above it a token covers several objects and a pixel's bands say more.
 FINE_GSD_M = 3.0
 
 
@@ -15,11 +15,9 @@ class Method(StrEnum):
     spectral = "spectral"
     fused = "fused"
 
-    def settled(self, gsd_m: float) -> "Method":
-        """``auto`` decided by the ground sample distance in metres."""
-        if self is not Method.auto:
-            return self
-        return Method.features if gsd_m < FINE_GSD_M else Method.fused
+    def settled(self) -> "Method":
+        """``auto`` decided: both halves, each in deviations of its own background, weighed by ``fusion_weight``."""
+        return Method.fused if self is Method.auto else self
 
     @property
     def reads_features(self) -> bool:
@@ -30,3 +28,8 @@ class Method(StrEnum):
     def reads_bands(self) -> bool:
         """Whether pixels are compared band by band."""
         return self is not Method.features
+
+
+def fusion_weight(gsd_m: float) -> float:
+    """Weight of the deep half against the spectral half in a fused score, at a ground sample distance in metres."""
+    return 1.0 if gsd_m < FINE_GSD_M else 0.5

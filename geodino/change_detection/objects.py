@@ -8,6 +8,7 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.features import geometry_window, rasterize
 
+from geodino.change_detection.transitions import majority_classes
 from geodino.polygons import areas_m2, polygonize, write_vector
 
 
@@ -18,6 +19,7 @@ def write_objects(
     *,
     dates: tuple[str | None, str | None],
     min_area_m2: float = 0.0,
+    classes: tuple[Path, Path, tuple[str, ...]] | None = None,
     overwrite: bool = False,
 ) -> gpd.GeoDataFrame:
     """Write the connected regions of change.
@@ -28,10 +30,11 @@ def write_objects(
         vector: where the polygons go; the suffix chooses the format.
         dates: dates of the two scenes, None where unknown.
         min_area_m2: smaller polygons are left out.
+        classes: class maps of both dates and the names of their classes, for what each polygon was and became.
         overwrite: replace an existing file.
 
     Returns:
-        The polygons, largest first: area in m², mean and largest score, both dates.
+        The polygons, largest first: area in m², mean and largest score, both dates and, with classes, from and to.
     """
     frame = polygonize(mask, drop=(0, 255))
     frame["area_m2"] = areas_m2(frame).round(2)
@@ -39,8 +42,12 @@ def write_objects(
     mean, peak = zonal_scores(frame, score)
     frame["score"], frame["score_max"] = mean.round(3), peak.round(3)
     frame["date_before"], frame["date_after"] = dates[0] or "", dates[1] or ""
-    columns = ["area_m2", "score", "score_max", "date_before", "date_after", "geometry"]
-    frame = frame[columns].sort_values("area_m2", ascending=False, ignore_index=True)
+    columns = ["area_m2", "score", "score_max", "date_before", "date_after"]
+    if classes is not None:
+        before, after, names = classes
+        frame["from_class"], frame["to_class"] = (majority_classes(frame, path, names) for path in (before, after))
+        columns += ["from_class", "to_class"]
+    frame = frame[[*columns, "geometry"]].sort_values("area_m2", ascending=False, ignore_index=True)
     write_vector(frame, vector, layer="change", overwrite=overwrite)
     return frame
 

@@ -4,23 +4,33 @@ import contextlib
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rasterio
+from odc.geo.geobox import GeoBox
 
+import geodino
 from geodino.backbone import Backbone
 from geodino.change_detection.alignment import Pair, align, normalised
 from geodino.change_detection.background import Threshold, given_threshold
-from geodino.change_detection.deep import fit_token_change
-from geodino.change_detection.field import ScoreField, TokenHalf, token_half
+from geodino.change_detection.field import ScoreField
+from geodino.change_detection.like import learn_kind
 from geodino.change_detection.method import Method
 from geodino.change_detection.objects import write_objects
 from geodino.change_detection.spectral import SpectralModel, fit_spectral, survey
-from geodino.dense import DenseSettings, feature_dim, stream_tokens, token_grid
+from geodino.change_detection.tokens import compare_dates, fill_date
+from geodino.change_detection.transitions import Transitions, classify_dates, count_transitions
+from geodino.dense import DenseSettings, token_grid
+from geodino.extraction import arithmetic_of
 from geodino.polygons import check_vector_path
 from geodino.provenance import provenance
+from geodino.segmentation.labels import read_labels
+from geodino.segmentation.model_file import SegmentationModel
+from geodino.segmentation.pipeline import make_recipe
+from geodino.stac_output import write_item
 from geodino.token_store import TokenStore
 from tiles.cog import CogWriter, MapClass, check_output, part_of
 from tiles.errors import InputError, OutputError
@@ -74,6 +84,7 @@ class ChangeResult:
         threshold: where it came from and its expected false alarms.
         share: share of the valid pixels that changed.
         notes: decisions taken, to be printed.
+        transitions: changed pixels by class before and after, None without a model.
     """
 
     path: Path
@@ -81,16 +92,44 @@ class ChangeResult:
     threshold: Threshold
     share: float
     notes: tuple[str, ...]
+    transitions: Transitions | None = None
+
+
+@dataclass(frozen=True)
+class ChangeQuestion:
+    """What is asked of a pair.
+
+    Attributes:
+        method: which halves the score has.
+        threshold: scores above are change; None for the automatic one.
+        objects: pool the score over small image objects.
+        like: examples of the wanted kind of change and of others, any vector format or raster.
+        field: attribute of the examples that holds the class.
+        model: a trained segmentation model that says from what to what.
+        model_path: its file, for messages.
+    """
+
+    method: Method = Method.auto
+    threshold: float | None = None
+    objects: bool = False
+    like: Path | None = None
+    field: str | None = None
+    model: SegmentationModel | None = None
+    model_path: Path | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """What a score depends on beside its inputs."""
+        examples = None if self.like is None else [str(self.like), self.like.stat().st_mtime_ns, self.field]
+        return {"method": self.method.value, "objects": self.objects, "like": examples}
 
 
 def change_scenes(
     before: Scene,
     after: Scene,
     outputs: ChangeOutputs,
+    question: ChangeQuestion | None = None,
     *,
     backbone: Backbone | None,
-    method: Method = Method.auto,
-    threshold: float | None = None,
     settings: DenseSettings | None = None,
     progress: Progress | None = None,
 ) -> ChangeResult:
@@ -100,9 +139,8 @@ def change_scenes(
         before: the first date, whose grid the map has.
         after: the second date.
         outputs: where the results go.
-        backbone: the model; None is enough for the spectral method.
-        method: which halves the score has.
-        threshold: scores above are change; None for the automatic one.
+        question: method, threshold and the like.
+        backbone: the model; None is enough for the spectral method without a model.
         settings: how windows are laid.
         progress: reporter of the share done, 0 to 1.
 
@@ -112,103 +150,141 @@ def change_scenes(
     """
     outputs.check()
     progress = progress or Silent()
-    method = method.settled(before.gsd_m)
+    question = question or ChangeQuestion()
+    question = replace(question, method=question.method.settled())
+    method = question.method
+    if question.like is not None and not question.like.exists():
+        raise InputError(f"{question.like} does not exist")
     settings = replace(settings or DenseSettings(), min_valid=0.0)
-    identity = _identity(before, after, backbone if method.reads_features else None, method, settings)
-    notes = [f"method {method}"]
+    if backbone is not None:
+        settings = settings.resolved(backbone)
+    elif method.reads_features or question.model is not None:
+        raise InputError(f"method {method} compares features; name a backbone or take --method spectral")
+    if question.model is not None and backbone is not None:
+        settings = replace(settings, upscale=question.model.recipe.upscale, layers=question.model.recipe.layers)
+        recipe = make_recipe(before, backbone, settings, use_pixels=False)
+        question.model.recipe.refuse_other(recipe, question.model_path or Path("the model"))
+    identity = _identity(before, after, backbone if method.reads_features else None, question, settings)
     score_path = outputs.score or part_of(outputs.mask, ".score")
-    if outputs.score is not None and outputs.score.exists() and not outputs.overwrite:
-        _same_run_or_refuse(outputs.score, identity)
-        notes.append(f"the score in {outputs.score} was made from these dates and settings and is taken as it is")
-    else:
-        tags = provenance(backbone if method.reads_features else None, before=before, after=after)
-        tags |= {IDENTITY_TAG: identity, "GEODINO_METHOD": method.value}
-        notes += _write_score(
-            score_path, before, after, backbone, method, settings, outputs, tags, progress
-        )  # fmt: skip
+    kept = outputs.score is not None and outputs.score.exists() and not outputs.overwrite
+    run = _Run(before, after, outputs, question, backbone, settings, progress, [f"method {method}"])
+    transitions = None
     try:
-        limit = kept_threshold(score_path) if threshold is None else given_threshold(threshold)
+        if kept:
+            _same_run_or_refuse(score_path, identity)
+            run.notes.append(f"the score in {score_path} was made from these dates and settings and is taken as it is")
+        else:
+            run.write_score(score_path, identity)
+        limit = kept_threshold(score_path) if question.threshold is None else given_threshold(question.threshold)
         share = write_mask(score_path, outputs.mask, limit, overwrite=outputs.overwrite)
+        maps = run.class_maps() if question.model is not None else None
+        names = question.model.legend.names if question.model is not None else ()
+        if maps is not None:
+            transitions = count_transitions(outputs.mask, maps, names, before.gsd_m**2)
         if outputs.vector is not None:
-            dates = (before.datetime, after.datetime)
             write_objects(
-                outputs.mask, score_path, outputs.vector, dates=dates, min_area_m2=outputs.min_area_m2,
+                outputs.mask, score_path, outputs.vector, dates=(before.datetime, after.datetime),
+                min_area_m2=outputs.min_area_m2, classes=None if maps is None else (*maps, names),
                 overwrite=outputs.overwrite,
             )  # fmt: skip
     finally:
         if outputs.score is None:
             score_path.unlink(missing_ok=True)
-    return ChangeResult(outputs.mask, method, limit, share, tuple(notes))
+        for path in (part_of(outputs.mask, ".classes_before"), part_of(outputs.mask, ".classes_after")):
+            path.unlink(missing_ok=True)
+    run.remove_tokens()
+    write_item(
+        outputs.mask, {"before": before, "after": after}, backbone if method.reads_features else None,
+        task="change-detection", settings=question.identity(),
+    )  # fmt: skip
+    return ChangeResult(outputs.mask, method, limit, share, tuple(run.notes), transitions)
 
 
-def _write_score(
-    path: Path,
-    before: Scene,
-    after: Scene,
-    backbone: Backbone | None,
-    method: Method,
-    settings: DenseSettings,
-    outputs: ChangeOutputs,
-    tags: dict[str, Any],
-    progress: Progress,
-) -> list[str]:
-    pair = align(before, after)
-    notes = list(pair.notes)
-    sample = survey(pair)
-    spectral = fit_spectral(pair, sample)
-    notes.append(spectral.radiometry.describe(spectral.bands))
-    stores: list[TokenStore] = []
-    tokens = None
-    if method.reads_features:
-        if backbone is None:
-            raise InputError(f"method {method} compares features; name a backbone or take --method spectral")
-        settings = settings.resolved(backbone)
-        tokens, stores = fill_tokens(pair, spectral, backbone, settings, outputs, progress)
-    field = ScoreField(pair, method, spectral if method.reads_bands else None, tokens)
-    field.calibrate()
-    tags |= {AUTO_TAG: asdict(field.threshold())}
-    with CogWriter(
-        path, pair.before.geobox, dtype="float32", nodata=float("nan"), resampling="average",
-        descriptions=("deviations above the stable background",), tags=tags, overwrite=True,
-    ) as writer:  # fmt: skip
-        for rows in field.rows():
-            writer.write(rows.row, rows.score[None])
-            progress.update(0.9 + 0.1 * (rows.row + rows.score.shape[0]) / pair.before.height, "score")
-    for store in stores:
-        store.remove()
-    return notes
+@dataclass
+class _Run:
+    """One run: what is computed once and used by several outputs."""
 
+    before: Scene
+    after: Scene
+    outputs: ChangeOutputs
+    question: ChangeQuestion
+    backbone: Backbone | None
+    settings: DenseSettings
+    progress: Progress
+    notes: list[str]
 
-def fill_tokens(
-    pair: Pair,
-    spectral: SpectralModel,
-    backbone: Backbone,
-    settings: DenseSettings,
-    outputs: ChangeOutputs,
-    progress: Progress,
-) -> tuple[TokenHalf, list[TokenStore]]:
-    """Run the backbone over both dates, the second in the radiometry of the first."""
-    scenes = (pair.before, normalised(pair.after, spectral.bands, spectral.radiometry))
-    stores = []
-    for number, (name, scene) in enumerate(zip(("before", "after"), scenes, strict=True)):
-        chosen = scene.select(backbone.bands)
-        grid = token_grid(chosen, backbone, settings)
-        store = TokenStore.open(
-            part_of(outputs.mask, f".{name}"),
-            {"scene": chosen.fingerprint(), "backbone": backbone.hash, "settings": settings.identity()},
-            rows=grid.rows,
-            columns=grid.columns,
-            channels=feature_dim(backbone, settings),
-            restart=outputs.overwrite,
-        )
-        if store.done < grid.rows:
-            for piece in stream_tokens(chosen, backbone, settings, rows=range(store.done, grid.rows)):
-                store.write(piece.row, piece.features, piece.valid)
-                progress.update(0.9 * (number + store.done / grid.rows) / 2, f"features of {scene.name}")
-        stores.append(store)
-    tolerance = pair.remaining_shift / grid.pixels
-    change = fit_token_change(*stores, layers=max(1, len(settings.layers)), tolerance=tolerance)
-    return token_half(stores[0], stores[1], change, grid.pixels), stores
+    @cached_property
+    def pair(self) -> Pair:
+        """Both dates on one grid."""
+        pair = align(self.before, self.after)
+        self.notes += pair.notes
+        return pair
+
+    @cached_property
+    def spectral(self) -> SpectralModel:
+        """IR-MAD and radiometry."""
+        spectral = fit_spectral(self.pair, survey(self.pair))
+        self.notes.append(spectral.radiometry.describe(spectral.bands))
+        return spectral
+
+    @cached_property
+    def dates(self) -> tuple[Scene, Scene]:
+        """Both dates on one grid and in the radiometry of the first."""
+        return self.pair.before, normalised(self.pair.after, self.spectral.bands, self.spectral.radiometry)
+
+    @cached_property
+    def stores(self) -> tuple[TokenStore, TokenStore]:
+        """Both dates' tokens."""
+        assert self.backbone is not None
+        filled = [
+            fill_date(
+                scene, self.backbone, self.settings, part_of(self.outputs.mask, f".{name}"), self.progress,
+                span=span, restart=self.outputs.overwrite,
+            )
+            for name, scene, span in zip(("before", "after"), self.dates, ((0, 0.45), (0.45, 0.9)), strict=True)
+        ]  # fmt: skip
+        return filled[0], filled[1]
+
+    def write_score(self, path: Path, identity: str) -> None:
+        """Compute and write the score."""
+        method = self.question.method
+        tokens = None
+        if method.reads_features and self.backbone is not None:
+            tokens = compare_dates(self.pair, *self.stores, self.backbone, self.settings)
+        spectral = self.spectral if method.reads_bands else None
+        field = ScoreField(self.pair, method, spectral, tokens, objects=self.question.objects)
+        field.calibrate()
+        rows, threshold = field.rows(), field.threshold()
+        description = "deviations above the stable background"
+        if self.question.like is not None:
+            labels = read_labels(self.question.like, self.pair.before.geobox, field=self.question.field)
+            self.notes += labels.notes
+            kind = learn_kind(field, labels)
+            rows, threshold = kind.rows(), kind.threshold()
+            description = "log odds of the wanted kind of change"
+        tags = provenance(self.backbone if method.reads_features else None, before=self.before, after=self.after)
+        tags |= {IDENTITY_TAG: identity, "GEODINO_METHOD": method.value, AUTO_TAG: asdict(threshold)}
+        grid = self.pair.before.geobox
+        with CogWriter(
+            path, grid, dtype="float32", nodata=float("nan"), resampling="average", descriptions=(description,),
+            tags=tags, overwrite=True,
+        ) as writer:  # fmt: skip
+            for piece in rows:
+                writer.write(piece.row, piece.score[None])
+                self.progress.update(0.9 + 0.1 * (piece.row + piece.score.shape[0]) / grid.shape[0], "score")
+
+    def class_maps(self) -> tuple[Path, Path]:
+        """Class map of each date by the model that was given."""
+        assert self.question.model is not None
+        assert self.backbone is not None
+        patch = token_grid(self.pair.before, self.backbone, self.settings).pixels
+        return classify_dates(self.question.model, self.dates, self.stores, patch, self.outputs.mask)
+
+    def remove_tokens(self) -> None:
+        """Delete the tokens: everything made of them is in place."""
+        if "stores" in self.__dict__:
+            for store in self.stores:
+                store.remove()
 
 
 def kept_threshold(score: Path) -> Threshold:
@@ -232,11 +308,9 @@ def write_mask(score: Path, mask: Path, threshold: Threshold, *, overwrite: bool
     Returns:
         Share of the valid pixels that changed.
     """
-    import odc.geo.geobox
-
     changed = valid = 0
     with rasterio.open(score) as file:
-        geobox = odc.geo.geobox.GeoBox(file.shape, file.transform, None if file.crs is None else file.crs.to_wkt())
+        geobox = GeoBox(file.shape, file.transform, None if file.crs is None else file.crs.to_wkt())
         tags = {key: value for key, value in file.tags().items() if key.startswith("GEODINO_")}
         tags |= {
             "GEODINO_THRESHOLD": f"{threshold.value:.6g}",
@@ -257,11 +331,13 @@ def write_mask(score: Path, mask: Path, threshold: Threshold, *, overwrite: bool
     return changed / max(valid, 1)
 
 
-def _identity(before: Scene, after: Scene, backbone: Backbone | None, method: Method, settings: DenseSettings) -> str:
+def _identity(
+    before: Scene, after: Scene, backbone: Backbone | None, question: ChangeQuestion, settings: DenseSettings
+) -> str:
     """Digest of everything a score depends on."""
-    parts = [before.fingerprint(), after.fingerprint(), method.value, None if backbone is None else backbone.hash]
-    dense = settings.identity() if backbone is not None else None
-    return hashlib.sha256(json.dumps([parts, dense]).encode()).hexdigest()[:32]
+    parts = [before.fingerprint(), after.fingerprint(), question.identity()]
+    model = None if backbone is None else [backbone.hash, arithmetic_of(backbone), settings.identity()]
+    return hashlib.sha256(json.dumps([parts, model, geodino.__version__]).encode()).hexdigest()[:32]
 
 
 def _same_run_or_refuse(path: Path, identity: str) -> None:

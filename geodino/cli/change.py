@@ -28,8 +28,12 @@ def register(cli: typer.Typer) -> None:
 
     @cli.command("change")
     def change(
-        before: Annotated[str, typer.Argument(help="First date; the map has its pixel grid.")],
-        after: Annotated[str, typer.Argument(help="Second date, on any grid that overlaps.")],
+        scenes: Annotated[
+            list[str],
+            typer.Argument(
+                metavar="BEFORE AFTER [LATER]...", help="Dates in order; the first one's pixel grid is kept."
+            ),
+        ],
         output: OutputOption,
         score: Annotated[
             Path | None, typer.Option(help="Keep the score; one of the same dates and settings is taken as it is.")
@@ -37,9 +41,18 @@ def register(cli: typer.Typer) -> None:
         threshold: Annotated[
             str, typer.Option(help="auto, or a number of deviations above the stable background.")
         ] = "auto",
-        method: Annotated[
-            str, typer.Option(help="features, spectral, fused, or auto: features below 3 m pixels, else fused.")
-        ] = "auto",
+        method: Annotated[str, typer.Option(help="features, spectral, fused, or auto (fused).")] = "auto",
+        objects: Annotated[bool, typer.Option("--objects", help="Pool the score over small image objects.")] = False,
+        like: Annotated[
+            Path | None,
+            typer.Option(
+                help="Examples of the wanted change and of others: two classes, the wanted one called 1 or yes."
+            ),
+        ] = None,
+        field: Annotated[str | None, typer.Option(help="Attribute of the examples that holds the class.")] = None,
+        model: Annotated[
+            Path | None, typer.Option(help="What `segment --save-model` wrote: says from what to what places changed.")
+        ] = None,
         vector: Annotated[
             Path | None, typer.Option(help="Also polygons: .gpkg, .geojson, .fgb, .shp, .parquet.")
         ] = None,
@@ -53,35 +66,66 @@ def register(cli: typer.Typer) -> None:
         gsd: GsdOption = None,
         overwrite: OverwriteOption = False,
     ) -> None:
-        """Map of what changed between two dates of one place."""
+        """Map what changed between two dates of one place; of three or more, the year of the first lasting change."""
         limit = _threshold(threshold)
         kind = _method(method)
-        from geodino.api import change as run
+        if len(scenes) < 2:
+            raise typer.BadParameter("give two dates or more", param_hint="BEFORE AFTER")
+        alone = {"--score": score, "--vector": vector, "--like": like, "--model": model, "--objects": objects or None}
+        given = [name for name, value in alone.items() if value is not None]
+        if len(scenes) > 2 and given:
+            raise typer.BadParameter(f"{', '.join(given)} go with two dates only")
         from geodino.backbone import load_backbone
         from tiles.cog import check_output
         from tiles.progress import progress
         from tiles.scene import open_scene
 
         check_output(output, overwrite=overwrite)
-        scenes = []
-        for source in (before, after):
-            scenes.append(open_scene(source, sensor=sensor, band_names=names(band_names), gsd_m=gsd))
-            for note in scenes[-1].notes:
-                typer.echo(f"{scenes[-1].name}: {note}")
-        kind = kind.settled(scenes[0].gsd_m)
-        model = load_backbone(backbone, device=device, precision=precision) if kind.reads_features else None
+        opened = [open_scene(s, sensor=sensor, band_names=names(band_names), gsd_m=gsd) for s in scenes]
+        for scene in opened:
+            for note in scene.notes:
+                typer.echo(f"{scene.name}: {note}")
+        kind = kind.settled()
+        reads = kind.reads_features or model is not None
+        loaded = load_backbone(backbone, device=device, precision=precision) if reads else None
+        if len(opened) > 2:
+            from geodino.api import change_series
+
+            with progress("change", 1) as report:
+                series = change_series(
+                    opened,
+                    output,
+                    threshold=limit,
+                    method=kind,
+                    upscale=upscale,
+                    backbone=loaded,
+                    overwrite=overwrite,
+                    progress=report,
+                )
+            for note in series.notes:
+                typer.echo(note)
+            for value, share in zip(series.values, series.shares, strict=True):
+                typer.echo(f"{share:7.2%}  {value}")
+            typer.echo(f"wrote {output}")
+            return
+        from geodino.api import change as run
+
         with progress("change", 1) as report:
             result = run(
-                scenes[0],
-                scenes[1],
+                opened[0],
+                opened[1],
                 output,
                 score=score,
                 threshold=limit,
                 method=kind,
+                objects=objects,
+                like=like,
+                field=field,
+                model=model,
                 vector=vector,
                 min_area_m2=min_area,
                 upscale=upscale,
-                backbone=model,
+                backbone=loaded,
                 overwrite=overwrite,
                 progress=report,
             )
@@ -92,6 +136,8 @@ def register(cli: typer.Typer) -> None:
         expected = "unknown" if rate != rate else f"{rate:.2g} of the stable pixels"
         typer.echo(f"expected false-alarm rate: {expected}")
         typer.echo(f"{result.share:.2%} of the valid pixels changed")
+        for line in result.transitions.describe() if result.transitions is not None else ():
+            typer.echo(line)
         typer.echo("wrote " + ", ".join(str(path) for path in (output, score, vector) if path is not None))
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from geodino.backbone import Backbone
 from geodino.dense import DenseSettings, feature_dim, stream_tokens, token_grid
+from geodino.extraction import arithmetic_of
 from geodino.polygons import areas_m2, check_vector_path, drop_small_rows, pixels_of_area, polygonize, write_vector
 from geodino.provenance import provenance
 from geodino.segmentation.clusters import Reservoir, fit_clusters
@@ -21,6 +22,7 @@ from geodino.segmentation.model_file import Recipe, SegmentationModel
 from geodino.segmentation.render import render_classes
 from geodino.segmentation.samples import spectra_at, survey_pixels, survey_tokens, tokens_at
 from geodino.segmentation.validation import Validation, cross_validate, spatial_blocks
+from geodino.stac_output import write_item
 from geodino.token_store import TokenStore
 from tiles.cog import CogWriter, MapClass, check_output, part_of
 from tiles.errors import InputError
@@ -142,7 +144,12 @@ def segment_scene(
 
     store = TokenStore.open(
         part_of(outputs.classes, ".tokens"),
-        {"scene": scene.fingerprint(), "backbone": backbone.hash, "settings": settings.identity()},
+        {
+            "scene": scene.fingerprint(),
+            "backbone": backbone.hash,
+            "arithmetic": arithmetic_of(backbone),
+            "settings": settings.identity(),
+        },
         rows=grid.rows,
         columns=grid.columns,
         channels=feature_dim(backbone, settings),
@@ -169,6 +176,7 @@ def segment_scene(
     if outputs.vector is not None:
         write_classes_vector(outputs, model.legend, scene)
     store.remove()
+    write_item(outputs.classes, {"scene": scene}, backbone, task="semantic-segmentation", settings=settings.identity())
     total = max(int(counts[1:].sum()), 1)
     shares = tuple(float(counts[i + 1] / total) for i in range(len(model.legend)))
     return SegmentationResult(outputs.classes, model.legend, validation, tuple(notes), shares)

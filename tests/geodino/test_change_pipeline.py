@@ -10,11 +10,12 @@ import rasterio
 from affine import Affine
 from scipy.ndimage import gaussian_filter
 from scipy.ndimage import shift as move
+from shapely.geometry import Point
 
 import geodino
 from geodino.backbone import Backbone, untrained_backbone
 from geodino.change_detection.alignment import align, common_grid, measure_shift
-from geodino.change_detection.method import Method
+from geodino.change_detection.method import Method, fusion_weight
 from geodino.dense import DenseSettings
 from tiles.errors import InputError, OutputError
 from tiles.scene import open_scene
@@ -94,7 +95,7 @@ def test_an_object_that_came_is_found_and_the_rest_is_left(tmp_path: Path, backb
     with rasterio.open(tmp_path / "c.tif") as file, rasterio.open(before) as source:
         assert (file.dtypes[0], file.nodata, file.transform, file.shape) == ("uint8", 255, source.transform, SIZE)
         assert ("GEODINO_BACKBONE_HASH" in file.tags()) == (method == "fused")
-        assert float(file.tags()["GEODINO_FALSE_ALARM_RATE"]) == 0.001
+        assert float(file.tags()["GEODINO_FALSE_ALARM_RATE"]) <= 0.001
     polygons = gpd.read_file(tmp_path / "v.gpkg")
     assert polygons["area_m2"][0] == pytest.approx(40 * 50 * 100, rel=0.25)
     assert polygons["score"][0] > 3
@@ -221,17 +222,18 @@ class Interrupting:
 
 
 def test_an_interrupted_run_leaves_no_map_and_goes_on_to_the_same_bytes(tmp_path: Path, backbone: Backbone) -> None:
-    from geodino.change_detection.pipeline import ChangeOutputs, change_scenes
+    from geodino.change_detection.pipeline import ChangeOutputs, ChangeQuestion, change_scenes
 
     before, after = (open_scene(path) for path in pair(tmp_path))
     arguments: dict[str, Any] = {
-        "backbone": backbone, "method": Method.features, "settings": DenseSettings(window=4, halo=1)
+        "backbone": backbone, "settings": DenseSettings(window=4, halo=1)
     }  # fmt: skip
-    change_scenes(before, after, ChangeOutputs(tmp_path / "whole.tif"), **arguments)
+    asked = ChangeQuestion(Method.features)
+    change_scenes(before, after, ChangeOutputs(tmp_path / "whole.tif"), asked, **arguments)
     with pytest.raises(KeyboardInterrupt):
-        change_scenes(before, after, ChangeOutputs(tmp_path / "c.tif"), **arguments, progress=Interrupting())
+        change_scenes(before, after, ChangeOutputs(tmp_path / "c.tif"), asked, **arguments, progress=Interrupting())
     assert not (tmp_path / "c.tif").exists()
-    change_scenes(before, after, ChangeOutputs(tmp_path / "c.tif"), **arguments)
+    change_scenes(before, after, ChangeOutputs(tmp_path / "c.tif"), asked, **arguments)
     assert (tmp_path / "c.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir() if "part" in p.name) == []
 
@@ -280,9 +282,108 @@ def test_existing_outputs_are_kept_unless_told(tmp_path: Path) -> None:
         (tmp_path / name).unlink()
 
 
-@pytest.mark.parametrize(
-    ("gsd", "expected"), [(0.3, Method.features), (2.9, Method.features), (10.0, Method.fused), (30.0, Method.fused)]
-)
-def test_the_method_follows_the_pixel_size(gsd: float, expected: Method) -> None:
-    assert Method.auto.settled(gsd) is expected
-    assert Method.spectral.settled(gsd) is Method.spectral
+def test_the_method_is_fused_unless_told_and_fine_pixels_weigh_features_more() -> None:
+    assert Method.auto.settled() is Method.fused
+    assert Method.spectral.settled() is Method.spectral
+    assert fusion_weight(0.3) > fusion_weight(10.0)
+
+
+def examples(path: Path, places: dict[str, list[tuple[int, int]]]) -> Path:
+    """Points at pixels, by class."""
+    rows = [(name, Point(TRANSFORM @ (col + 0.5, row + 0.5))) for name, at in places.items() for row, col in at]
+    frame = gpd.GeoDataFrame({"kind": [n for n, _ in rows]}, geometry=[p for _, p in rows], crs="EPSG:32618")
+    frame.to_file(path)
+    return path
+
+
+def two_kinds(folder: Path) -> tuple[Path, Path]:
+    """A bright object at `OBJECT` and a dark one at rows 10 to 40, columns 20 to 60."""
+    first = ground()
+    later = second_date(first, gain=1.0)
+    later[:, 10:40, 20:60] = 20 + 0.2 * ground(seed=9)[:, 10:40, 20:60]
+    return write(folder / "b.tif", first), write(folder / "after.tif", later)
+
+
+@pytest.mark.parametrize("method", ["spectral", "fused"])
+def test_change_of_one_kind_is_told_from_change_of_another(tmp_path: Path, backbone: Backbone, method: str) -> None:
+    before, after = two_kinds(tmp_path)
+    like = examples(
+        tmp_path / "like.gpkg",
+        {
+            "change": [(70, 90), (80, 100), (90, 120), (75, 115), (95, 85)],
+            "other": [(20, 30), (30, 50), (140, 30), (120, 160), (20, 150), (35, 25)],
+        },
+    )
+    everything = geodino.change(before, after, tmp_path / "all.tif", method=method, backbone=backbone)
+    geodino.change(before, after, tmp_path / "kind.tif", like=like, method=method, backbone=backbone)
+    dark = np.s_[12:38, 22:58]
+    assert (read(tmp_path / "all.tif")[dark] == 1).mean() > 0.8
+    assert (read(tmp_path / "kind.tif")[dark] == 1).mean() < 0.1
+    assert (read(tmp_path / "kind.tif")[truth()] == 1).mean() > 0.8
+    assert everything.share > 0.1
+
+
+def test_examples_must_say_which_class_is_wanted(tmp_path: Path) -> None:
+    before, after = pair(tmp_path)
+    like = examples(tmp_path / "l.gpkg", {"a": [(70, 90)], "b": [(20, 20)]})
+    with pytest.raises(InputError, match="the wanted one called one of"):
+        geodino.change(before, after, tmp_path / "c.tif", like=like, method="spectral")
+
+
+def test_a_segmentation_model_says_from_what_to_what(tmp_path: Path, backbone: Backbone) -> None:
+    before, after = two_kinds(tmp_path)
+    points = examples(
+        tmp_path / "l.gpkg",
+        {"dark": [(15, 25), (20, 40), (35, 55), (30, 30)], "light": [(70, 90), (140, 30), (120, 160), (20, 150)]},
+    )
+    model = tmp_path / "m.safetensors"
+    geodino.segment(after, tmp_path / "s.tif", labels=points, backbone=backbone, save_model=model)
+    result = geodino.change(
+        before, after, tmp_path / "c.tif", model=model, vector=tmp_path / "v.gpkg", method="spectral",
+        backbone=backbone,
+    )  # fmt: skip
+    polygons = gpd.read_file(tmp_path / "v.gpkg")
+    at = polygons[polygons.contains(Point(TRANSFORM @ (40.5, 25.5)))].iloc[0]
+    assert (at["from_class"], at["to_class"]) == ("light", "dark")
+    assert result.transitions is not None
+    assert result.transitions.counts[1, 0] > 800  # light to dark
+    assert any("light → dark" in line for line in result.transitions.describe())
+    assert sorted(p.name for p in tmp_path.iterdir() if "part" in p.name) == []
+
+
+def test_a_model_of_another_backbone_is_refused(tmp_path: Path, backbone: Backbone) -> None:
+    before, after = two_kinds(tmp_path)
+    points = examples(tmp_path / "l.gpkg", {"dark": [(15, 25), (20, 40)], "light": [(70, 90), (140, 30)]})
+    model = tmp_path / "m.safetensors"
+    geodino.segment(after, tmp_path / "s.tif", labels=points, backbone=backbone, save_model=model)
+    other = untrained_backbone("vit_tiny_patch16_dinov3_qkvb", seed=3, device="cpu", precision="fp32", **TINY)
+    with pytest.raises(InputError, match="was made for backbone"):
+        geodino.change(before, after, tmp_path / "c.tif", model=model, method="spectral", backbone=other)
+
+
+@pytest.mark.parametrize("rows", [32, 64, 1000])
+def test_pooled_scores_hardly_depend_on_the_blocks(tmp_path: Path, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from geodino.change_detection import field
+
+    before, after = pair(tmp_path)
+    monkeypatch.setattr(field, "_BLOCK_ROWS", rows)
+    geodino.change(before, after, tmp_path / "c.tif", score=tmp_path / "s.tif", method="spectral", objects=True)
+    score = read(tmp_path / "s.tif")
+    monkeypatch.setattr(field, "_BLOCK_ROWS", 1000)
+    geodino.change(before, after, tmp_path / "d.tif", score=tmp_path / "t.tif", method="spectral", objects=True)
+    # Where a basin has two equal ways out, the block decides: less than two pixels in a hundred.
+    assert (np.abs(score - read(tmp_path / "t.tif")) > 1e-3).mean() < 0.02
+    assert (read(tmp_path / "c.tif")[truth()] == 1).mean() > 0.8
+
+
+@pytest.mark.parametrize("method", ["spectral", "fused"])
+def test_scores_do_not_depend_on_the_blocks(
+    tmp_path: Path, backbone: Backbone, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from geodino.change_detection import field
+
+    before, after = pair(tmp_path)
+    geodino.change(before, after, tmp_path / "c.tif", score=tmp_path / "s.tif", method=method, backbone=backbone)
+    monkeypatch.setattr(field, "_BLOCK_ROWS", 32)
+    geodino.change(before, after, tmp_path / "d.tif", score=tmp_path / "t.tif", method=method, backbone=backbone)
+    np.testing.assert_allclose(read(tmp_path / "s.tif"), read(tmp_path / "t.tif"), atol=1e-3)

@@ -1,0 +1,92 @@
+"""From what to what: the classes of changed places before and after, by a trained segmentation model."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.features import geometry_window, rasterize
+
+from geodino.segmentation.model_file import SegmentationModel
+from geodino.segmentation.render import render_classes
+from geodino.token_store import TokenStore
+from tiles.cog import CogWriter, MapClass, part_of
+from tiles.scene import Scene
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """Changed pixels by class before and after.
+
+    Attributes:
+        names: class names.
+        counts: changed pixels `[before, after]`.
+        pixel_m2: area of a pixel.
+    """
+
+    names: tuple[str, ...]
+    counts: NDArray[np.int64]
+    pixel_m2: float
+
+    def describe(self, most: int = 10) -> list[str]:
+        """The largest transitions as lines."""
+        order = np.argsort(self.counts, axis=None)[::-1][:most]
+        lines = []
+        for place in order:
+            before, after = np.unravel_index(int(place), self.counts.shape)
+            if self.counts[before, after]:
+                area = self.counts[before, after] * self.pixel_m2
+                lines.append(f"{self.names[before]} → {self.names[after]}: {area:,.0f} m²")
+        return lines
+
+
+def classify_dates(
+    model: SegmentationModel,
+    scenes: tuple[Scene, Scene],
+    stores: tuple[TokenStore, TokenStore],
+    patch: int,
+    target: Path,
+) -> tuple[Path, Path]:
+    """Class map of each date under temporary names beside ``target``; the caller removes them."""
+    paths = (part_of(target, ".classes_before"), part_of(target, ".classes_after"))
+    classes = [
+        MapClass(i + 1, n, c) for i, (n, c) in enumerate(zip(model.legend.names, model.legend.colors, strict=True))
+    ]
+    for path, scene, store in zip(paths, scenes, stores, strict=True):
+        pixels = scene.select(model.recipe.pixel_bands) if model.recipe.pixel_bands else None
+        rows = render_classes(model.head, store, patch, scene.select(model.recipe.bands), pixels)
+        with CogWriter(
+            path, scene.geobox, dtype="uint8", nodata=0, classes=classes, resampling="nearest", overwrite=True
+        ) as out:
+            for piece in rows:
+                out.write(piece.row, piece.classes[None])
+    return paths
+
+
+def count_transitions(mask: Path, maps: tuple[Path, Path], names: tuple[str, ...], pixel_m2: float) -> Transitions:
+    """Count changed pixels by class before and after, row by row."""
+    size = len(names)
+    counts = np.zeros((size, size), dtype=np.int64)
+    with rasterio.open(mask) as changed, rasterio.open(maps[0]) as before, rasterio.open(maps[1]) as after:
+        for start in range(0, changed.height, 512):
+            window = ((start, min(start + 512, changed.height)), (0, changed.width))
+            first, second = before.read(1, window=window), after.read(1, window=window)
+            here = (changed.read(1, window=window) == 1) & (first > 0) & (second > 0)
+            flat = (first[here].astype(np.int64) - 1) * size + second[here] - 1
+            counts += np.bincount(flat, minlength=size * size).reshape(size, size)
+    return Transitions(names, counts, pixel_m2)
+
+
+def majority_classes(frame: gpd.GeoDataFrame, path: Path, names: tuple[str, ...]) -> list[str]:
+    """The commonest class inside each polygon; empty where there is none."""
+    found = []
+    with rasterio.open(path) as file:
+        for polygon in frame.geometry:
+            window = geometry_window(file, [polygon])
+            values = file.read(1, window=window)
+            inside = rasterize([polygon], out_shape=values.shape, transform=file.window_transform(window)) == 1
+            counts = np.bincount(values[inside], minlength=len(names) + 1)[1:]
+            found.append(names[int(counts.argmax())] if counts.any() else "")
+    return found

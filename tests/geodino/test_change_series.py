@@ -1,0 +1,92 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
+
+from geodino.api import change_series
+from geodino.change_detection.series import first_lasting_change
+from tiles.errors import InputError, OutputError
+
+SIZE = (96, 128)
+
+
+@given(st.lists(st.integers(0, 3), min_size=3, max_size=7))
+@settings(max_examples=60, deadline=None)
+def test_first_lasting_change_by_its_definition(states: list[int]) -> None:
+    dates = len(states)
+    changed = np.array([[states[i] != states[j] for j in range(dates)] for i in range(dates)])
+    expected = 0
+    for date in range(1, dates):
+        differ = [states[i] != states[j] for i in range(date) for j in range(date, dates)]
+        if states[date] != states[date - 1] and sum(differ) >= 0.9 * len(differ):
+            expected = date
+            break
+    assert int(first_lasting_change(changed[..., None])[0]) == expected
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"), [([0, 0, 5, 0, 0], 0), ([0, 5, 0, 1, 1], 3), ([0, 0, 1, 1, 2, 2], 2), ([0, 0, 0, 1], 3)]
+)
+def test_an_odd_date_does_not_last_and_a_change_for_good_does(states: list[int], expected: int) -> None:
+    places = np.array(states)
+    changed = places[:, None] != places[None]
+    assert first_lasting_change(changed[..., None])[0] == expected
+
+
+def dates(folder: Path, names: list[str]) -> list[Path]:
+    """A place where a corner changes for good at the third date and another flickers at the second."""
+    rng = np.random.default_rng(0)
+    fields = np.stack([gaussian_filter(rng.normal(size=SIZE), 2 + band) for band in range(3)])
+    ground = 110 + 15 * fields / fields.std(axis=(1, 2), keepdims=True)
+    paths = []
+    for number, name in enumerate(names):
+        image = ground * (1 + 0.05 * number)
+        if number >= 2:
+            image[:, 60:90, 80:120] = 230 - 0.7 * image[:, 10:40, 20:60]
+        if number == 1:
+            image[:, 10:30, 20:60] = 220 - 0.6 * image[:, 50:70, 20:60]
+        image = image + rng.normal(0, 1.5, image.shape)
+        paths.append(folder / f"{name}.tif")
+        with rasterio.open(
+            paths[-1], "w", driver="GTiff", height=SIZE[0], width=SIZE[1], count=3, dtype="uint8", crs="EPSG:32618",
+            transform=Affine(30, 0, 500_000, 0, -30, 4_000_000), photometric="RGB",
+        ) as out:  # fmt: skip
+            out.write(image.clip(1, 255).astype(np.uint8))
+    return paths
+
+
+def test_the_year_of_the_lasting_change_is_mapped(tmp_path: Path) -> None:
+    paths = dates(tmp_path, ["1990", "1995", "2001", "2010"])
+    result = change_series(paths, tmp_path / "year.tif", method="spectral")
+    assert result.values == (1995, 2001, 2010)
+    with rasterio.open(tmp_path / "year.tif") as file:
+        found = file.read(1)
+        assert (file.dtypes[0], file.nodata) == ("uint16", 65535)
+    assert (found[62:88, 82:118] == 2001).mean() > 0.8
+    assert (found[12:28, 22:58] == 0).mean() > 0.9
+    rest = np.ones(SIZE, dtype=bool)
+    rest[55:95, 75:125] = rest[5:35, 15:65] = False
+    assert (found[rest] == 0).mean() > 0.97
+
+
+def test_dates_without_years_are_numbered(tmp_path: Path) -> None:
+    paths = dates(tmp_path, ["a", "b", "c"])
+    result = change_series(paths, tmp_path / "when.tif", method="spectral")
+    assert result.values == (1, 2)
+    assert "1 = b, 2 = c" in result.notes[0]
+
+
+def test_two_dates_are_no_series_and_time_runs_forward(tmp_path: Path) -> None:
+    paths = dates(tmp_path, ["1990", "1995", "2001"])
+    with pytest.raises(InputError, match="three dates or more"):
+        change_series(paths[:2], tmp_path / "y.tif", method="spectral")
+    with pytest.raises(InputError, match="not in order of time"):
+        change_series(paths[::-1], tmp_path / "y.tif", method="spectral")
+    (tmp_path / "y.tif").write_text("mine")
+    with pytest.raises(OutputError, match="exists already"):
+        change_series(paths, tmp_path / "y.tif", method="spectral")
