@@ -11,6 +11,7 @@ import time
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -83,8 +84,10 @@ def distill(run: Distillation, *, resume: bool = False, show: bool = False) -> P
     check_tiles(run.tiles, run.source, data)
     backbones = [_backbone(recipe, number, len(teacher.bands)) for number in range(len(recipe.students))]
     _check_sizes(recipe, teacher, backbones)
+    _refuse_other_run(run, resume)
     place = Place.take(recipe, [float(sum(p.numel() for p in b.parameters())) for b in backbones], device)
-    _claim(run, resume)
+    if place.world.rank == 0:
+        _write_recipe(run)
     trainers = {
         number: StudentTrainer(
             recipe, recipe.students[number], backbones[number], teacher.embed_dim, device, dtype, place.group, number
@@ -140,26 +143,31 @@ def _check_sizes(recipe: DistillRecipe, teacher: Backbone, backbones: list[nn.Mo
                 )
 
 
-def _claim(run: Distillation, resume: bool) -> None:
+def _refuse_other_run(run: Distillation, resume: bool) -> None:
+    """Refuse a folder that holds another run; called before processes meet, so that none sees what another writes."""
     path = run.folder / RECIPE_FILE
-    now = {"teacher": run.teacher, **run.recipe.model_dump(mode="json")}
-    if path.exists():
-        if not resume:
-            raise OutputError(
-                f"{run.folder} holds a run already; add --resume to go on with it or choose another folder"
-            )
-        before = yaml.safe_load(path.read_text())
-        aside = {"workers", "checkpoint_every", "keep_checkpoints", "log_every"}
-        changed = [key for key in now if key not in aside and before.get(key) != now[key]]
-        if changed:
-            raise InputError(
-                f"{run.folder} was started with other settings ({', '.join(changed[:3])}); resume it with its own"
-            )
-    if os.environ.get("RANK", "0") == "0":
-        run.folder.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(RECIPE_FILE + ".part")
-        part.write_text(yaml.safe_dump(now, sort_keys=False))
-        part.replace(path)
+    if not path.exists():
+        return
+    if not resume:
+        raise OutputError(f"{run.folder} holds a run already; add --resume to go on with it or choose another folder")
+    before, now = yaml.safe_load(path.read_text()), _settings(run)
+    aside = {"workers", "checkpoint_every", "keep_checkpoints", "log_every"}
+    changed = [key for key in now if key not in aside and before.get(key) != now[key]]
+    if changed:
+        raise InputError(
+            f"{run.folder} was started with other settings ({', '.join(changed[:3])}); resume it with its own"
+        )
+
+
+def _settings(run: Distillation) -> dict[str, Any]:
+    return {"teacher": run.teacher, **run.recipe.model_dump(mode="json")}
+
+
+def _write_recipe(run: Distillation) -> None:
+    path = _made(run.folder) / RECIPE_FILE
+    part = path.with_name(RECIPE_FILE + ".part")
+    part.write_text(yaml.safe_dump(_settings(run), sort_keys=False))
+    part.replace(path)
 
 
 def _take_over(run: Distillation, trainers: dict[int, StudentTrainer]) -> tuple[int, Standardization | None]:
@@ -201,8 +209,8 @@ def _train(
         statistics = _statistics(teacher, shared, recipe, place, device, dtype)
     started = time.perf_counter()
     with ExitStack() as stack:
-        source = stack.enter_context(closing(shared.starting(step)))  # type: ignore[type-var]
-        students = source if alone else stack.enter_context(closing(own.starting(step)))  # type: ignore[type-var]
+        source = stack.enter_context(closing(shared.starting(step)))
+        students = source if alone else stack.enter_context(closing(own.starting(step)))
         logs = {
             number: stack.enter_context(MetricsLog(_made(run.folder / names[number]), step, enabled=leads))
             for number in trainers
@@ -243,7 +251,7 @@ def _statistics(
 ) -> Standardization:
     """Standardisation of the teacher's tokens, from the first batches of the run."""
     found, valid = [], []
-    with closing(batches.starting(0)) as source:  # type: ignore[type-var]
+    with closing(batches.starting(0)) as source:
         for _ in range(recipe.statistics_steps):
             batch = next(source).to(device, dtype)
             found.append(teacher_tokens(teacher, batch))
