@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import streamlit as st
+from streamlit import net_util
 
 from app.jobs import keep_going
 from app.routes import ROUTES, bundle_name
@@ -75,6 +76,8 @@ def serve(workspace: Workspace, *, port: int, address: str) -> None:
             raise InputError(
                 f"port {port} of {address} cannot be used ({error.strerror}); choose another with --port."
             ) from error
+    # To judge the origin of a connection, Streamlit would ask a server on the internet for this machine's address.
+    net_util._external_ip = ""
     use(workspace)
     stop = threading.Event()
     keep_going(workspace.jobs, JOBS_AT_ONCE, stop)

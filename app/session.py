@@ -11,8 +11,8 @@ import streamlit as st
 from app.jobs import GOING, Job, State
 from app.layers import LayerList
 from app.mapview import EMPTY, MapResult
-from app.source import ClassColor, open_source, threshold_of
-from app.style import Paint, channel_statistics, default_style, score_style
+from app.source import SCORE_TAG, ClassColor, Source, open_source, threshold_of
+from app.style import Paint, Style, channel_statistics, default_style, score_style
 from app.workspace import Workspace, current
 from tiles.errors import InputError
 
@@ -124,10 +124,20 @@ def session() -> Session:
     return st.session_state.geodino
 
 
+def _style_among(workspace: Workspace, source: Source) -> Style:
+    """A scene's style; a score takes the threshold of the change map that was made of it, if that is shown too."""
+    style = default_style(source, workspace.statistics)
+    same = [one.threshold for one in workspace.scenes if one.tags.get(SCORE_TAG) == source.tags.get(SCORE_TAG)]
+    found = next((threshold for threshold in same if threshold is not None), None)
+    if style.paint is not Paint.score or found is None:
+        return style
+    return score_style(channel_statistics(source, 0, workspace.statistics), found)
+
+
 def _begin(workspace: Workspace) -> Session:
     begun = Session(LayerList())
     for source in workspace.scenes:  # later ones on top: first the scenes, then the maps made of them
-        begun.layers.add(workspace, source)
+        begun.layers.add(workspace, source, style=_style_among(workspace, source))
     if workspace.scenes:
         begun.look_at(workspace.scenes[0].bounds)
     return begun

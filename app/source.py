@@ -121,7 +121,16 @@ def open_source(address: str | Path, name: str | None = None) -> Source:
     text = os.fspath(address)
     classified = _open_map(text)
     source = classified if classified is not None else _of_scene(open_scene(text))
+    if source.meaning is Meaning.imagery and _made_by_a_backbone(text):
+        source = replace(source, meaning=Meaning.values)
     return source if name is None else _renamed(source, name)
+
+
+def _made_by_a_backbone(path: str) -> bool:
+    """Whether a raster of several bands is features or a picture of them, which no backbone should look at again."""
+    if not Path(path).is_file() or not path.lower().endswith((".tif", ".tiff")):
+        return False
+    return not {"GEODINO_CUBE", "GEODINO_BACKBONE"}.isdisjoint(inspect(path).tags)
 
 
 def _renamed(source: Source, name: str) -> Source:

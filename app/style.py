@@ -151,7 +151,7 @@ def default_style(source: Source, cache: Path | None = None) -> Style:
         # What did not change is nothing to look at: the scene below shows through.
         shown = tuple(one for one in source.classes if one.name.lower() != "no change")
         return Style(Paint.classes, (0,), classes=shown)
-    if source.meaning is Meaning.imagery:
+    if source.meaning is Meaning.imagery or len(source.channel_names) >= 3:
         return rgb_style(source, natural_bands(source.channel_names), cache)
     statistics = channel_statistics(source, 0, cache)
     if source.meaning is Meaning.score:

@@ -151,6 +151,12 @@ def test_a_change_score_is_known_by_its_tag_and_its_threshold_by_the_map_beside_
     assert default_style(source).paint is Paint.score
 
 
+def test_features_of_a_backbone_are_no_imagery_for_a_backbone(tmp_path: Path) -> None:
+    tagged = write_raster(tmp_path / "pca.tif", landscape(size=64), tags={"GEODINO_BACKBONE": "x"})
+    assert open_source(tagged).meaning is Meaning.values
+    assert open_source(write_raster(tmp_path / "a.tif", landscape(size=64))).meaning is Meaning.imagery
+
+
 def test_band_combinations_are_offered_as_far_as_bands_exist(tmp_path: Path) -> None:
     names = ("blue", "green", "red", "nir")
     assert list(combinations(names)) == ["Natural colour", "Colour infrared (vegetation red)"]
