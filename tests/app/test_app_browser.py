@@ -16,7 +16,7 @@ from pyproj import Transformer
 from app.jobs import JobStore, State
 from tiles.cog import read_classes
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(1500)]
 
 Open = Callable[..., Watched]
 TO_DEGREES = Transformer.from_crs(32631, 4326, always_xy=True)
