@@ -146,16 +146,23 @@ def prepare(folder: Path, overwrite: bool) -> None:
     content = [path for path in folder.iterdir() if path.name != ".lock"]
     if content and not (folder / PLAN_FILE).exists():
         raise OutputError(f"{folder} holds other files; choose a new or an empty folder for the tile set.")
-    if not overwrite:
-        return
+    if overwrite:
+        _clear(folder)
+
+
+def _clear(folder: Path) -> None:
+    """Remove the files of a tile set, and nothing else."""
     own = ["shard-*.npy", "shard-*.part", f"{PARTS}/*.parquet", f"{PARTS}/*.part", f"{INDEX_FILE}*", f"{ABOUT_FILE}*"]
-    for pattern in [*own, FAILURES_FILE, "statistics.json", "contact_sheet.png", "footprints.*", PLAN_FILE]:
+    made = ["statistics.json", "contact_sheet.png", "footprints.png", "curated.*", FAILURES_FILE, f"{PLAN_FILE}*"]
+    for pattern in [*own, *made]:
         for path in folder.glob(pattern):
             path.unlink()
 
 
 def _remove_if_empty(folder: Path) -> None:
     (folder / ".lock").unlink(missing_ok=True)
+    if (folder / PARTS).is_dir() and not any((folder / PARTS).iterdir()):
+        (folder / PARTS).rmdir()
     if not any(folder.iterdir()):
         folder.rmdir()
 
@@ -293,14 +300,17 @@ def _write_failures(folder: Path, failures: Sequence[Failure]) -> None:
 
 
 def _refuse_empty(folder: Path, about: About, plan: Plan, failures: Sequence[Failure]) -> None:
+    """A tile set without a tile is no tile set: it leaves nothing, so that other settings may follow at once."""
     if about.tiles:
         return
+    _clear(folder)
+    _remove_if_empty(folder)
     settings = plan.settings
     if failures:
         raise InputError(failures[0].reason)
     raise InputError(
         f"No tile of {settings.size} × {settings.size} pixels passed the filters (at least {settings.min_valid:.0%} "
-        f"valid); choose a smaller --size or --min-valid, and --overwrite {folder}."
+        "valid); choose a smaller --size or --min-valid."
     )
 
 

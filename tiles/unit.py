@@ -16,7 +16,7 @@ from . import grid
 from .cell import cells
 from .errors import InputError
 from .images import ImageSet
-from .index import table_of, write_table
+from .index import SCHEMA, table_of, write_table
 from .plan import PARTS, CutSettings, Entry, Source, Unit
 from .reader import SceneReader
 from .scene import Scene
@@ -114,8 +114,8 @@ class _Cutter:
             "cloud": tile.cloud,
             "checksum": checksum(values, bits),
         }
-        for key, value in content.items():
-            self.rows[key].append(value)
+        for name in SCHEMA.names:  # every column, since sources of one unit may know different things
+            self.rows[name].append(content.get(name))
         return moments
 
     def keep(self, records: int) -> None:

@@ -242,6 +242,18 @@ def test_image_folders_and_zips_are_cut_by_class(tmp_path):
         cut(requests(tmp_path / "images"), tmp_path / "U", CutSettings(size=64))
 
 
+def test_images_and_scenes_share_a_shard(write_raster, ramp, tmp_path):
+    (tmp_path / "images" / "Forest").mkdir(parents=True)
+    Image.fromarray(ramp(3, 16, 16).transpose(1, 2, 0)).save(tmp_path / "images" / "Forest" / "a.png")
+    scene = write_raster("scene.tif", ramp(3, 16, 32), photometric="RGB")
+    for order in ([tmp_path / "images", scene], [scene, tmp_path / "images"]):
+        cut(requests(*order), tmp_path / "T", CutSettings(size=16, gsd_m=10.0), overwrite=True)
+        tiles = TileDataset(tmp_path / "T")
+        assert len(tiles) == 3 and set(tiles.shards) == {0}
+        assert sorted(tiles.column("label").tolist(), key=str) == ["Forest", None, None]
+        assert sum(cell is None for cell in tiles.column("cell")) == 1
+
+
 def test_moments_merge_without_error(write_raster):
     from tiles.band import Band
 
