@@ -89,12 +89,12 @@ class Session:
             if status.state is not State.done:
                 said.append(f"{job.title}: {status.state}. The Jobs page has its log and can start it again.")
                 continue
-            said += self._show(workspace, job)
+            said += self.show_results(workspace, job)
             said.append(f"{job.title}: done.")
         return said
 
-    def _show(self, workspace: Workspace, job: Job) -> list[str]:
-        """Put a job's rasters onto the map: the first in view, the others to be switched on."""
+    def show_results(self, workspace: Workspace, job: Job) -> list[str]:
+        """Put a job's rasters onto the map: the first in view, the others to be switched on; what cannot be is said."""
         said = []
         rasters = [path for path in job.outputs if path.endswith(".tif") and Path(path).exists()]
         for path in reversed(rasters):

@@ -63,6 +63,12 @@ def _one(workspace: Workspace, job: Job, status: Status) -> None:
         if status.state is State.running:
             share = workspace.jobs.progress(job.id)
             st.progress(share or 0.0, text=None if share is None else f"{share:.0%}")
+        rasters = [path for path in job.outputs if path.endswith(".tif")]
+        shown = status.state is State.done and bool(rasters)
+        if shown and st.button("Show on the map", key=f"jobs-show-{job.id}", icon=":material/layers:"):
+            for sentence in session().show_results(workspace, job):
+                st.toast(plain(sentence))
+            st.toast("On the map of the other pages now.")
         with st.expander("Command, log and files"):
             st.code(job.command, language="bash", wrap_lines=True)
             st.code(workspace.jobs.log(job.id)[-6000:] or "nothing said yet", language=None, height=180)

@@ -17,6 +17,7 @@ export class Drawing {
   private classes: DrawClass[] = [];
   private revision: number | null = null;
   private past: string[] = [];
+  private last = JSON.stringify({ type: "FeatureCollection", features: [] });
   private count = 0;
   current = 0;
 
@@ -27,11 +28,17 @@ export class Drawing {
     this.group.addTo(map);
     map.pm.setGlobalOptions({ layerGroup: this.group, snappable: false, continueDrawing: true, tooltips: true });
     map.on("pm:create", ({ layer }) => {
-      this.remember();
       this.adopt(layer as Drawn, { id: this.name(), class: this.current });
       this.report();
     });
-    map.on("pm:remove pm:cut", () => this.report());
+    map.on("pm:cut", ({ layer, originalLayer }) => {
+      // What is left of a cut feature is a new layer of the same class; nothing is left where all was cut away.
+      const before = (originalLayer as Drawn).gd;
+      this.group.removeLayer(originalLayer);
+      if (before && map.hasLayer(layer)) this.adopt(layer as Drawn, before);
+      this.report();
+    });
+    map.on("pm:remove", () => this.report());
   }
 
   update(draw: Draw | null, tell: Tell): void {
@@ -52,6 +59,7 @@ export class Drawing {
       this.revision = draw.revision;
       this.past = [];
       this.load(draw.features);
+      this.last = JSON.stringify(this.collection());
     } else this.group.eachLayer((layer) => this.paint(layer as Drawn));
   }
 
@@ -66,7 +74,8 @@ export class Drawing {
     const before = this.past.pop();
     if (before === undefined) return;
     this.load(JSON.parse(before) as FeatureCollection);
-    this.report();
+    this.last = before;
+    this.tell("drawn", { revision: this.revision, features: this.collection() });
   }
 
   private load(features: FeatureCollection): void {
@@ -81,8 +90,6 @@ export class Drawing {
     layer.gd = gd;
     this.group.addLayer(layer);
     this.paint(layer);
-    // Edits change a layer in place; what it was is remembered when they start.
-    layer.on("pm:markerdragstart pm:dragstart", () => this.remember());
     layer.on("pm:edit pm:dragend", () => this.report());
     layer.on("pm:remove", () => this.group.removeLayer(layer));
   }
@@ -115,12 +122,13 @@ export class Drawing {
     return { type: "FeatureCollection", features };
   }
 
-  private remember(): void {
-    this.past.push(JSON.stringify(this.collection()));
-    if (this.past.length > REMEMBERED) this.past.shift();
-  }
-
+  /** Tell Python the new state, and keep the one before for undo. */
   private report(): void {
+    const now = JSON.stringify(this.collection());
+    if (now === this.last) return;
+    this.past.push(this.last);
+    if (this.past.length > REMEMBERED) this.past.shift();
+    this.last = now;
     this.tell("drawn", { revision: this.revision, features: this.collection() });
   }
 }
