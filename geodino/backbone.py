@@ -19,6 +19,7 @@ from geodino.architecture import create_module as create_module  # part of this 
 from geodino.architecture import hash_tensors, patch_size_of, place, weights_hash
 from geodino.card import CARD_FILE, RGB, WEIGHTS_FILE, BackboneCard
 from geodino.hardware import pick_device, pick_dtype
+from geodino.memory import check_fits
 from geodino.normalize import SATELLITE, Normalization
 from geodino.sources import resolve
 from tiles.errors import InputError, OutputError
@@ -208,6 +209,7 @@ def wrap(module: Any, card: BackboneCard, *, device: str = "auto", precision: st
     """
     where = pick_device(device)
     dtype = pick_dtype(precision, where)
+    check_fits(module, where, dtype, card.name or card.architecture)
     digest = weights_hash(module)
     module = place(module.eval().requires_grad_(False), where, dtype)
     return Backbone(
