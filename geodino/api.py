@@ -92,6 +92,7 @@ def segment(
     vector: str | Path | None = None,
     min_area_m2: float = 0.0,
     confidence: str | Path | None = None,
+    cube: str | Path | None = None,
     upscale: int = 1,
     backbone: str | Path | Backbone | None = None,
     overwrite: bool = False,
@@ -111,6 +112,8 @@ def segment(
         vector: polygons of the classes with their area in m²; the suffix chooses the format.
         min_area_m2: polygons below this area join their largest neighbour.
         confidence: probability of the class in percent, uint8, 255 = nodata, same grid.
+        cube: a cube that ``features`` made of this scene: a quick map from labels and tokens alone, without running a
+            backbone, refining borders or validating.
         upscale: tokens per patch side, 1, 2 or 4.
         backbone: a backbone, or what ``load_backbone`` takes; None for the packaged one.
         overwrite: replace existing outputs and start an interrupted run from its beginning.
@@ -139,6 +142,12 @@ def segment(
     trained = None if model is None else SegmentationModel.load(Path(model))
     scene = scene if isinstance(scene, Scene) else open_scene(scene)
     found = None if labels is None else read_labels(labels, scene.geobox, field=field)
+    if cube is not None:
+        from geodino.segmentation.cube_map import map_cube
+
+        if found is None or any(value is not None for value in (vector, confidence, save_model)):
+            raise InputError("a map from a cube takes labels and makes the map alone; leave the other outputs out")
+        return map_cube(Path(cube), scene.geobox, found, outputs.classes, overwrite=overwrite)
     if trained is not None and trained.recipe.upscale != upscale:
         upscale = trained.recipe.upscale
     return segment_scene(

@@ -44,6 +44,10 @@ def register(cli: typer.Typer) -> None:
         confidence: Annotated[
             Path | None, typer.Option(help="Also the probability of the class in percent (uint8, 255 nodata).")
         ] = None,
+        features: Annotated[
+            Path | None,
+            typer.Option(help="A cube that `geodino features` made of this scene: a quick map, no backbone is run."),
+        ] = None,
         upscale: Annotated[int, typer.Option(help="Tokens per patch side, 1, 2 or 4: finer and slower.")] = 1,
         backbone: BackboneOption = None,
         device: DeviceOption = Device.auto,
@@ -76,8 +80,9 @@ def register(cli: typer.Typer) -> None:
                 vector=vector,
                 min_area_m2=min_area,
                 confidence=confidence,
+                cube=features,
                 upscale=upscale,
-                backbone=load_backbone(backbone, device=device, precision=precision),
+                backbone=None if features else load_backbone(backbone, device=device, precision=precision),
                 overwrite=overwrite,
                 progress=report,
             )

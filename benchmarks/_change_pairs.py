@@ -51,7 +51,9 @@ def aerial_images(data: Path) -> list[tuple[str, NDArray[np.uint8]]]:
     return found
 
 
-def make_pairs(images: list[tuple[str, NDArray[np.uint8]]], *, seed: int = 0, changed: bool = True) -> Iterator[MadePair]:
+def make_pairs(
+    images: list[tuple[str, NDArray[np.uint8]]], *, seed: int = 0, changed: bool = True
+) -> Iterator[MadePair]:
     """One pair an image.
 
     Args:
