@@ -11,9 +11,11 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from pretrain.recipe import OptimizerSettings
 from pretrain.schedule import steps_of
+from pretrain.sharding import placed_like, whole
 
 _BLOCK = re.compile(r"^backbone\.(?:blocks|stages)\.(\d+)\.")
 
@@ -73,6 +75,7 @@ class MasterAdamW:
         backbone = cast(Any, network).backbone
         depth = len(backbone.stages if hasattr(backbone, "stages") else backbone.blocks)
         self.copies = any(p.dtype != torch.float32 for p in self.working)
+        self.sharded = any(isinstance(p, DTensor) for p in self.working)
         self.masters: list[Tensor] = [
             p.detach().float().clone().requires_grad_() if self.copies else p for p in self.working
         ]
@@ -86,7 +89,7 @@ class MasterAdamW:
             [{"params": tensors} for tensors in self.groups.values()],
             lr=0.0,
             betas=settings.betas,
-            fused=all(m.device.type in ("cpu", "cuda") for m in self.masters),
+            fused=not self.sharded and all(m.device.type in ("cpu", "cuda") for m in self.masters),
         )
 
     def learning_rate(self, role: Role, step: int, max_steps: int) -> float:
@@ -120,7 +123,7 @@ class MasterAdamW:
         norms = {}
         for part, tensors in self.parts.items():
             gradients = [t.grad for t in tensors if t.grad is not None]
-            norm = torch.nn.utils.get_total_norm(gradients)
+            norm = whole(torch.nn.utils.get_total_norm(gradients))
             if self.settings.clip:
                 torch.nn.utils.clip_grads_with_norm_(tensors, self.settings.clip, norm)
             norms[part] = norm
@@ -139,9 +142,24 @@ class MasterAdamW:
     def load_masters(self, tensors: Mapping[str, Tensor]) -> None:
         """Set master and working weights from tensors by name."""
         for name, master, working in zip(self.names, self.masters, self.working, strict=True):
-            master.copy_(tensors[name])
+            master.copy_(placed_like(tensors[name], master))
             if self.copies:
                 working.copy_(master)
+
+    def state(self) -> dict[str, Any]:
+        """AdamW's state with whole tensors."""
+        state = self.adam.state_dict()
+        moments = {i: {k: whole(v) for k, v in entry.items()} for i, entry in state["state"].items()}
+        return {"state": moments, "param_groups": state["param_groups"]}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take over a state of :meth:`state`."""
+        order = [tensor for group in self.adam.param_groups for tensor in group["params"]]
+        moments = {
+            i: {k: v if k == "step" else placed_like(v, order[i]) for k, v in entry.items()}
+            for i, entry in state["state"].items()
+        }
+        self.adam.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
 
     def named_masters(self) -> Iterable[tuple[str, Tensor]]:
         """Names and float32 weights."""

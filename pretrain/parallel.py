@@ -1,19 +1,21 @@
 """Processes and devices, through Lightning Fabric: one processor, one GPU, or the ranks that torchrun starts."""
 
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
-from geodino.hardware import pick_device
+from geodino.hardware import pick_device, pick_dtype
 from pretrain.data import batch_problem
 from pretrain.network import Network
 from pretrain.ranks import ALONE, Ranks, current
 from pretrain.recipe import Recipe
+from pretrain.sharding import shard
 from tiles.errors import InputError
 
 
@@ -24,13 +26,15 @@ class Parallel:
     Attributes:
         device: Where it computes.
         ranks: Processes that share the batch.
-        wrap: Makes the student exchange gradients; None alone.
+        shard: Cuts the student over ranks; None without FSDP.
+        wrap: Makes the student exchange gradients; None alone and with FSDP.
         backward: Backward pass of a loss; None for the loss's own.
         accumulating: Holds the exchange back between micro-batches; None alone.
     """
 
     device: torch.device
     ranks: Ranks = ALONE
+    shard: Callable[[Network], None] | None = None
     wrap: Callable[[Network], nn.Module] | None = None
     backward: Callable[[Tensor], None] | None = None
     accumulating: Callable[[nn.Module], AbstractContextManager[None]] | None = None
@@ -60,10 +64,29 @@ class Parallel:
             strategy="ddp",
         )
         fabric.launch()
+        if recipe.strategy == "fsdp":
+            dtype = pick_dtype(recipe.precision, fabric.device)
+            return cls(
+                fabric.device,
+                current(),
+                shard=lambda network: shard(network, fabric.device, dtype),
+                accumulating=without_exchange,
+            )
         return cls(
             fabric.device,
             current(),
-            lambda network: cast(nn.Module, fabric.setup_module(network)),
-            fabric.backward,
-            lambda module: cast(AbstractContextManager[None], fabric.no_backward_sync(module)),
+            wrap=lambda network: cast(nn.Module, fabric.setup_module(network)),
+            backward=fabric.backward,
+            accumulating=lambda module: cast(AbstractContextManager[None], fabric.no_backward_sync(module)),
         )
+
+
+@contextmanager
+def without_exchange(module: nn.Module) -> Iterator[None]:
+    """Keep a sharded student's gradients on their rank."""
+    student = cast(FSDPModule, module)
+    student.set_requires_gradient_sync(False)
+    try:
+        yield
+    finally:
+        student.set_requires_gradient_sync(True)

@@ -214,6 +214,7 @@ def make_trainer(recipe: Recipe, network: Network, parallel: Parallel, *, new_ba
         device=parallel.device,
         dtype=pick_dtype(recipe.precision, parallel.device),
         ranks=parallel.ranks,
+        shard=parallel.shard,
         wrap=parallel.wrap,
         backward=parallel.backward,
         accumulating=parallel.accumulating,
@@ -294,6 +295,7 @@ def _train(run: Run, trainer: Trainer, batches: Batches, step: int, parallel: Pa
                 log.draw(step, monitor.measure(trainer.teacher, step, report.values["teacher_temperature"]))
             bar.update(step, pace.note(report.values["total"]))
             if step % recipe.checkpoint_every == 0 or step == recipe.max_steps:
+                backbone = trainer.teacher_backbone()
                 state = trainer.state() | {"tiles": fingerprint(run.tiles)}
                 if main:
                     save_checkpoint(
@@ -304,11 +306,7 @@ def _train(run: Run, trainer: Trainer, batches: Batches, step: int, parallel: Pa
                         milestone_every=recipe.milestone_every,
                     )
                     hours = (time.perf_counter() - started) / 3600
-                    save_backbone(
-                        trainer.teacher_backbone(), card_of(run, trainer, step, hours, report.values), run.folder
-                    )
-        if not (run.folder / "backbone.json").exists() and main:
-            save_backbone(trainer.teacher_backbone(), card_of(run, trainer, step, 0.0, {}), run.folder)
+                    save_backbone(backbone, card_of(run, trainer, step, hours, report.values), run.folder)
 
 
 def drift_monitor(run: Run, trainer: Trainer, step: int) -> DriftMonitor:

@@ -17,6 +17,7 @@ from pretrain.optimizer import MasterAdamW
 from pretrain.ranks import ALONE, Ranks
 from pretrain.recipe import HeadSettings, Recipe
 from pretrain.sampling import stream_seed
+from pretrain.sharding import placed_like, whole
 from pretrain.teacher import copy_weights, ema_update, frozen_copy, gram_update_due
 
 LOSSES = ("dino_global", "dino_local", "ibot", "koleo", "gram")
@@ -86,6 +87,7 @@ class Trainer:
         device: Where it computes.
         dtype: What it computes in; float32 master weights are kept beside bf16.
         ranks: Processes that share the batch.
+        shard: Cuts the student's float32 weights over ranks in place, for FSDP; it then computes in ``dtype`` itself.
         wrap: Turns the student into what its forward pass is called on, for DDP.
         backward: Called on a loss; its own ``backward`` by default.
         accumulating: Context of ``wrap``'s result that skips the gradient exchange between micro-batches.
@@ -100,6 +102,7 @@ class Trainer:
         device: torch.device | None = None,
         dtype: torch.dtype = torch.float32,
         ranks: Ranks = ALONE,
+        shard: Callable[[Network], None] | None = None,
         wrap: Callable[[Network], nn.Module] | None = None,
         backward: Callable[[Tensor], None] | None = None,
         accumulating: Callable[[nn.Module], AbstractContextManager[None]] | None = None,
@@ -109,14 +112,17 @@ class Trainer:
         self.device = device or torch.device("cpu")
         self.student = student.to(self.device).train()
         self.teacher = cast(Network, frozen_copy(self.student)).to(dtype)
+        if shard:
+            shard(self.student)
         # The optimiser takes its float32 copies before the network is rounded.
-        exact = [(p, p.detach().float().clone()) for p in self.student.parameters() if p.requires_grad]
-        self.student.to(dtype)
+        exact = [p.detach().float().clone() for p in self.student.parameters() if p.requires_grad]
+        if not shard:
+            self.student.to(dtype)
         self.optimizer = MasterAdamW(self.student, recipe.optimizer, recipe.batch_size, new_bands=new_bands)
         with torch.no_grad():
-            for master, (_, value) in zip(self.optimizer.masters, exact, strict=True):
+            for master, value in zip(self.optimizer.masters, exact, strict=True):
                 master.copy_(value)
-        self.teacher_masters = [value.clone() for _, value in exact]
+        self.teacher_masters = [value.clone() for value in exact]
         self.gram: nn.Module | None = None
         self.centers = Centers(
             torch.zeros(recipe.dino.head.prototypes, device=self.device),
@@ -183,7 +189,12 @@ class Trainer:
 
     @torch.no_grad()
     def _round_teacher(self) -> None:
-        torch._foreach_copy_(self._teacher_weights(), self.teacher_masters)
+        torch._foreach_copy_(
+            self._teacher_weights(),
+            [whole(master.to(self.dtype)) for master in self.teacher_masters]
+            if self.optimizer.sharded
+            else self.teacher_masters,
+        )
 
     def _teacher_weights(self) -> list[Tensor]:
         names = dict(self.teacher.named_parameters())
@@ -203,11 +214,11 @@ class Trainer:
             copy_weights(self.gram, self.teacher.backbone)
 
     def state(self) -> dict[str, Any]:
-        """Everything that a resumed run needs, in float32 on the processor where it lives."""
+        """Everything that a resumed run needs, in float32; on sharded ranks all of them must ask for it."""
         return {
-            "student": dict(self.optimizer.named_masters()),
-            "teacher": dict(zip(self.optimizer.names, self.teacher_masters, strict=True)),
-            "optimizer": self.optimizer.adam.state_dict(),
+            "student": {name: whole(master.detach()) for name, master in self.optimizer.named_masters()},
+            "teacher": {n: whole(m) for n, m in zip(self.optimizer.names, self.teacher_masters, strict=True)},
+            "optimizer": self.optimizer.state(),
             "gram": None if self.gram is None else self.gram.state_dict(),
             "centers": [self.centers.dino, self.centers.ibot],
         }
@@ -222,22 +233,22 @@ class Trainer:
         """
         self.optimizer.load_masters(state["student"])
         for master, name in zip(self.teacher_masters, self.optimizer.names, strict=True):
-            master.copy_(state["teacher"][name])
+            master.copy_(placed_like(state["teacher"][name], master))
         self._round_teacher()
         if not optimizer:
             return
-        self.optimizer.adam.load_state_dict(state["optimizer"])
+        self.optimizer.load_state(state["optimizer"])
         dino, ibot = state["centers"]
         self.centers = Centers(dino.to(self.device), None if ibot is None else ibot.to(self.device))
         if state["gram"] is not None:
             self.gram = frozen_copy(self.teacher.backbone)
             self.gram.load_state_dict(state["gram"])
 
+    @torch.no_grad()
     def teacher_backbone(self) -> nn.Module:
-        """A float32 copy of the EMA teacher's backbone, as it is exported."""
-        whole = cast(Network, frozen_copy(self.teacher)).float()
-        names = dict(whole.named_parameters())
-        with torch.no_grad():
-            for name, value in zip(self.optimizer.names, self.teacher_masters, strict=True):
-                names[name].copy_(value)
-        return whole.backbone
+        """A float32 copy of the EMA teacher's backbone, as it is exported; all sharded ranks must ask for it."""
+        result = cast(Network, frozen_copy(self.teacher)).float()
+        names = dict(result.named_parameters())
+        for name, value in zip(self.optimizer.names, self.teacher_masters, strict=True):
+            names[name].copy_(whole(value))
+        return result.backbone

@@ -101,7 +101,7 @@ def _attend(attention: Any, value: Tensor, rope: Tensor | None) -> Tensor:
     batch, length, _ = value.shape
     bias = None
     if attention.q_bias is not None:
-        bias = torch.cat((attention.q_bias, attention.k_bias, attention.v_bias))
+        bias = torch.cat((attention.q_bias, attention.k_bias.to(attention.q_bias.dtype), attention.v_bias))
     joint = F.linear(value, attention.qkv.weight, bias)
     heads = attention.num_heads
     parts = joint.view(batch, length, 3, heads, -1)

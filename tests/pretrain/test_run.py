@@ -152,8 +152,9 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, make_recipe: Mak
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_losses_of_one(tmp_path: Path, make_recipe: Make, tiles: Any) -> None:
-    changes = {"batch_size": 32, "max_steps": 3, "backbone": {"rope_rescale": 1.0}}
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_give_the_losses_of_one(strategy: str, tmp_path: Path, make_recipe: Make, tiles: Any) -> None:
+    changes = {"batch_size": 32, "max_steps": 3, "backbone": {"rope_rescale": 1.0}, "strategy": strategy}
     one = pretrain(Run(tiles, "TILES", tmp_path / "one", make_recipe(**changes)))
     both = tmp_path / "both"
     common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
@@ -165,6 +166,12 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path, make_recipe: Make,
     for mine, theirs in zip(rows(one), rows(both), strict=True):
         for name in ("total", *LOSSES):
             assert float(theirs[name]) == pytest.approx(float(mine[name]), rel=2e-3, abs=1e-5), (mine["step"], name)
+    ours, shared = (load_checkpoint(run / "checkpoints" / "step-00000003.ckpt") for run in (one, both))
+    for name, value in ours["teacher"].items():
+        torch.testing.assert_close(shared["teacher"][name], value, rtol=1e-2, atol=1e-4)
+    # what several ranks wrote, one can go on from
+    more = make_recipe(phase="gram", previous=str(both), max_steps=1)
+    pretrain(Run(tiles, "TILES", tmp_path / "more", more))
 
 
 def _free_port() -> int:
