@@ -8,7 +8,6 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,15 +29,6 @@ PIECE_ROWS = 64
 _SHARD_COLUMNS = 256
 _CHUNK = 32
 VARIABLE = "features"
-
-
-class CubeType(StrEnum):
-    """Number type of a cube; ``auto`` is float16 in Zarr and int8 in a GeoTIFF."""
-
-    auto = "auto"
-    float16 = "float16"
-    float32 = "float32"
-    int8 = "int8"
 
 
 @dataclass(frozen=True)
@@ -127,7 +117,8 @@ class CubeWriter:
         """Write a stream of rows; yields the number of rows finished after each piece."""
         for piece, features, valid in pieces(rows, int(self.spec.geobox.shape[0])):
             write_piece(self.spec, piece, features, valid)
-            self.parts.mark(piece)
+            with disk_errors(self.spec.path):
+                self.parts.mark(piece)
             yield piece.stop
 
     def finish(self) -> None:

@@ -204,7 +204,6 @@ class _Readers:
         self.scene, self.plan, self.normalization, self.min_valid = scene, plan, normalization, settings.min_valid
         self.stack = ExitStack()
         self.local = threading.local()
-        self.handles: list[ExitStack] = []
         self.pools = [
             self.stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="geodino-read"))
             for _ in range(max(1, settings.readers))
@@ -250,8 +249,10 @@ class _Readers:
     def __iter__(self) -> Iterator[_Read]:
         waiting: deque[Future[list[_Read]]] = deque()
         for strip in self.plan.strips():
-            pool = self.pools[strip[0][1] // _STRIP % len(self.pools)]
-            waiting.append(pool.submit(self._read, strip))
+            row, column = strip[0]
+            # A narrow scene has one strip a row: its rows take turns, or one thread would read them all.
+            turn = row if len(self.plan.across.starts) <= _STRIP else column // _STRIP
+            waiting.append(self.pools[turn % len(self.pools)].submit(self._read, strip))
             if len(waiting) > self.ahead:
                 yield from waiting.popleft().result()
         while waiting:

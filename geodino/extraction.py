@@ -52,7 +52,7 @@ class Extraction:
             backbone: The model.
             output: Where the cube will be.
             settings: How windows are laid.
-            dtype: Number type of the cube, see ``geodino.cube.CubeType``.
+            dtype: Number type of the cube, see ``geodino.cube.cube_type``.
             arithmetic: What the model computes in where it runs, if that is not here; see ``arithmetic_of``.
 
         Raises:

@@ -193,7 +193,7 @@ run_batch(read_job(Path(sys.argv[1])), say=lambda line: print(line, flush=True))
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["tif", "zarr"])
 def test_killed_anywhere_and_run_again_gives_the_same_bytes(tmp_path, run_folder, suffix):
-    make_scenes(tmp_path / "in", 2, height=3000)
+    make_scenes(tmp_path / "in", 2, height=2200)
 
     def write_job(out):
         text = f"""
@@ -211,14 +211,14 @@ def test_killed_anywhere_and_run_again_gives_the_same_bytes(tmp_path, run_folder
     command = write_job("killed")
     kills = 0
     rng = np.random.default_rng(0)
-    for _ in range(30):
+    for _ in range(12):
         child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         # Wait until it works, then kill after a moment, a longer one each time, so that every stage is met.
         started = time.monotonic()
         while not (tmp_path / "killed").exists() and child.poll() is None and time.monotonic() - started < 60:
             time.sleep(0.05)
         try:
-            child.wait(float(rng.uniform(0, 1.5)) + 0.7 * kills)
+            child.wait(float(rng.uniform(0.3, 1)) * 2**kills)
         except subprocess.TimeoutExpired:
             child.send_signal(signal.SIGKILL)
             child.wait()
