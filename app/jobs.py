@@ -174,8 +174,8 @@ class JobStore:
         command = [sys.executable, "-m", "app.runner", str(folder)]
         with (folder / "log.txt").open("ab") as log:
             runner = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        # The runner begins when it finds itself in the journal.
         write_status(folder, Status(State.running, pid=runner.pid, born=_born(runner.pid), started=time.time()))
-        (folder / "go").touch()  # the runner begins when its start is in the journal
         threading.Thread(target=runner.wait, daemon=True).start()  # so that it does not stay as a zombie
 
 

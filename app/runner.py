@@ -17,15 +17,25 @@ STARTED_WITHIN_S = 30.0
 KILLED_AFTER_S = 30.0  # a command that does not end at an interrupt within this time is killed
 
 
+def _is_mine(folder: Path) -> bool:
+    """Wait until the journal says that this very process runs the job.
+
+    It never does where the server died before it wrote the start down; the job is still in the queue then, and the
+    next server starts another runner.
+    """
+    deadline = time.monotonic() + STARTED_WITHIN_S
+    while time.monotonic() < deadline:
+        status = read_status(folder)
+        if status.state is State.running and status.pid == os.getpid():
+            return True
+        time.sleep(0.02)
+    return False
+
+
 def run(folder: Path, program: tuple[str, ...] = PROGRAM) -> State:
     """Run the job in ``folder`` to its end: ``program`` with the job's arguments."""
-    go = folder / "go"
-    deadline = time.monotonic() + STARTED_WITHIN_S
-    while not go.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    if not go.exists():  # the server died before it wrote the start down: the job is still in the queue
+    if not _is_mine(folder):
         return read_status(folder).state
-    go.unlink()
     arguments = json.loads((folder / "job.json").read_text())["arguments"]
     command = [*program, *arguments]
     with (folder / "log.txt").open("ab") as log:

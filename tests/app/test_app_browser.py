@@ -303,7 +303,7 @@ def test_a_job_is_cancelled_resumed_and_outlives_the_server(
     tmp_path: Path, tiny_backbone: Path, open_page: Open, server: Server
 ) -> None:
     """Prepare a large scene → cancel → go on → kill the server in mid-job → start it again → the features are there."""
-    scene = write_raster(tmp_path / "large.tif", np.tile(landscape(), (1, 7, 7)), names=("red", "green", "blue"))
+    scene = write_raster(tmp_path / "large.tif", np.tile(landscape(), (1, 4, 4)), names=("red", "green", "blue"))
     own = Server(tmp_path, tmp_path / "work", [str(scene), "--backbone", str(tiny_backbone)], free_port())
     (own.work / "cache").mkdir(parents=True)
     (own.work / "cache" / "tour-seen").touch()

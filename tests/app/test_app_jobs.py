@@ -99,7 +99,6 @@ def test_cancelling_interrupts_the_command_as_a_keyboard_would(tmp_path: Path) -
     store = JobStore(tmp_path)
     job = store.submit("x", [], [])
     folder = tmp_path / job.id
-    (folder / "go").touch()
     program = (
         "import time\ntry:\n print('begun', flush=True)\n time.sleep(60)\nexcept KeyboardInterrupt:\n print('stopped')"
     )
