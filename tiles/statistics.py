@@ -7,6 +7,7 @@ neither the order of tiles nor the number of workers changes a mean or a standar
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -82,9 +83,10 @@ class Meter:
         numbers: np.ndarray = values.astype(np.float32 if bytes_only else np.float64)
         if valid is not None and values.dtype.kind == "f":
             numbers[:, ~valid] = 0  # NaN times 0 is NaN
+        least, most = _range(values.dtype)
         for plane, low, high in zip(numbers, self.low, self.high, strict=True):
-            # Most tiles need no clipping, and looking is cheaper.
-            if plane.max() > high or plane.min() < low:
+            # Most tiles need no clipping, and looking is cheaper; bytes shown as they are need not even that.
+            if (most > high and plane.max() > high) or (least < low and plane.min() < low):
                 np.clip(plane, low, high, out=plane)
         if valid is not None:
             numbers *= valid
@@ -94,3 +96,9 @@ class Meter:
 
 # The squares of so many bytes add up to less than 2**24, which float32 holds exactly.
 _EXACT_BYTES = 256
+
+
+@cache
+def _range(dtype: np.dtype) -> tuple[float, float]:
+    limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+    return float(limits.min), float(limits.max)
