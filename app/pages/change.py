@@ -110,7 +110,7 @@ def _table(frame: geopandas.GeoDataFrame, found: Changes, events: MapResult) -> 
     """The table, linked to the map both ways; returns the chosen polygon."""
     total = frame["area_m2"].sum() / 1e4
     more = f", and {found.left_out} smaller" if found.left_out else ""
-    st.markdown(f"**{len(frame)} places**, {total:,.1f} ha{more}")
+    st.markdown(f"**{len(frame)} {'place' if len(frame) == 1 else 'places'}**, {total:,.1f} ha{more}")
     if len(frame) == 0:
         return None
     shown = frame.drop(columns="geometry").assign(area_ha=frame["area_m2"] / 1e4).drop(columns="area_m2")
