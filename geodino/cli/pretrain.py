@@ -18,8 +18,13 @@ def pretrain(
     tiles: Annotated[Path, typer.Argument(metavar="TILES", help="Tile set that `geodino tile` cut.")],
     output: OutputOption,
     recipe: Annotated[
-        str, typer.Option("--recipe", help="Packaged recipe (tiny, small, base, large, adapt) or a YAML file.")
-    ] = "tiny",
+        str | None,
+        typer.Option(
+            "--recipe",
+            help="Packaged recipe (tiny, chips, small, base, large, adapt, dino, dinov2, dinov3) or a YAML file; tiny "
+            "by default, and with --resume the run's own.",
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change one key, such as max_steps=60 or optimizer.lr=1e-3."),
@@ -44,11 +49,13 @@ def pretrain(
     # took a quarter of the time without spinning. Read once, when the maths library loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from pretrain.recipe import load_recipe
-    from pretrain.run import Run, describe
+    from pretrain.run import RECIPE_FILE, Run, describe
     from pretrain.run import pretrain as train
     from tiles.dataset import TileDataset
 
-    run = Run(TileDataset(tiles), str(tiles), output, load_recipe(recipe, settings or []), init, device.value)
+    own = output / RECIPE_FILE
+    chosen = recipe or (str(own) if resume and own.exists() else "tiny")
+    run = Run(TileDataset(tiles), str(tiles), output, load_recipe(chosen, settings or []), init, device.value)
     if dry_run:
         typer.echo(describe(run))
         return
