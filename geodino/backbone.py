@@ -266,7 +266,10 @@ def save_backbone(module: nn.Module, card: BackboneCard, folder: Path, *, dtype:
         OutputError: When the folder cannot be written.
     """
     tensors = {
-        key: value.detach().to("cpu", dtype if value.is_floating_point() else None).contiguous()
+        # rotary periods stay as they are: rounding them would move every position
+        key: value.detach()
+        .to("cpu", dtype if value.is_floating_point() and key != "rope.periods" else None)
+        .contiguous()
         for key, value in module.state_dict().items()
     }
     card = card.model_copy(update={"weights_hash": hash_tensors(tensors)})

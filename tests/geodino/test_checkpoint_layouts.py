@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers as hf
 
-from geodino.backbone import load_backbone
+from geodino.backbone import load_backbone, save_backbone
 from tiles.errors import InputError
 
 TOLERANCE = {"atol": 1e-4, "rtol": 0}
@@ -217,6 +217,20 @@ def test_rotary_periods_of_the_file_are_used(tmp_path, dinov3_state):
     for precision in ("fp32", "bf16"):
         backbone = load_backbone(tmp_path / "a.pth", device="cpu", precision=precision)
         assert torch.equal(backbone.module.rope.periods, rounded)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_what_timm_lacks_survives_saving(tmp_path, dinov3_state, dtype):
+    """Untied norms and a file's own periods go into a folder of ours and come back."""
+    untied = {"cls_norm.weight": torch.full((128,), 2.0), "cls_norm.bias": torch.full((128,), 3.0)}
+    torch.save(dinov3_state | untied, tmp_path / "original.pth")
+    original = load_backbone(tmp_path / "original.pth", device="cpu", precision="fp32")
+    save_backbone(original.module, original.card, tmp_path / "run", dtype=dtype)
+    loaded = load_backbone(tmp_path / "run", device="cpu", precision="fp32")
+    assert torch.equal(loaded.module.rope.periods, original.module.rope.periods)
+    x = torch.randn(1, 3, 32, 48)
+    tolerance = {"atol": 0, "rtol": 0} if dtype is None else {"atol": 0.15, "rtol": 0.05}
+    torch.testing.assert_close(loaded.encode(x).cls, original.encode(x).cls, **tolerance)
 
 
 def wrapped(state, form):
