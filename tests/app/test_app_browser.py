@@ -239,6 +239,8 @@ def test_two_dates_change_threshold_polygons(server: Server, open_page: Open) ->
         .flatMap(r => [...r.querySelectorAll('canvas.leaflet-tile')])
         .map(c => c.getContext('2d').getImageData(0, 0, 256, 256).data)
         .reduce((n, data) => n + data.filter((v, i) => i % 4 === 3 && v).length, 0)"""
+    page.wait_for_function(f"() => ({painted})() > 0")
+    asked.clear()
     first = page.evaluate(painted)
     top = float(slider.get_attribute("max") or 0)
     low = float(slider.input_value())
