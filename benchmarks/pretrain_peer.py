@@ -28,8 +28,8 @@ PEER = """
 import sys, torch, lightly_train
 torch.set_num_threads(int(sys.argv[4]))
 lightly_train.pretrain(
-    out=sys.argv[1], data=sys.argv[2], model="dinov2/vits14-noreg", method="dinov2", batch_size=16, num_workers=1,
-    accelerator="cpu", devices=1, precision="bf16-mixed", overwrite=True, epochs=int(sys.argv[3]),
+    out=sys.argv[1], data=sys.argv[2], model="dinov2/vits14-notpretrained", method="dinov2", batch_size=16,
+    num_workers=1, accelerator="cpu", devices=1, precision="bf16-mixed", overwrite=True, epochs=int(sys.argv[3]),
     method_args={"output_dim": 65536},
 )
 """
@@ -43,7 +43,7 @@ from pretrain.recipe import load_recipe
 from pretrain.trainer import Trainer, build_network
 from tiles.dataset import TileDataset
 recipe = load_recipe("dinov2", [
-    "batch_size=16", "workers=1", "backbone.architecture=vit_small_patch14_dinov2",
+    "batch_size=16", "workers=1", "backbone.architecture=vit_small_patch14_reg4_dinov2",
     "dino.head.prototypes=65536", "ibot.head.prototypes=65536", "backbone.drop_path=0.3",
 ])
 trainer = Trainer(recipe, build_network(recipe, 3), dtype=torch.bfloat16)
@@ -98,7 +98,7 @@ def main() -> None:
             {side: (spent[side, given.long][k] - spent[side, given.short][k]) / extra for side in ("peer", "ours")}
             for k in (0, 1)
         )
-        print(f"ViT-S/14, 2x224 + 8x98, batch {BATCH}, 65,536 prototypes, bf16, {threads} threads")
+        print(f"ViT-S/14 with registers, 2x224 + 8x98, batch {BATCH}, 65,536 prototypes, bf16, {threads} threads")
         print(f"processor seconds an image: lightly-train {processor['peer']:.2f}, geodino {processor['ours']:.2f}")
         print(f"ratio: processor {processor['peer'] / processor['ours']:.2f}, wall {wall['peer'] / wall['ours']:.2f}")
 
