@@ -61,7 +61,11 @@ export class MapView {
     this.drawing = new Drawing(this.map, (name, value) => this.tell(name, value));
     this.vectors = new VectorLayers(this.map);
     this.map.on("click", (event: L.LeafletMouseEvent) => this.clicked(event));
-    canvas.addEventListener("keydown", (event) => this.key(event));
+    // A rerun of the page may take the focus away; keys that nobody else has asked for are the map's then.
+    document.addEventListener("keydown", (event) => {
+      const idle = document.activeElement === null || document.activeElement === document.body;
+      if (this.root.isConnected && (idle || event.composedPath().includes(this.root))) this.key(event);
+    });
     new ResizeObserver(() => this.map.invalidateSize({ pan: false })).observe(canvas);
     if (matchMedia("(max-width: 640px)").matches) this.panel.element.open = false;
   }
@@ -238,7 +242,9 @@ export class MapView {
   }
 
   private key(event: KeyboardEvent): void {
-    if (event.ctrlKey || event.metaKey || event.altKey || (event.target as HTMLElement).matches("input, select, textarea")) return;
+    const target = event.composedPath()[0];
+    const typing = target instanceof HTMLElement && target.matches("input, select, textarea");
+    if (event.ctrlKey || event.metaKey || event.altKey || typing) return;
     const digit = Number(event.key);
     const chip = this.chips.hidden ? null : this.chips.children[digit - 1];
     const top = this.layers[0];
