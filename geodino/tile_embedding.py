@@ -8,6 +8,7 @@ from torch.nn.functional import interpolate
 
 from geodino.backbone import Backbone
 from geodino.normalize import standardize
+from tiles.curate import layout
 from tiles.dataset import TileDataset
 from tiles.errors import InputError
 from tiles.progress import Progress, Silent
@@ -15,7 +16,7 @@ from tiles.progress import Progress, Silent
 
 def embed_tiles(
     tiles: TileDataset, backbone: Backbone, *, batch_size: int = 64, progress: Progress | None = None
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
     """Embed every tile.
 
     Args:
@@ -25,7 +26,8 @@ def embed_tiles(
         progress: Told the share of tiles embedded.
 
     Returns:
-        float32 ``[N, 2 D]``: class token and mean patch token, each at unit length.
+        float32 ``[N, 2 D]``: class token and mean patch token, each at unit length; and the tiles' layouts, float32
+        ``[N, 64 C]`` (`tiles.curate.layout`), which tell copies from like ground.
 
     Raises:
         InputError: Where the tiles lack a band of the backbone.
@@ -39,7 +41,7 @@ def embed_tiles(
     order = [tiles.bands.index(name) for name in backbone.bands]
     side = math.ceil(tiles.size / backbone.patch_size) * backbone.patch_size
     bar = progress or Silent()
-    found = []
+    found, layouts = [], []
     for first in range(0, len(tiles), batch_size):
         batch = tiles.read_batch(range(first, min(first + batch_size, len(tiles))))
         values = standardize(
@@ -51,5 +53,6 @@ def embed_tiles(
         patches = tokens.patches.float().mean(dim=(2, 3))
         parts = [torch.nn.functional.normalize(part.float(), dim=1) for part in (tokens.cls, patches)]
         found.append(torch.cat(parts, dim=1).cpu().numpy())
+        layouts.append(layout(batch.values))
         bar.update((first + len(batch.values)) / len(tiles))
-    return np.concatenate(found)
+    return np.concatenate(found), np.concatenate(layouts)

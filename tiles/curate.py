@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _BLOCK = 2048
+_GRID = 8
 _LLOYD_STEPS = 50
 _RESAMPLINGS = 10
 
@@ -25,15 +26,40 @@ def centred(embeddings: np.ndarray) -> np.ndarray:
     return (moved / np.maximum(length, 1e-12)).astype(np.float32)
 
 
-def near_duplicates(embeddings: np.ndarray, threshold: float) -> np.ndarray:
+def layout(values: np.ndarray) -> np.ndarray:
+    """What lies where in a tile, whatever its brightness: 8 × 8 means of every band, centred, at unit length.
+
+    Two forests have like embeddings and unlike layouts; a tile and its re-encoded, brightened copy have both alike.
+
+    Args:
+        values: ``[N, C, H, W]``, ``H`` and ``W`` at least 8.
+
+    Returns:
+        float32 ``[N, 64 C]``; 0 where a tile has no variation at all.
+    """
+    count, bands, height, width = values.shape
+    rows, columns = np.arange(_GRID) * height // _GRID, np.arange(_GRID) * width // _GRID
+    sums = np.add.reduceat(np.add.reduceat(values, rows, axis=2, dtype=np.float64), columns, axis=3)
+    areas = np.diff(np.r_[rows, height])[:, None] * np.diff(np.r_[columns, width])
+    means = sums / areas
+    flat = (means - means.mean(axis=(2, 3), keepdims=True)).reshape(count, bands * _GRID**2)
+    length = np.linalg.norm(flat, axis=1, keepdims=True)
+    return (flat / np.where(length > 1e-6, length, np.inf)).astype(np.float32)
+
+
+def near_duplicates(
+    embeddings: np.ndarray, threshold: float, layouts: np.ndarray | None = None, least_layout: float = 0.9
+) -> np.ndarray:
     """For every tile the first tile of its group of near-duplicates (itself, where it has none before it).
 
-    Two tiles are near-duplicates when their cosine exceeds the threshold; groups are connected components. Exact: all
-    pairs are compared, in blocks.
+    Two tiles are near-duplicates when the cosine of their embeddings exceeds the threshold and, where given, their
+    layouts correlate; groups are connected components. Exact: all pairs are compared, in blocks.
 
     Args:
         embeddings: float32 ``[N, D]`` of unit length.
-        threshold: Cosine above which two tiles show the same.
+        threshold: Cosine above which two tiles may show the same.
+        layouts: float32 ``[N, K]`` as `layout` gives them, or None to go by embeddings alone.
+        least_layout: Correlation of layouts that confirms it.
 
     Returns:
         int64 ``[N]``; a tile is to be kept when its entry is its own number.
@@ -50,6 +76,8 @@ def near_duplicates(embeddings: np.ndarray, threshold: float) -> np.ndarray:
         rows = embeddings[first : first + _BLOCK]
         for second in range(first, len(embeddings), _BLOCK):
             alike = rows @ embeddings[second : second + _BLOCK].T > threshold
+            if layouts is not None:
+                alike &= layouts[first : first + _BLOCK] @ layouts[second : second + _BLOCK].T > least_layout
             for i, j in np.argwhere(alike):
                 one, other = root(first + int(i)), root(second + int(j))
                 # The smaller number leads, whatever the order of pairs.
@@ -237,7 +265,9 @@ class Choice:
     balance_after: tuple[float, float]
 
 
-def choose(embeddings: np.ndarray, keep: float, threshold: float, seed: int = 0) -> Choice:
+def choose(
+    embeddings: np.ndarray, keep: float, threshold: float, seed: int = 0, layouts: np.ndarray | None = None
+) -> Choice:
     """Leave out near-duplicates, cluster the rest and draw evenly.
 
     Args:
@@ -245,8 +275,9 @@ def choose(embeddings: np.ndarray, keep: float, threshold: float, seed: int = 0)
         keep: Share of all tiles to keep; fewer are kept where duplicates leave fewer.
         threshold: Cosine above which tiles are near-duplicates.
         seed: Of clusters and draws.
+        layouts: What confirms near-duplicates, see `near_duplicates`.
     """
-    duplicate_of = near_duplicates(embeddings, threshold)
+    duplicate_of = near_duplicates(embeddings, threshold, layouts)
     unique = duplicate_of == np.arange(len(duplicate_of))
     rows = np.flatnonzero(unique)
     tree = hierarchical_kmeans(embeddings[rows], *tree_sizes(len(rows)), seed=seed)

@@ -18,8 +18,11 @@ def curate(
     keep: Annotated[float, typer.Option("--keep", min=0.001, max=1, help="Share of the tiles to keep.")] = 0.5,
     backbone: BackboneOption = None,
     duplicates: Annotated[
-        float, typer.Option("--duplicates", min=0, max=1, help="Cosine of centred embeddings above which tiles repeat.")
-    ] = 0.99,
+        float,
+        typer.Option(
+            "--duplicates", min=0, max=1, help="Cosine of centred embeddings above which like layouts repeat."
+        ),
+    ] = 0.9,
     seed: Annotated[int, typer.Option("--seed", help="Of clusters and draws.")] = 0,
     device: DeviceOption = Device.auto,
     precision: PrecisionOption = Precision.auto,
@@ -39,8 +42,8 @@ def curate(
     dataset = TileDataset(tiles)
     model = load_backbone(backbone, device=device.value, precision=precision.value)
     with progress("embedding", 1.0) as bar:
-        embeddings = centred(embed_tiles(dataset, model, progress=bar))
-    choice = choose(embeddings, keep, duplicates, seed)
+        embeddings, layouts = embed_tiles(dataset, model, progress=bar)
+    choice = choose(centred(embeddings), keep, duplicates, seed, layouts)
     repeated = int((choice.duplicate_of != range(len(dataset))).sum())
     report = {
         "backbone": model.name,

@@ -11,6 +11,7 @@ from tiles.curate import (
     centred,
     even_shares,
     hierarchical_kmeans,
+    layout,
     near_duplicates,
     tree_sizes,
 )
@@ -42,6 +43,19 @@ def test_duplicates_are_connected_components_of_alike_pairs(seed, threshold):
     for _ in range(40):
         reach = (reach.astype(int) @ reach.astype(int)) > 0
     np.testing.assert_array_equal(near_duplicates(points, threshold), reach.argmax(axis=1))
+
+
+def test_layouts_tell_copies_from_like_ground():
+    generator = np.random.default_rng(0)
+    tiles = generator.random((30, 3, 20, 20)).astype(np.float32)
+    copies = np.clip(tiles * 1.05 + generator.normal(0, 0.01, tiles.shape), 0, 1).astype(np.float32)
+    flat = np.full((2, 3, 20, 20), 0.3, np.float32)
+    layouts = layout(np.concatenate([tiles, copies, flat]))
+    same = np.ones((62, 4), np.float32) / 2  # embeddings that tell nothing apart
+    first = near_duplicates(same, 0.9, layouts)
+    np.testing.assert_array_equal(first, [*range(30), *range(30), 60, 61])
+    by_hand = np.array([[values[:, :10, :10].mean() for values in tiles]])
+    assert layout(np.repeat(by_hand.reshape(30, 1, 1, 1), 8, 2).repeat(8, 3)).max() == 0
 
 
 def test_blocks_change_no_duplicate(monkeypatch):

@@ -1,5 +1,7 @@
 """Opening scenes: what is decided, what is valid, what is refused."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -285,3 +287,63 @@ def test_fingerprints_change_with_file_bands_and_grid(write_raster, ramp):
     assert len({scene.fingerprint(), *(other.fingerprint() for other in others)}) == 4
     write_raster("a.tif", ramp(3, 8, 9))
     assert open_scene(path).fingerprint() != scene.fingerprint()
+
+
+def test_a_safe_folder_is_stacked_from_the_finest_files(tmp_path, ramp):
+    product = "S2B_MSIL2A_20230601T100559_N0509_R022_T33UUP_20230601T132222.SAFE"
+    images = tmp_path / product / "GRANULE" / "L2A_T33UUP_A032557_20230601T100928" / "IMG_DATA"
+    for metres, numbers in ((10, ("B02", "B03", "B04")), (20, ("B02", "B11", "SCL"))):
+        (images / f"R{metres}m").mkdir(parents=True)
+        side = 640 // metres
+        for number in numbers:
+            values = np.full((1, side, side), 5, np.uint8) if number == "SCL" else ramp(1, side, side, "uint16")
+            path = images / f"R{metres}m" / f"T33UUP_20230601T100559_{number}_{metres}m.jp2"
+            place = {"crs": "EPSG:32633", "transform": Affine(metres, 0, 400000, 0, -metres, 5000000)}
+            profile = {"driver": "JP2OpenJPEG", "count": 1, "height": side, "width": side, "dtype": values.dtype}
+            with rasterio.open(path, "w", **profile, **place, QUALITY=100, REVERSIBLE="YES") as target:
+                target.write(values)
+    scene = open_scene(tmp_path / product)
+    assert scene.band_names == ("blue", "green", "red", "swir16") and scene.gsd_m == 10
+    assert scene.sensor == "sentinel-2-l2a" and scene.datetime == "2023-06-01T10:05:59Z"
+    assert any("Sentinel-2 offset -1000: processing baseline 05.09" in note for note in scene.notes)
+    assert len(scene.masks) == 1 and all("_10m" in band.path for band in scene.bands[:3])
+    np.testing.assert_array_equal(read_all(scene, dn=True).values[0], ramp(1, 64, 64, "uint16")[0])
+
+
+RANGE_SERVER = """
+import http.server, os, sys
+
+class Ranges(http.server.SimpleHTTPRequestHandler):
+    def do_GET(self):
+        path = self.translate_path(self.path)
+        if not os.path.isfile(path):
+            return self.send_error(404)
+        content = open(path, "rb").read()
+        first, _, last = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
+        part = content[int(first) : int(last or len(content) - 1) + 1]
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {first}-{int(first) + len(part) - 1}/{len(content)}")
+        self.send_header("Content-Length", str(len(part)))
+        self.end_headers()
+        self.wfile.write(part)
+
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Ranges)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+
+
+def test_a_raster_is_read_by_url(write_raster, ramp, tmp_path):
+    values = ramp(3, 32, 32)
+    write_raster("remote.tif", values, photometric="RGB")
+    # In a process of its own: GDAL opens files without letting other threads of this one run.
+    command = [sys.executable, "-c", RANGE_SERVER]
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=quiet, text=True) as server:
+        try:
+            url = f"http://127.0.0.1:{server.stdout.readline().strip()}"
+            np.testing.assert_array_equal(read_all(open_scene(f"{url}/remote.tif"), dn=True).values, values)
+            with pytest.raises(InputError, match=r"none\.tif cannot be read"):
+                open_scene(f"{url}/none.tif")
+        finally:
+            server.kill()
