@@ -18,7 +18,7 @@ _API = {
     "open_scene": "tiles.scene",
 }
 
-__all__ = ["__version__", "change", "features", "load_backbone", "open_scene", "segment", "similar"]  # noqa: F822
+__all__ = ["__version__", "change", "features", "load_backbone", "open_scene", "segment", "similar"]
 
 
 def __getattr__(name: str) -> Any:

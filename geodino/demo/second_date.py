@@ -76,8 +76,8 @@ def make_second_date(
         image[region] = np.where(blob, _cut(values, donor, size), image[region])
         truth[_window(target, size)] |= blob.astype(np.uint8)
     low, high = np.percentile(values[:, valid], [2, 98], axis=1)
-    gains = rng.uniform(*gain, size=bands).astype(np.float32)
-    offsets = (rng.uniform(*offset, size=bands) * (high - low)).astype(np.float32)
+    gains = np.asarray(rng.uniform(*gain, size=bands), np.float32)
+    offsets = np.asarray(rng.uniform(*offset, size=bands) * (high - low), np.float32)
     image = ndimage.shift(image, (0, *shift_px), order=3, mode="nearest") * gains[:, None, None]
     image += offsets[:, None, None]
     if np.issubdtype(values.dtype, np.integer):
