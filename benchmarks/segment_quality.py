@@ -26,10 +26,10 @@ from rasterio.windows import Window
 from geodino.backbone import Backbone, load_backbone
 from geodino.dense import DenseSettings, encode_unit
 from geodino.normalize import standardize
-from geodino.segmentation.heads import BlockScale, blend, fit_logistic, fit_prototypes
+from geodino.segmentation.balance import balance, fit_head
+from geodino.segmentation.heads import BlockScale
 from geodino.segmentation.labels import read_labels
 from geodino.segmentation.metrics import Agreement, confusion_matrix
-from geodino.segmentation.pipeline import PROTOTYPE_SHARE
 from geodino.segmentation.spectra import spectral_features
 from geodino.segmentation.validation import pixel_forest, spatial_blocks
 from tiles.band import Pixels
@@ -197,8 +197,9 @@ def evaluate(samples: Samples, draws: int) -> dict[str, dict[int, tuple[float, f
                 "pixels alone, linear": (none, samples.spectra, (empty, scales[1])),
             }
             for name, (tokens, spectra, scale) in trials.items():
-                parts = (tokens[members], spectra[members], truth[members], scale)
-                head = blend(fit_logistic(*parts), fit_prototypes(*parts), PROTOTYPE_SHARE)
+                parts = (tokens[members], spectra[members], truth[members])
+                scale, _ = balance(*parts, np.arange(len(members)), scale)
+                head = fit_head(*parts, scale)
                 value = score(head.logits(tokens[test], spectra[test]).argmax(axis=1))
                 found.setdefault(name, {}).setdefault(budget, []).append(value)
             trees = pixel_forest(samples.bands[members], truth[members], draw)

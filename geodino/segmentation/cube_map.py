@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from geodino.cube import open_cube
-from geodino.segmentation.heads import BlockScale, LinearHead, blend, fit_logistic, fit_prototypes
+from geodino.segmentation.balance import fit_head
+from geodino.segmentation.heads import BlockScale, LinearHead
 from geodino.segmentation.labels import Labels
 from geodino.segmentation.legend import Legend
-from geodino.segmentation.pipeline import PROTOTYPE_SHARE, SegmentationResult
+from geodino.segmentation.pipeline import SegmentationResult
 from tiles.cog import CogWriter, MapClass
 from tiles.errors import InputError
 from tiles.stitch import upsample_rows
@@ -60,7 +61,7 @@ def segment_cube(
     nothing = np.zeros((int(known.sum()), 0), np.float32)
     scales = (BlockScale.of(sample), BlockScale(np.zeros(0, np.float32), np.ones(0, np.float32)))
     parts = (tokens[known], nothing, classes, scales)
-    head = blend(fit_logistic(*parts), fit_prototypes(*parts), PROTOTYPE_SHARE)
+    head = fit_head(*parts)
     logits = _logits(head, features)
     legend = labels.legend
     listed = [MapClass(i + 1, n, c) for i, (n, c) in enumerate(zip(legend.names, legend.colors, strict=True))]

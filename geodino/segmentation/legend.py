@@ -28,6 +28,21 @@ _PALETTE: tuple[Color, ...] = (
 )
 
 
+# Colours that maps of land cover have by custom, by a word of the class's name; the first class with the word gets it.
+_CUSTOMARY: tuple[tuple[tuple[str, ...], Color], ...] = (
+    (("water", "sea", "lake", "river", "haline", "ocean"), (0, 92, 176)),
+    (("wetland", "marsh", "swamp", "mangrove"), (64, 160, 150)),
+    (("forest", "wood", "tree"), (20, 110, 50)),
+    (("grass", "herb", "pasture", "meadow"), (160, 205, 100)),
+    (("crop", "field", "farm", "arable", "agri"), (230, 190, 80)),
+    (("built", "urban", "building", "resident", "house", "roof"), (190, 60, 50)),
+    (("road", "rail", "highway"), (110, 110, 110)),
+    (("sand", "beach", "bare", "soil"), (225, 200, 160)),
+    (("snow", "ice"), (235, 245, 255)),
+    (("cloud",), (200, 200, 210)),
+)
+
+
 def palette(index: int) -> Color:
     """Colour of class ``index`` (from 0): the same index has the same colour in every map."""
     red, green, blue = _PALETTE[index % len(_PALETTE)]
@@ -60,9 +75,13 @@ class Legend:
 
     @classmethod
     def of(cls, names: Sequence[str], colors: Mapping[str, Color] | None = None) -> "Legend":
-        """Legend with the palette's colours, or a class's own where ``colors`` names it."""
-        own = colors or {}
-        return cls(tuple(names), tuple(own.get(name, palette(index)) for index, name in enumerate(names)))
+        """Legend with a class's own colour where ``colors`` names it, else the customary or the palette's."""
+        chosen: list[Color] = []
+        for index, name in enumerate(names):
+            customary = next((c for words, c in _CUSTOMARY if any(word in name.lower() for word in words)), None)
+            fallback = palette(index) if customary is None or customary in chosen else customary
+            chosen.append((colors or {}).get(name, fallback))
+        return cls(tuple(names), tuple(chosen))
 
     def __len__(self) -> int:
         return len(self.names)

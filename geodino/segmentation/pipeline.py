@@ -14,8 +14,9 @@ from geodino.dense import DenseSettings, feature_dim, stream_tokens, token_grid
 from geodino.extraction import arithmetic_of
 from geodino.polygons import areas_m2, check_vector_path, drop_small_rows, pixels_of_area, polygonize, write_vector
 from geodino.provenance import provenance
+from geodino.segmentation.balance import balance, fit_head
 from geodino.segmentation.clusters import Reservoir, fit_clusters
-from geodino.segmentation.heads import BlockScale, LinearHead, blend, cluster_head, fit_logistic, fit_prototypes
+from geodino.segmentation.heads import BlockScale, LinearHead, cluster_head
 from geodino.segmentation.labels import Labels
 from geodino.segmentation.legend import Legend
 from geodino.segmentation.model_file import Recipe, SegmentationModel
@@ -29,9 +30,6 @@ from tiles.errors import InputError
 from tiles.progress import Progress, Silent
 from tiles.scene import Scene
 
-# Share of the prototypes' scores in a head trained on labels: they steady the regression where labels are few and
-# hardly move it where they are many, because the regression's own scores grow with the evidence.
-PROTOTYPE_SHARE = 0.3
 _CLUSTER_SAMPLE = 50_000
 
 
@@ -242,17 +240,18 @@ def train(
     gone = [name for index, name in enumerate(labels.legend.names) if not (labels.classes == index).any()]
     if gone:
         raise InputError(f"every label of {', '.join(gone)} lies on nodata; give labels where {scene.source} has data")
-    scales = (survey[0], survey[1])
+    groups = spatial_blocks(labels.rows, labels.cols, labels.objects)
+
+    # The weight is one number chosen from three: choosing it anew in every fold would cost far more than it would tell.
+    scales, weight = balance(tokens, spectra, labels.classes, groups, (survey[0], survey[1]))
 
     def fit(members: NDArray[np.int64]) -> LinearHead:
-        sample = (tokens[members], spectra[members], labels.classes[members], scales)
-        return blend(fit_logistic(*sample), fit_prototypes(*sample), PROTOTYPE_SHARE)
+        return fit_head(tokens[members], spectra[members], labels.classes[members], scales)
 
     def predictor(members: NDArray[np.int64]) -> Any:
         head = fit(members)
         return lambda test: head.logits(tokens[test], spectra[test]).argmax(axis=1)
 
-    groups = spatial_blocks(labels.rows, labels.cols, labels.objects)
     floor = bands if recipe.pixel_bands else tokens
     validation = cross_validate(labels.legend, labels.classes, groups, predictor, floor, seed=seed)
     if validation is None:
@@ -260,6 +259,8 @@ def train(
             "the labels of each class lie in a single place: nothing independent is left to validate the map on"
         )
     head = fit(np.arange(len(labels)))
+    if recipe.pixel_bands:
+        notes.append(f"tokens weigh {weight:g} against pixels, chosen on the labels")
     report = None if validation is None else validation.to_json()
     return SegmentationModel(head, labels.legend, recipe, report), validation, notes
 

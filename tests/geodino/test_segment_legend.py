@@ -30,3 +30,10 @@ def test_a_legend_survives_json() -> None:
 def test_more_classes_than_a_byte_holds_are_refused() -> None:
     with pytest.raises(InputError, match="255 classes"):
         Legend.of([str(index) for index in range(255)])
+
+
+def test_known_covers_have_their_customary_colours_and_no_two_the_same() -> None:
+    legend = Legend.of(("Forest", "Forested Wetland", "Open Water", "Sea", "thing"))
+    assert legend.colors[2][2] > max(legend.colors[2][:2])  # blue
+    assert legend.colors[0][1] > max(legend.colors[0][0], legend.colors[0][2])  # green
+    assert len(set(legend.colors)) == 5
