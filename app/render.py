@@ -114,7 +114,9 @@ def _read_part(channels: list[Channel], z: int, x: int, y: int, resampling: str)
         for number in at:
             values[number] = image.array.data[order[channels[number].index]]
         mask = np.ma.getmaskarray(image.array)
-        valid &= ~(mask[0] if len(mask) == 1 else mask.any(axis=0))
+        # As `tiles.reader` has it: an 8-bit picture clips dark water to nodata band by band, so that only a pixel
+        # without any band is nodata there.
+        valid &= ~(mask.all(axis=0) if image.array.dtype == np.uint8 else mask.any(axis=0))
     if values is None:
         return None
     if values.dtype.kind == "f":

@@ -50,6 +50,16 @@ def test_a_tile_shows_the_pixel_values_and_nodata_is_transparent(tmp_path: Path)
     assert 0 < numbers.valid.mean() < 1
 
 
+@pytest.mark.parametrize(("dtype", "shown"), [(np.uint8, True), (np.uint16, False)])
+def test_a_pixel_without_one_band_is_nodata_except_in_8_bit_pictures(tmp_path: Path, dtype: type, shown: bool) -> None:
+    """The rule of `tiles.reader`, so that what the backbone sees is what the map shows."""
+    values = np.full((3, 64, 64), 9, dtype)
+    values[0] = 0
+    source = open_source(write_raster(tmp_path / "a.tif", values, nodata=0, crs="EPSG:3857", pixel=100.0))
+    numbers = read_tile(source, (0, 1, 2), *tile_over(source, source.max_zoom - 1), smooth=False)
+    assert (numbers is not None) == shown
+
+
 def test_the_stretch_comes_from_the_whole_raster_so_tiles_agree(tmp_path: Path) -> None:
     """Two tiles paint the same number the same way: nothing is stretched by a tile's own range."""
     ramp = np.broadcast_to(np.arange(1024, dtype=np.uint16) + 1, (3, 1024, 1024)).copy()
