@@ -17,7 +17,7 @@ import yaml
 
 from geodino.backbone import load_backbone
 from pretrain.checkpoint import checkpoints, load_checkpoint, save_checkpoint
-from pretrain.metrics import MetricsLog
+from pretrain.metrics import MetricsLog, Pace
 from pretrain.recipe import Recipe
 from pretrain.run import Run, describe, pretrain
 from pretrain.trainer import LOSSES
@@ -314,6 +314,16 @@ def test_a_resumed_log_holds_every_step_once(tmp_path: Path) -> None:
     with MetricsLog(tmp_path, 3) as log:
         log.write(4, {"total": 40})
     assert [(row["step"], row["total"]) for row in rows(tmp_path)] == [("1", "1"), ("2", "2"), ("3", "3"), ("4", "40")]
+
+
+def test_the_pace_tells_images_waiting_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 2.0, 4.0])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    pace = Pace(batch_size=10, steps=902)
+    pace.count(waited=0.1)
+    pace.count(waited=0.4)
+    assert pace.images_per_s == 5 and pace.data_wait == pytest.approx(0.1)
+    assert pace.note(1.5) == "loss 1.500, 5.0 images/s, data wait 10 %, 0:30 h left"
 
 
 def test_the_state_of_a_trainer_survives_the_disk(tmp_path: Path, finished: Path) -> None:
