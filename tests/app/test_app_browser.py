@@ -34,9 +34,12 @@ def go(watched: Watched, name: str) -> None:
     link = watched.page.get_by_role("link", name=name, exact=True)
     menu = watched.page.get_by_test_id("stExpandSidebarButton")
     link.or_(menu).first.wait_for()
-    if menu.is_visible():
+    phone = menu.is_visible()
+    if phone:
         menu.click()
     link.click()
+    if phone:  # Streamlit leaves the menu open over the page
+        watched.page.evaluate("document.querySelector('[data-testid=stSidebarCollapseButton] button')?.click()")
 
 
 class Place:
