@@ -3,9 +3,9 @@
     python benchmarks/change_quality.py [DATA] [--backbone BACKBONE] [--pairs 30] [--json FILE]
 
 Two tables in Markdown. `change/taizhou_landsat`: real labels, 30 m; every method with its own automatic threshold, the
-floors with Otsu's threshold of the whole scene, intervals by resampling 20 by 20 pixel blocks. Semi-synthetic pairs of aerial images
-(0.25 m pixels; transplanted objects, other light, shifts of 1 to 3 pixels): per-pair means, intervals by resampling
-pairs. No constant was fitted to these numbers by the script; what they were looked at for is said in docs/change.md.
+floors with Otsu's threshold of the whole scene, intervals by resampling 20 by 20 pixel blocks. Semi-synthetic pairs of
+aerial images (0.25 m pixels; transplanted objects, other light, shifts of 1 to 3 pixels): per-pair means, intervals by
+resampling pairs. What the labels were looked at for when the defaults were chosen is said in docs/change.md.
 """
 
 import argparse

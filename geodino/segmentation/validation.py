@@ -5,6 +5,7 @@ temporal, spatial, hierarchical, or phylogenetic structure", Ecography 40, 2017)
 close together, stay on one side of every split.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -68,7 +69,11 @@ def spatial_folds(
     splitter = StratifiedGroupKFold(min(MOST_FOLDS, max(spread)), shuffle=True, random_state=seed)
     known = len(np.unique(classes))
     folds = []
-    for train, test in splitter.split(open_to_test, classes[open_to_test], groups[open_to_test]):
+    with warnings.catch_warnings():
+        # That a rarer class is absent from some folds' tests is meant, and scikit-learn warns of it.
+        warnings.filterwarnings("ignore", message="The least populated class in y")
+        splits = list(splitter.split(open_to_test, classes[open_to_test], groups[open_to_test]))
+    for train, test in splits:
         members = np.concatenate([open_to_test[train], np.flatnonzero(always)])
         if len(np.unique(classes[members])) == known and len(test):
             folds.append((np.sort(members), open_to_test[test]))
