@@ -7,7 +7,6 @@ PYTHON ?= python3
 SCENES ?=
 BIN := .venv/bin
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt
-export UV_TORCH_BACKEND
 
 .NOTPARALLEL:
 .PHONY: demo test test-all lint types imports bench frontend browser clean
