@@ -101,6 +101,8 @@ class Threshold:
 # Log spread of the distances of a pair whose dates differ nearly everywhere. Noise alone gives at most 0.4 (a chi
 # distance with four degrees of freedom), and averaging over neighbours narrows that.
 UNSTABLE = 0.45
+# Such a pair is cut between its small and its large distances when the background's own limit leaves less than this.
+FEW_BEYOND = 0.01
 
 
 def automatic_threshold(
@@ -127,7 +129,7 @@ def automatic_threshold(
     counts = histogram.counts.astype(np.float64)
     limit = float(norm.isf(false_alarm_rate))
     beyond = counts[scores > limit].sum() / max(counts.sum(), 1)
-    if beyond < false_alarm_rate and spread > UNSTABLE:
+    if spread > UNSTABLE and beyond < FEW_BEYOND:
         distances = np.exp(np.clip(spread * scores, LOWEST, HIGHEST))
         value = float(np.log(_otsu(distances, counts)) / spread)
         rule = "hardly anything is stable between these dates: border between small and large distances (Otsu)"
