@@ -50,8 +50,8 @@ def prepare(
         InputError: Where a scene cannot be shown; the sentence names it.
     """
     bundle_name()  # says how to build the map, before anything starts
+    sources = tuple(open_source(scene) for scene in scenes)  # before the workspace, which makes its folder
     workspace = Workspace.at(folder, allow=(*allow, *_folders_of(scenes)), backbone=backbone, dask=dask)
-    sources = tuple(open_source(scene) for scene in scenes)
     for source in sources:
         default_style(source, workspace.statistics)  # reads some pixels: a file without its end is found here
     return replace(workspace, scenes=sources)

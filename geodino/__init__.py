@@ -13,12 +13,13 @@ _API = {
     "features": "geodino.api",
     "segment": "geodino.api",
     "change": "geodino.api",
+    "change_series": "geodino.api",
     "similar": "geodino.api",
     "load_backbone": "geodino.backbone",
     "open_scene": "tiles.scene",
 }
 
-__all__ = ["__version__", "change", "features", "load_backbone", "open_scene", "segment", "similar"]
+__all__ = ["__version__", "change", "change_series", "features", "load_backbone", "open_scene", "segment", "similar"]
 
 
 def __getattr__(name: str) -> Any:
