@@ -1,6 +1,7 @@
 """The demo's steps: each runs a command as a user would, and says which."""
 
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -85,9 +86,11 @@ def make_demo(scenes: Sequence[str], folder: Path, *, steps: int, overwrite: boo
         name: folder / f"{name}.tif" for name in ("features", "features_pca", "land_cover", "change", "change_score")
     }
     flag = ["--overwrite"] if overwrite else []
+    if (run / "recipe.yaml").exists():
+        shutil.rmtree(run)  # a run of an earlier demo; `geodino pretrain` itself never replaces one
 
     shell.geodino("tile", *archive, "-o", tiles, "--size", str(TILE_SIZE), "--bands", ",".join(RGB), *flag)
-    shell.geodino("pretrain", tiles, "-o", run, "--recipe", "tiny", "--set", f"max_steps={steps}", *flag)
+    shell.geodino("pretrain", tiles, "-o", run, "--recipe", "tiny", "--set", f"max_steps={steps}")
     shell.geodino(
         "features", shown, "-o", maps["features"], "--backbone", run, "--quicklook", maps["features_pca"], *flag
     )
