@@ -146,8 +146,8 @@ class Backbone:
             raise ValueError(f"{self.name} takes [B, {len(self.bands)}, H, W], not {list(x.shape)}")
         if height % self.patch_size or width % self.patch_size or not height or not width:
             raise ValueError(f"{height} × {width} pixels are not whole patches of {self.patch_size}")
-        # Attention keeps PyTorch's own choice here (flash): forward only, on AVX-512, the MATH kernel took 0.94-1.07×
-        # its time at 20-54 tokens, 1.6-1.85× at 201-261 and 3.4-3.7× at 1029. Training, with its backward, differs.
+        # Attention keeps PyTorch's own choice here (flash): forward only, on AVX-512, the MATH kernel took 0.94-1.25×
+        # its time at 20-54 tokens, 1.55-1.85× at 201-261 and 3.35-3.7× at 1029. Training, with its backward, differs.
         return x.to(self.device, self.dtype)
 
     def _split(self, tokens: Tensor, rows: int) -> Tokens:

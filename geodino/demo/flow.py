@@ -222,7 +222,7 @@ def _change_section(pair: Pair, maps: dict[str, Path]) -> page.Section:
 
 
 def _scored(truth: Path, maps: dict[str, Path]) -> str:
-    """Area under the ROC curve of the score and F1 of the map against the known truth, as a sentence."""
+    """How score and map stand against the known truth: area under the ROC curve, F1, false alarms; a sentence."""
     from sklearn.metrics import f1_score, roc_auc_score
 
     with rasterio.open(truth) as a, rasterio.open(maps["change"]) as b, rasterio.open(maps["change_score"]) as c:
@@ -230,4 +230,8 @@ def _scored(truth: Path, maps: dict[str, Path]) -> str:
     valid = (known != 255) & (found != 255) & np.isfinite(score)
     auc = roc_auc_score(known[valid], score[valid])
     f1 = f1_score(known[valid], found[valid])
-    return f"Against that truth: area under the ROC curve {auc:.3f}, F1 {f1:.3f}."
+    alarms = (found[valid & (known == 0)] == 1).mean()
+    return (
+        f"Against that truth: area under the ROC curve {auc:.3f}, F1 {f1:.3f}; "
+        f"{alarms:.1%} of the unchanged pixels are called changed."
+    )
