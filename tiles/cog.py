@@ -1,7 +1,7 @@
 """Cloud-Optimized GeoTIFFs, written row by row and whole or not at all.
 
-Rows go into a tiled working file beside the target, GDAL's COG driver turns that into the final layout with
-overviews, and a rename puts it under its name. Both steps hold a few rows of blocks, whatever the raster's height.
+Rows go into a tiled working file beside the target (`tiles.tiled`), GDAL's COG driver turns that into the final layout
+with overviews, and a rename puts it under its name. Both steps hold a few rows of blocks, whatever the raster's height.
 
 GDAL reports a full disk in passing and goes on, so a file counts as written only after each of its blocks is found
 inside it.
@@ -23,9 +23,9 @@ import rasterio.shutil
 from odc.geo.geobox import GeoBox
 from rasterio._err import CPLE_BaseError  # the copy that makes a COG raises these as they are
 from rasterio.errors import RasterioError
-from rasterio.windows import Window
 
 from tiles.errors import OutputError
+from tiles.tiled import TiledRows
 
 BLOCK = 512
 CLASSES_TAG = "GEODINO_CLASSES"
@@ -33,6 +33,8 @@ CLASSES_TAG = "GEODINO_CLASSES"
 _MOST_LEVELS = 32
 # Bytes of one block of all bands together, above which many-band rasters take smaller blocks.
 _BLOCK_BYTES = 4 << 20
+# GDAL makes the overviews of up to so many bands; of more it would take longer than everything else, see `tiles.tiled`.
+_FEW_BANDS = 4
 
 
 class DiskFullError(OutputError):
@@ -124,28 +126,18 @@ class CogWriter:
         self.dtype, self.nodata = np.dtype(dtype), nodata
         self.block = block_size(count, dtype)
         self.work = part_of(path)
-        self._rows = np.zeros((count, self.block, self.width), self.dtype)
-        self._row = self._held = 0
+        profile = {
+            "height": self.height,
+            "width": self.width,
+            "count": count,
+            "dtype": self.dtype,
+            "crs": None if geobox.crs is None else geobox.crs.to_wkt(),
+            "transform": geobox.affine,
+            "nodata": nodata,
+        }
+        levels = resampling == "nearest" and count > _FEW_BANDS
         with disk_errors(path):
-            self._file = rasterio.open(
-                self.work,
-                "w",
-                driver="GTiff",
-                height=self.height,
-                width=self.width,
-                count=count,
-                dtype=self.dtype,
-                crs=None if geobox.crs is None else geobox.crs.to_wkt(),
-                transform=geobox.affine,
-                nodata=nodata,
-                tiled=True,
-                blockxsize=self.block,
-                blockysize=self.block,
-                compress="ZSTD",
-                zstd_level=1,
-                interleave="pixel",
-                bigtiff="IF_SAFER",
-            )
+            self._rows = TiledRows(self.work, profile, self.block, levels=levels)
         self._describe(classes, descriptions, tags or {})
 
     def _describe(self, classes: Sequence[MapClass], descriptions: Sequence[str], tags: Mapping[str, Any]) -> None:
@@ -153,10 +145,10 @@ class CogWriter:
         if classes:
             texts[CLASSES_TAG] = json.dumps([[c.value, c.name, list(c.color)] for c in classes], ensure_ascii=False)
             if self.dtype == np.uint8:
-                self._file.write_colormap(1, {c.value: (*c.color, 255) for c in classes})
-        self._file.update_tags(**texts)
+                self._rows.file.write_colormap(1, {c.value: (*c.color, 255) for c in classes})
+        self._rows.file.update_tags(**texts)
         for number, text in enumerate(descriptions, 1):
-            self._file.set_band_description(number, text)
+            self._rows.file.set_band_description(number, text)
 
     def write(self, row: int, values: npt.NDArray[Any]) -> None:
         """Write ``values [count, n, width]`` from pixel ``row`` on.
@@ -164,24 +156,11 @@ class CogWriter:
         Raises:
             ValueError: The rows do not follow those written before, or do not fit.
         """
-        if row != self._row + self._held or values.shape[0] != len(self._rows) or values.shape[2] != self.width:
-            raise ValueError(f"rows {values.shape} from {row} on do not follow row {self._row + self._held}")
-        start = 0
-        while start < values.shape[1]:
-            taken = min(self.block - self._held, values.shape[1] - start)
-            self._rows[:, self._held : self._held + taken] = values[:, start : start + taken]
-            self._held += taken
-            start += taken
-            if self._held == self.block:
-                self._flush()
-
-    def _flush(self) -> None:
-        """Write a full row of blocks: each block is compressed once."""
-        if self._held:
-            with disk_errors(self.path):
-                self._file.write(self._rows[:, : self._held], window=Window(0, self._row, self.width, self._held))
-            self._row += self._held
-            self._held = 0
+        count = self._rows.file.count
+        if row != self._rows.stop or values.shape[0] != count or values.shape[2] != self.width:
+            raise ValueError(f"rows {values.shape} from {row} on do not follow row {self._rows.stop}")
+        with disk_errors(self.path):
+            self._rows.write(values)
 
     def close(self) -> None:
         """Finish: write the last rows, make the COG, give it its name.
@@ -190,24 +169,23 @@ class CogWriter:
             OutputError: The disk is full, or something else has taken the name meanwhile.
             ValueError: Rows are missing.
         """
-        if self._row + self._held != self.height:
+        if self._rows.stop != self.height:
             self.abort()
-            raise ValueError(f"{self._row + self._held} of {self.height} rows were written to {self.path}")
+            raise ValueError(f"{self._rows.stop} of {self.height} rows were written to {self.path}")
         try:
-            self._flush()
             with disk_errors(self.path):
-                self._file.close()
-            check_whole(self.work, self.path)
-            translate(self.work, self.path, resampling=self.resampling, overwrite=self.overwrite)
+                self._rows.close()
+            for file in self._rows.all:
+                check_whole(file.path, self.path)
+            with disk_errors(self.path):
+                source = self._rows.source()
+            translate(source, self.path, resampling=self.resampling, overwrite=self.overwrite)
         finally:
             self.abort()
 
     def abort(self) -> None:
         """Leave nothing behind."""
-        # The working file is thrown away: what closing it complains about concerns nobody.
-        with contextlib.suppress(RasterioError, CPLE_BaseError, OSError):
-            self._file.close()
-        self.work.unlink(missing_ok=True)
+        self._rows.remove()
 
     def __enter__(self) -> Self:
         return self
@@ -231,8 +209,9 @@ def translate(
     with rasterio.open(source) as header:
         dtype, count = np.dtype(header.dtypes[0]), header.count
     options = {
-        "COMPRESS": "ZSTD" if dtype.kind == "f" else "DEFLATE",
-        "LEVEL": "9" if dtype.kind == "f" else "6",
+        # Codes of features are as good as noise: DEFLATE takes three times as long and saves nothing.
+        "COMPRESS": "ZSTD" if dtype.kind == "f" or count > _FEW_BANDS else "DEFLATE",
+        "LEVEL": "1" if count > _FEW_BANDS else "9" if dtype.kind == "f" else "6",
         # Neighbours of a class map or of a code are equal or unrelated: differences only help continuous values.
         "PREDICTOR": "YES" if dtype.kind == "f" else "NO",
         "BLOCKSIZE": str(block_size(count, dtype)),

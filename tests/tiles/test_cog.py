@@ -44,6 +44,31 @@ def test_streamed_rows_are_a_valid_cog_with_the_same_values(tmp_path, dtype, nod
     assert os.listdir(tmp_path) == ["out.tif"]
 
 
+@pytest.mark.parametrize(("height", "width"), [(300, 170), (64, 65), (257, 40), (30, 20)])
+def test_overviews_of_many_bands_are_every_second_row_and_column(tmp_path, height, width):
+    array = np.random.default_rng(0).integers(-127, 128, (400, height, width)).astype(np.int8)
+    options = {
+        "nodata": -128,
+        "resampling": "nearest",
+        "tags": {"A": "b"},
+        "descriptions": [f"f{i}" for i in range(400)],
+    }
+    path = write(tmp_path / "many.tif", array, **options)
+    valid, errors, warnings = cog_validate(str(path), strict=True)
+    assert valid, (errors, warnings)
+    with rasterio.open(path) as file:
+        np.testing.assert_array_equal(file.read(), array)
+        assert file.tags()["A"] == "b" and file.descriptions[399] == "f399" and file.nodata == -128
+        assert file.transform == Affine(10, 0, 5e5, 0, -10, 5e6) and file.crs.to_epsg() == 32633
+        levels = file.overviews(1)
+    expected = [2**n for n in range(1, 9) if max(height, width) > 64 * 2 ** (n - 1)]
+    assert levels == expected
+    for number, level in enumerate(levels):
+        with rasterio.open(path, overview_level=number) as file:
+            np.testing.assert_array_equal(file.read(), array[:, ::level, ::level])
+    assert os.listdir(tmp_path) == ["many.tif"]
+
+
 def test_overviews_average_scores_without_nodata_and_keep_classes(tmp_path):
     score = np.full((1, 1024, 1024), 4, np.float32)
     score[:, ::2, ::2] = np.nan
