@@ -28,12 +28,16 @@ def main() -> None:
         with LocalCluster(n_workers=1, **settings) as one, LocalCluster(n_workers=2, **settings) as two:
 
             def cutting(address: str) -> None:
-                cut([Request(str(folder / "scene.tif"))], folder / "T", CutSettings(256), dask=address, overwrite=True)
+                cut([Request(str(folder / "scene.tif"))], folder / "T", CutSettings(256), dask=address)
+
+            def clean() -> None:
+                shutil.rmtree(folder / "T", ignore_errors=True)
 
             for cluster in (one, two):  # the first job imports GDAL in the workers
                 cutting(cluster.scheduler_address)
+                clean()
             jobs = {"one": lambda: cutting(one.scheduler_address), "two": lambda: cutting(two.scheduler_address)}
-            seconds = interleaved(jobs, options.rounds)
+            seconds = interleaved(jobs, options.rounds, clean)
         print(f"two Dask workers / one {seconds['one'] / seconds['two']:.2f} (aim ≥ 1.6)")
     finally:
         shutil.rmtree(folder)

@@ -117,7 +117,12 @@ def cut(
         plan.save(target)
         pending = [unit for unit in plan.units if not is_done(target, unit.number)]
         jobs = [_job(target, plan, unit, sources) for unit in pending]
-        receipts = run(jobs, workers, dask, progress or Silent())
+        _remove_partial(target)  # of a run that was killed
+        try:
+            receipts = run(jobs, workers, dask, progress or Silent())
+        except BaseException:
+            _remove_partial(target)
+            raise
         about, failures = finish(target, plan)
         failures = (*opened.failures, *failures)
         _write_failures(target, failures)
@@ -152,11 +157,18 @@ def prepare(folder: Path, overwrite: bool) -> None:
 
 def _clear(folder: Path) -> None:
     """Remove the files of a tile set, and nothing else."""
-    own = ["shard-*.npy", "shard-*.part", f"{PARTS}/*.parquet", f"{PARTS}/*.part", f"{INDEX_FILE}*", f"{ABOUT_FILE}*"]
+    _remove_partial(folder)
+    own = ["shard-*.npy", f"{PARTS}/*.parquet", f"{INDEX_FILE}*", f"{ABOUT_FILE}*"]
     made = ["statistics.json", "contact_sheet.png", "footprints.png", "curated.*", FAILURES_FILE, f"{PLAN_FILE}*"]
     for pattern in [*own, *made]:
         for path in folder.glob(pattern):
             path.unlink()
+
+
+def _remove_partial(folder: Path) -> None:
+    """Remove half-written files; whoever may still be writing one fails to put it in place, and nobody minds."""
+    for path in [*folder.glob("*.part"), *(folder / PARTS).glob("*.part")]:
+        path.unlink(missing_ok=True)
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -141,34 +141,38 @@ class Locator:
         affine = self.geobox.affine
         x = affine.a * columns + affine.b * rows + affine.c
         y = affine.d * columns + affine.e * rows + affine.f
-        longitude, latitude = self._to_degrees.transform(x, y)
-        footprints = [
-            self._footprint(tile, lon, lat) for tile, lon, lat in zip(tiles, longitude, latitude, strict=True)
-        ]
-        return Places(footprints, np.asarray(longitude)[:, -1], np.asarray(latitude)[:, -1])
+        longitude, latitude = (np.asarray(v) for v in self._to_degrees.transform(x, y))
+        lon, lat = longitude[:, :-1], latitude[:, :-1]  # the last point is the centre
+        on_earth = np.isfinite(lon).all(axis=1) & np.isfinite(lat).all(axis=1)
+        pole = np.array([self._pole_within(tile) for tile in tiles])
+        plain = on_earth & np.isnan(pole) & (np.ptp(np.where(on_earth[:, None], lon, 0.0), axis=1) <= 180)
+        wkb = np.full(len(tiles), None, object)
+        wkb[plain] = shapely.to_wkb(shapely.polygons(np.stack([lon[plain], lat[plain]], axis=-1)))
+        for i in np.flatnonzero(on_earth & ~plain):
+            wkb[i] = shapely.to_wkb(_across(lon[i], lat[i]) if np.isnan(pole[i]) else _cap(lat[i], pole[i]))
+        return Places(wkb.tolist(), longitude[:, -1], latitude[:, -1])
 
-    def _footprint(self, tile: Window, longitude: np.ndarray, latitude: np.ndarray) -> bytes | None:
-        lon, lat = longitude[:-1], latitude[:-1]  # the last point is the centre
-        if not (np.isfinite(lon).all() and np.isfinite(lat).all()):
-            return None
-        for row, column, pole in self._poles:
+    def _pole_within(self, tile: Window) -> float:
+        """Latitude of the pole that a tile holds, NaN where it holds none."""
+        for row, column, latitude in self._poles:
             if 0 <= row - tile.row_off <= tile.height and 0 <= column - tile.col_off <= tile.width:
-                edge = lat.min() if pole > 0 else lat.max()
-                return _wkb(shapely.box(-180.0, min(edge, pole), 180.0, max(edge, pole)))
-        if np.ptp(lon) <= 180:
-            return _wkb(shapely.polygons(np.column_stack([lon, lat])))
-        # The ring crosses the antimeridian: draw it in 0 … 360 degrees and cut it there.
-        whole = shapely.polygons(np.column_stack([np.where(lon < 0, lon + 360, lon), lat]))
-        west = shapely.intersection(whole, shapely.box(0, -90, 180, 90))
-        east = shapely.transform(
-            shapely.intersection(whole, shapely.box(180, -90, 360, 90)), lambda p: p - [360.0, 0.0]
-        )
-        parts = [p for side in (west, east) for p in shapely.get_parts(side) if p.geom_type == "Polygon"]
-        return _wkb(shapely.multipolygons(parts))
+                return latitude
+        return math.nan
 
 
-def _wkb(shape: Any) -> bytes:
-    return bytes(shapely.to_wkb(shape))
+def _cap(latitude: np.ndarray, pole: float) -> Any:
+    """The footprint of a tile that holds a pole: the whole cap."""
+    edge = latitude.min() if pole > 0 else latitude.max()
+    return shapely.box(-180.0, min(edge, pole), 180.0, max(edge, pole))
+
+
+def _across(longitude: np.ndarray, latitude: np.ndarray) -> Any:
+    """The footprint of a ring that crosses the antimeridian: drawn in 0 … 360 degrees and cut there."""
+    whole = shapely.polygons(np.column_stack([np.where(longitude < 0, longitude + 360, longitude), latitude]))
+    west = shapely.intersection(whole, shapely.box(0, -90, 180, 90))
+    east = shapely.transform(shapely.intersection(whole, shapely.box(180, -90, 360, 90)), lambda p: p - [360.0, 0.0])
+    parts = [p for side in (west, east) for p in shapely.get_parts(side) if p.geom_type == "Polygon"]
+    return shapely.multipolygons(parts)
 
 
 def _ring() -> list[tuple[float, float]]:

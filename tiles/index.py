@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -84,17 +85,20 @@ class About:
 def write_table(table: pa.Table, path: Path) -> None:
     """Write an index (or a part of one) as GeoParquet, under a temporary name first."""
     metadata = dict(table.schema.metadata or {}) | {b"geo": json.dumps(_GEO).encode()}
-    partial = path.with_name(path.name + ".part")
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")  # as with shards, others may be at it too
     # Only text repeats; WKB and statistics would bloat as dictionaries.
     texts = [column.name for column in table.schema if pa.types.is_dictionary(column.type)]
-    pq.write_table(
-        table.replace_schema_metadata(metadata),
-        partial,
-        compression="zstd",
-        use_dictionary=texts,
-        row_group_size=1 << 17,
-    )
-    os.replace(partial, path)
+    try:
+        pq.write_table(
+            table.replace_schema_metadata(metadata),
+            partial,
+            compression="zstd",
+            use_dictionary=texts,
+            row_group_size=1 << 17,
+        )
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_json(content: Any, path: Path) -> None:

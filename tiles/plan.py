@@ -72,7 +72,8 @@ class Entry:
         content: Digest of size, head and tail of its files, to notice copies.
         dtype: NumPy name of its digital numbers' type.
         tiles: Number of tiles before filtering (for images: of images).
-        scenes: Groups of tile rows (for images: images) to be shared out.
+        parts: Groups of tile rows (for images: images) to be shared out.
+        notes: What was decided about sensor, bands and units.
     """
 
     request: Request
@@ -81,6 +82,7 @@ class Entry:
     dtype: str
     tiles: int
     parts: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def load(folder: Path) -> Plan | None:
             request = entry["request"]
             names = request["band_names"]
             request = Request(**(request | {"band_names": None if names is None else tuple(names)}))
-            entries.append(Entry(**(entry | {"request": request})))
+            entries.append(Entry(**(entry | {"request": request, "notes": tuple(entry.get("notes", ()))})))
         units = [Unit(**(unit | {"pieces": tuple(tuple(p) for p in unit["pieces"])})) for unit in content["units"]]
         return Plan(CutSettings(**settings), tuple(entries), tuple(units), content.get("split"))
     except (KeyError, TypeError, ValueError) as error:
@@ -139,10 +141,10 @@ def entry_of(request: Request, source: Source, size: int) -> Entry:
     parts = _part_sizes(source, size)
     if isinstance(source, Scene):
         dtype = np.result_type(*(np.dtype(band.dtype) for band in source.bands)).name
-        return Entry(request, source.fingerprint(), _content(source), dtype, sum(parts), len(parts))
+        return Entry(request, source.fingerprint(), _content(source), dtype, sum(parts), len(parts), source.notes)
     text = json.dumps([*source.state(), source.gsd_m, source.band_names, source.members])
     fingerprint = hashlib.sha256(text.encode()).hexdigest()[:32]
-    return Entry(request, fingerprint, "", source.dtype, sum(parts), len(parts))
+    return Entry(request, fingerprint, "", source.dtype, sum(parts), len(parts), source.notes)
 
 
 def _part_sizes(source: Source, size: int) -> list[int]:

@@ -11,7 +11,6 @@ from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
-from scipy.ndimage import binary_dilation
 
 from .band import Band, MaskKind, Pixels, cloudy, to_unit, usable
 from .raster import open_raster, reading
@@ -231,6 +230,8 @@ class SceneReader:
         if not filled.any():
             return filled
         if not self._witness.native:
+            from scipy.ndimage import binary_dilation  # a third of a second that most scenes need not spend
+
             # Resampling mixes fill into the pixels beside it.
             return binary_dilation(filled, np.ones((3, 3), bool))
         for plane in values:

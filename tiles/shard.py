@@ -5,11 +5,12 @@ pixels to the byte, along rows.
 """
 
 import os
+import secrets
 import zlib
-from io import BytesIO
+from io import BytesIO, FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Self
 
 import numpy as np
 
@@ -48,13 +49,22 @@ class _Records:
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
         self.path, self.shape, self.dtype = path, shape, dtype
-        self.partial = path.with_name(path.name + ".part")
+        # A worker whose cut was killed may still be writing this shard: each writes under a name of its own, and
+        # whoever is done last puts the same bytes in place.
+        self.partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
         self.size = int(np.prod(shape)) * dtype.itemsize
-        self.file: BinaryIO = open(self.partial, "wb")  # noqa: SIM115 - closed by close()
+        # Records are large: a buffer would only be one more copy.
+        self.file: FileIO = open(self.partial, "wb", buffering=0)  # noqa: SIM115 - closed by close()
         self.file.seek(_HEADER)
 
-    def write(self, record: np.ndarray) -> None:
-        self.file.write(record.data)
+    def write(self, records: np.ndarray) -> None:
+        left = records.reshape(-1).data.cast("B")
+        try:
+            while len(left):  # a disk that is nearly full takes a part
+                left = left[self.file.write(left) :]
+        except OSError as error:
+            error.filename = str(self.path)  # which a plain write does not say
+            raise
 
     def keep(self, records: int) -> None:
         self.file.seek(_HEADER + records * self.size)
@@ -89,11 +99,16 @@ class ShardWriter:
         self._valid = _Records(valid_path(folder, number), (size, -(-size // 8)), np.dtype(np.uint8))
 
     def append(self, values: np.ndarray, bits: np.ndarray) -> int:
-        """Add a tile, C-contiguous ``[C, H, W]`` and its packed validity; returns its row."""
+        """Add tiles, C-contiguous ``[N, C, H, W]``, and their packed validity ``[N, H, ceil(W / 8)]``.
+
+        Returns:
+            The row of the first.
+        """
+        first = self.records
         self._values.write(values)
         self._valid.write(bits)
-        self.records += 1
-        return self.records - 1
+        self.records += len(values)
+        return first
 
     def keep(self, records: int) -> None:
         """Forget all but the first ``records`` tiles."""
@@ -106,10 +121,14 @@ class ShardWriter:
         if not self.records:
             self.abort()
             return
-        for part in (self._values, self._valid):
-            part.close(self.records)
-        for part in (self._valid, self._values):
-            os.replace(part.partial, part.path)
+        try:
+            for part in (self._values, self._valid):
+                part.close(self.records)
+            for part in (self._valid, self._values):
+                os.replace(part.partial, part.path)
+        except BaseException:
+            self.abort()
+            raise
 
     def abort(self) -> None:
         """Remove what was written."""

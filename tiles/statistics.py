@@ -41,6 +41,40 @@ class Moments:
         return np.sqrt(np.maximum(np.array(self.squares) / self.pixels - self.mean**2, 0.0))
 
 
+@dataclass(frozen=True)
+class TileMoments:
+    """Moments of each of some tiles.
+
+    Attributes:
+        pixels: Number of valid pixels, int64 ``[N]``.
+        sums: Sums of unit values over them, float64 ``[N, C]``.
+        squares: Sums of squares, float64 ``[N, C]``.
+    """
+
+    pixels: np.ndarray
+    sums: np.ndarray
+    squares: np.ndarray
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean per tile and band, float64 ``[N, C]``."""
+        return self.sums / self.pixels[:, None]
+
+    @property
+    def std(self) -> np.ndarray:
+        """Population standard deviation per tile and band, float64 ``[N, C]``."""
+        return np.sqrt(np.maximum(self.squares / self.pixels[:, None] - self.mean**2, 0.0))
+
+    def take(self, chosen: np.ndarray) -> "TileMoments":
+        """The moments of some of the tiles, by number or by bool ``[N]``."""
+        return TileMoments(self.pixels[chosen], self.sums[chosen], self.squares[chosen])
+
+    def split(self) -> list[Moments]:
+        """One `Moments` a tile."""
+        rows = zip(self.pixels.tolist(), self.sums.tolist(), self.squares.tolist(), strict=True)
+        return [Moments(pixels, tuple(sums), tuple(squares)) for pixels, sums, squares in rows]
+
+
 def merge(parts: Iterable[Moments]) -> Moments:
     """The moments of all pixels together; correctly rounded, whatever the order of the parts."""
     parts = list(parts)
@@ -63,35 +97,42 @@ class Meter:
         ends = np.sort(np.stack([-self.offset / self.scale, (1 - self.offset) / self.scale]), axis=0)
         self.low, self.high = ends[0], ends[1]
 
-    def measure(self, values: np.ndarray, valid: np.ndarray | None) -> Moments:
-        """Moments of one tile in unit values.
+    def measure(self, values: np.ndarray, valid: Sequence[np.ndarray | None]) -> TileMoments:
+        """Moments of tiles in unit values.
 
         Args:
-            values: Digital numbers ``[C, H, W]``.
-            valid: bool ``[H, W]``, or None where every pixel is.
+            values: Digital numbers ``[N, C, H, W]``.
+            valid: For each tile bool ``[H, W]``, or None where every pixel is.
         """
-        pixels = int(values[0].size if valid is None else np.count_nonzero(valid))
-        first, second = self._power_sums(values, valid)
-        s, o = self.scale, self.offset
-        sums = s * first + o * pixels
-        squares = s * s * second + 2 * s * o * first + o * o * pixels
-        return Moments(pixels, tuple(sums.tolist()), tuple(squares.tolist()))
+        count, bands, height, width = values.shape
+        bytes_only = values.dtype == np.uint8 and width <= _EXACT_BYTES
+        dtype = np.float32 if bytes_only else np.float64
+        # One plane at a time, which stays in the cache of a core; rows first, whose sums are exact.
+        numbers, ones = np.empty((height, width), dtype), np.ones(width, dtype)
+        rows, squared = (np.empty((count, bands, height), dtype) for _ in range(2))
+        for i, mask in enumerate(valid):
+            for c in range(bands):
+                self._copy_clipped(values[i, c], mask, c, numbers)
+                np.vecdot(numbers, ones, out=rows[i, c])
+                np.vecdot(numbers, numbers, out=squared[i, c])
+        first, second = (part.sum(axis=-1, dtype=np.float64) for part in (rows, squared))
+        pixels = np.array([height * width if mask is None else np.count_nonzero(mask) for mask in valid], np.int64)
+        s, o, n = self.scale, self.offset, pixels[:, None]
+        return TileMoments(pixels, s * first + o * n, s * s * second + 2 * s * o * first + o * o * n)
 
-    def _power_sums(self, values: np.ndarray, valid: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Sums of the numbers, and of their squares, clipped to what maps into [0, 1]; float64 ``[C]`` each."""
-        bytes_only = values.dtype == np.uint8 and values.shape[2] <= _EXACT_BYTES
-        numbers: np.ndarray = values.astype(np.float32 if bytes_only else np.float64)
-        if valid is not None and values.dtype.kind == "f":
-            numbers[:, ~valid] = 0  # NaN times 0 is NaN
-        least, most = _range(values.dtype)
-        for plane, low, high in zip(numbers, self.low, self.high, strict=True):
-            # Most tiles need no clipping, and looking is cheaper; bytes shown as they are need not even that.
-            if (most > high and plane.max() > high) or (least < low and plane.min() < low):
-                np.clip(plane, low, high, out=plane)
-        if valid is not None:
-            numbers *= valid
-        rows, squares = np.einsum("crw->cr", numbers), np.linalg.vecdot(numbers, numbers)
-        return rows.sum(axis=1, dtype=np.float64), squares.sum(axis=1, dtype=np.float64)
+    def _copy_clipped(self, plane: np.ndarray, mask: np.ndarray | None, band: int, numbers: np.ndarray) -> None:
+        """Copy a band of a tile, clipped to what maps into [0, 1], and 0 where it is not valid."""
+        low, high = self.low[band], self.high[band]
+        np.copyto(numbers, plane)
+        if mask is not None and plane.dtype.kind == "f":
+            numbers[~mask] = 0  # NaN times 0 is NaN
+        looked_at = numbers if plane.dtype.kind == "f" else plane
+        least, most = _range(plane.dtype)
+        # Most tiles need no clipping, and looking is cheaper; bytes shown as they are need not even that.
+        if (most > high and looked_at.max() > high) or (least < low and looked_at.min() < low):
+            np.clip(numbers, low, high, out=numbers)
+        if mask is not None:
+            np.multiply(numbers, mask, out=numbers)
 
 
 # The squares of so many bytes add up to less than 2**24, which float32 holds exactly.

@@ -1,8 +1,9 @@
 """Cutting one unit of work: some parts of some sources into one shard and its part of the index."""
 
 import json
+import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+import rasterio
 from rasterio.windows import Window
 
 from . import grid
@@ -72,13 +74,33 @@ def read_receipt(folder: Path, number: int) -> Receipt:
 
 
 @dataclass(frozen=True)
-class _Tile:
-    """A tile on its way into the shard."""
+class _Piece:
+    """Pixels that were read at once, and the tiles to be cut out of them.
+
+    Attributes:
+        values: Digital numbers ``[C, H, W]``.
+        valid: bool ``[H, W]``; None: every pixel.
+        cloud: bool ``[H, W]``; None where no mask tells.
+        origin: Row and column of the first pixel.
+        windows: The tiles, all within.
+    """
 
     values: np.ndarray
-    valid: np.ndarray | None  # None: every pixel
-    cloud: float | None
+    valid: np.ndarray | None
+    cloud: np.ndarray | None
+    origin: tuple[int, int]
+    windows: Sequence[Window]
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """A tile that passed the filters on validity and cloud."""
+
     window: Window
+    place: tuple[slice, slice]  # within its piece
+    valid: np.ndarray | None  # None: every pixel
+    share: float  # of valid pixels
+    cloud: float | None
 
 
 class _Cutter:
@@ -86,37 +108,65 @@ class _Cutter:
 
     def __init__(self, settings: CutSettings, unit: Unit, writer: ShardWriter) -> None:
         self.settings, self.unit, self.writer = settings, unit, writer
-        self.rows: dict[str, list[Any]] = defaultdict(list)
+        self.rows: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
         self.full = pack(np.ones((settings.size, settings.size), bool))
         self.seen = 0
 
-    def add(self, tile: _Tile, meter: Meter, row: Mapping[str, Any]) -> Moments | None:
-        """Store a tile unless a filter rejects it; its moments, or None."""
-        self.seen += 1
-        settings = self.settings
-        share = 1.0 if tile.valid is None else float(np.count_nonzero(tile.valid)) / settings.size**2
-        if share < settings.min_valid or share == 0 or (tile.cloud is not None and tile.cloud > settings.max_cloud):
-            return None
-        values = np.ascontiguousarray(tile.values)
-        valid = None if share == 1.0 else tile.valid
-        moments = meter.measure(values, valid)
-        std = moments.std
-        if settings.min_std > 0 and std.max() < settings.min_std:
-            return None
-        bits = self.full if valid is None else pack(valid)
-        content = {
-            **row,
-            "shard": self.unit.number,
-            "row": self.writer.append(values, bits),
-            "valid_fraction": share,
+    def add(
+        self,
+        piece: _Piece,
+        meter: Meter,
+        common: Mapping[str, Any],
+        describe: Callable[[Sequence[Window]], Mapping[str, list[Any]]],
+    ) -> list[Moments]:
+        """Store the tiles of a piece that no filter rejects; gives the moments of each.
+
+        Args:
+            piece: What was read.
+            meter: Measures the tiles.
+            common: What all of them have in the index.
+            describe: What each of them has, by column.
+        """
+        self.seen += len(piece.windows)
+        size, least = self.settings.size, self.settings.min_std
+        tiles = [tile for window in piece.windows if (tile := self._pass(piece, window)) is not None]
+        values = np.empty((len(tiles), len(piece.values), size, size), piece.values.dtype)
+        for target, tile in zip(values, tiles, strict=True):
+            np.copyto(target, piece.values[:, *tile.place])
+        moments = meter.measure(values, [tile.valid for tile in tiles])
+        if least > 0:
+            rough = np.flatnonzero(moments.std.max(axis=1) >= least)
+            tiles, values, moments = [tiles[i] for i in rough], values[rough], moments.take(rough)
+        if not tiles:
+            return []
+        bits = np.stack([self.full if tile.valid is None else pack(tile.valid) for tile in tiles])
+        first = self.writer.append(values, bits)
+        own = {
+            **describe([tile.window for tile in tiles]),
+            "row": list(range(first, first + len(tiles))),
+            "valid_fraction": [tile.share for tile in tiles],
             "mean": moments.mean.tolist(),
-            "std": std.tolist(),
-            "cloud": tile.cloud,
-            "checksum": checksum(values, bits),
+            "std": moments.std.tolist(),
+            "cloud": [tile.cloud for tile in tiles],
+            "checksum": [checksum(tile, packed) for tile, packed in zip(values, bits, strict=True)],
         }
-        for name in SCHEMA.names:  # every column, since sources of one unit may know different things
-            self.rows[name].append(content.get(name))
-        return moments
+        shared = {**common, "shard": self.unit.number}
+        for name, column in self.rows.items():  # every column: sources of one unit may know different things
+            column += own[name] if name in own else [shared.get(name)] * len(tiles)
+        return moments.split()
+
+    def _pass(self, piece: _Piece, window: Window) -> _Tile | None:
+        """The tile of a window, None where too little of it is valid or too much is cloudy."""
+        top, left = window.row_off - piece.origin[0], window.col_off - piece.origin[1]
+        place = slice(top, top + window.height), slice(left, left + window.width)
+        valid = None if piece.valid is None else piece.valid[place]
+        share = 1.0 if valid is None else float(np.count_nonzero(valid)) / valid.size
+        cloud = None if piece.cloud is None else float(piece.cloud[place].mean())
+        if share < self.settings.min_valid or share == 0:
+            return None
+        if cloud is not None and cloud > self.settings.max_cloud:
+            return None
+        return _Tile(window, place, None if share == 1.0 else valid, share, cloud)
 
     def keep(self, records: int) -> None:
         """Forget all but the first ``records`` stored tiles."""
@@ -133,7 +183,7 @@ def cut_unit(
     sources: Mapping[int, Source],
     report: Callable[[int], None] | None = None,
     *,
-    ahead: bool = False,
+    threads: int = 1,
 ) -> Receipt:
     """Cut one unit: its shard, then its part of the index with the receipt inside.
 
@@ -144,7 +194,7 @@ def cut_unit(
         entries: Plan entries of the unit's sources, by number.
         sources: The opened sources of the unit, by number.
         report: Called with the number of tiles looked at since the last call.
-        ahead: Read in a thread of its own while tiles are written; for a process that has a core to spare.
+        threads: Cores to use: with more than one, GDAL decodes in so many threads while tiles are written.
     """
     moments: dict[int, list[Moments]] = defaultdict(list)
     failures: list[tuple[int, Failure]] = []
@@ -157,15 +207,14 @@ def cut_unit(
                 continue
             before = writer.records
             try:
-                moments[number] += _cut_scene(source, entry, (first, last), cutter, report, ahead)
+                moments[number] += _cut_scene(source, entry, (first, last), cutter, report, threads)
             except InputError as error:
                 # Half a scene would be a silent loss: it goes whole, here and when the index is put together.
                 cutter.keep(before)
                 moments.pop(number, None)
                 failures.append((number, Failure(source.source, str(error))))
     receipt = Receipt(cutter.seen, writer.records, {n: merge(m) for n, m in moments.items() if m}, tuple(failures))
-    rows = cutter.rows if cutter.rows else {"tile_id": []}
-    table = table_of(rows).replace_schema_metadata({_RECEIPT: json.dumps(asdict(receipt)).encode()})
+    table = table_of(cutter.rows).replace_schema_metadata({_RECEIPT: json.dumps(asdict(receipt)).encode()})
     write_table(table, part_path(folder, unit.number))
     return receipt
 
@@ -176,7 +225,7 @@ def _cut_scene(
     parts: tuple[int, int],
     cutter: _Cutter,
     report: Callable[[int], None] | None,
-    ahead: bool,
+    threads: int,
 ) -> Iterator[Moments]:
     size = cutter.settings.size
     groups = grid.row_groups(scene.height, size, scene.block_shape[0])[slice(*parts)]
@@ -184,47 +233,59 @@ def _cut_scene(
     meter, locator = Meter(scene.bands), grid.Locator(scene.geobox)
     common = _common(scene, entry)
     common |= {"crs": None if scene.crs is None else str(scene.crs), "gsd_m": scene.gsd_m}
+    common |= {"label": entry.request.label}
+
+    def describe(windows: Sequence[Window]) -> dict[str, list[Any]]:
+        places = locator.locate(windows)
+        name = f"{scene.name}-{entry.fingerprint[:8]}"
+        return {
+            "tile_id": [f"{name}_{window.row_off}_{window.col_off}" for window in windows],
+            "geometry": places.wkb,
+            "transform": [grid.tile_transform(scene.geobox, window) for window in windows],
+            "cell": cells(places.longitude, places.latitude),
+        }
+
     chunks = grid.chunks(groups, scene.width, size, scene.block_shape[1], pixel_bytes)
-    for chunk, tiles in _read_ahead(scene, chunks) if ahead else _read(scene, chunks):
-        places = locator.locate(chunk.tiles)
-        names = cells(places.longitude, places.latitude)
-        for tile, wkb, cell in zip(tiles, places.wkb, names, strict=True):
-            window = tile.window
-            row = {
-                "tile_id": f"{scene.name}-{entry.fingerprint[:8]}_{window.row_off}_{window.col_off}",
-                "geometry": wkb,
-                "transform": grid.tile_transform(scene.geobox, window),
-                "cell": cell,
-                "label": entry.request.label,
-            }
-            moments = cutter.add(tile, meter, common | row)
-            if moments is not None:
-                yield moments
+    for piece in _read_ahead(scene, chunks, threads) if threads > 1 else _read(scene, chunks):
+        yield from cutter.add(piece, meter, common, describe)
         if report:
-            report(len(chunk.tiles))
+            report(len(piece.windows))
 
 
-def _read(scene: Scene, chunks: Iterable[grid.Chunk]) -> Iterator[tuple[grid.Chunk, list[_Tile]]]:
+def _read(scene: Scene, chunks: Iterable[grid.Chunk]) -> Iterator[_Piece]:
     with scene.open() as reader:
         for chunk in chunks:
-            yield chunk, _tiles(reader, chunk)
+            yield _piece(reader, chunk)
 
 
-def _read_ahead(scene: Scene, chunks: Iterable[grid.Chunk]) -> Iterator[tuple[grid.Chunk, list[_Tile]]]:
-    """As `_read`, one chunk ahead: GDAL decodes in a thread of its own, which alone touches the reader."""
+def _read_ahead(scene: Scene, chunks: Iterable[grid.Chunk], threads: int) -> Iterator[_Piece]:
+    """As `_read`, one chunk ahead: a thread of its own, which alone touches the reader, lets GDAL decode in several."""
+
+    def opened() -> SceneReader:
+        # Read by the GeoTIFF driver when it opens; one handle, so that blocks which chunks share are decoded once.
+        settings = {} if "GDAL_NUM_THREADS" in os.environ else {"GDAL_NUM_THREADS": str(threads)}
+        with rasterio.Env(**settings):
+            return scene.open()
+
     with ThreadPoolExecutor(1, "read-ahead") as thread:
-        reader = thread.submit(scene.open).result()
+        reader = thread.submit(opened).result()
         try:
-            waiting: tuple[grid.Chunk, Future[list[_Tile]]] | None = None
+            waiting: Future[_Piece] | None = None
             for chunk in chunks:
-                coming = chunk, thread.submit(_tiles, reader, chunk)
+                coming = thread.submit(_piece, reader, chunk)
                 if waiting is not None:
-                    yield waiting[0], waiting[1].result()
+                    yield waiting.result()
                 waiting = coming
             if waiting is not None:
-                yield waiting[0], waiting[1].result()
+                yield waiting.result()
         finally:
             thread.submit(reader.close).result()
+
+
+def _piece(reader: SceneReader, chunk: grid.Chunk) -> _Piece:
+    pixels, cloud = reader.read_dn(chunk.window), reader.read_cloud(chunk.window)
+    valid = None if pixels.valid.all() else pixels.valid
+    return _Piece(pixels.values, valid, cloud, (chunk.window.row_off, chunk.window.col_off), chunk.tiles)
 
 
 def _common(source: Source, entry: Entry) -> dict[str, Any]:
@@ -237,21 +298,6 @@ def _common(source: Source, entry: Entry) -> dict[str, Any]:
         "datetime": source.datetime if isinstance(source, Scene) else None,
         "gsd_m": source.gsd_m,
     }
-
-
-def _tiles(reader: SceneReader, chunk: grid.Chunk) -> list[_Tile]:
-    """Read a chunk once and slice its tiles out of it."""
-    pixels = reader.read_dn(chunk.window)
-    cloud = reader.read_cloud(chunk.window)
-    whole = bool(pixels.valid.all())
-    tiles = []
-    for window in chunk.tiles:
-        top, left = window.row_off - chunk.window.row_off, window.col_off - chunk.window.col_off
-        place = np.s_[top : top + window.height, left : left + window.width]
-        share = None if cloud is None else float(cloud[place].mean())
-        valid = None if whole else pixels.valid[place]
-        tiles.append(_Tile(pixels.values[:, place[0], place[1]], valid, share, window))
-    return tiles
 
 
 def _cut_images(
@@ -274,18 +320,17 @@ def _cut_images(
                 continue
             values, valid = image.values, image.valid
             height, width = values.shape[1:]
-            if valid is None:
-                valid = np.ones((height, width), bool)
             pad = ((0, max(0, size - height)), (0, max(0, size - width)))
             if any(end for _, end in pad):
-                values, valid = np.pad(values, ((0, 0), *pad)), np.pad(valid, pad)
-            row = {"source": f"{images.source}:{member}", "label": image.label}
-            for window in grid.windows(height, width, size):
-                cut = np.s_[window.row_off : window.row_off + size, window.col_off : window.col_off + size]
-                tile = _Tile(values[:, cut[0], cut[1]], valid[cut], None, window)
-                row["tile_id"] = f"{images.name}-{entry.fingerprint[:8]}/{member}_{window.row_off}_{window.col_off}"
-                moments = cutter.add(tile, meter, common | row)
-                if moments is not None:
-                    yield moments
+                valid = np.pad(np.ones((height, width), bool) if valid is None else valid, pad)
+                values = np.pad(values, ((0, 0), *pad))
+            name = f"{images.name}-{entry.fingerprint[:8]}/{member}"
+
+            def describe(windows: Sequence[Window], name: str = name) -> dict[str, list[Any]]:
+                return {"tile_id": [f"{name}_{window.row_off}_{window.col_off}" for window in windows]}
+
+            row = common | {"source": f"{images.source}:{member}", "label": image.label}
+            piece = _Piece(values, valid, None, (0, 0), tuple(grid.windows(height, width, size)))
+            yield from cutter.add(piece, meter, row, describe)
             if report and place % 256 == 0:
                 report(256)

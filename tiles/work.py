@@ -1,16 +1,14 @@
 """Doing units of work: in this process, in several, or on a Dask cluster."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
-from dataclasses import dataclass
-from multiprocessing import get_context
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from .errors import InputError
+from .helper import share_out
 from .plan import CutSettings, Entry, Source, Unit
 from .progress import Progress
 from .unit import Receipt, cut_unit
@@ -28,10 +26,11 @@ class Job:
     unit: Unit
     entries: dict[int, Entry]
     sources: dict[int, Source]
+    threads: int = 1
 
-    def __call__(self, report: Callable[[int], None] | None = None, *, ahead: bool = False) -> Receipt:
+    def __call__(self, report: Callable[[int], None] | None = None) -> Receipt:
         """Cut the unit."""
-        return cut_unit(self.folder, self.settings, self.unit, self.entries, self.sources, report, ahead=ahead)
+        return cut_unit(self.folder, self.settings, self.unit, self.entries, self.sources, report, threads=self.threads)
 
 
 def _call(job: Job) -> Receipt:
@@ -43,52 +42,26 @@ def run(jobs: list[Job], workers: int, dask: str | None, progress: Progress) -> 
     total = sum(job.unit.tiles for job in jobs) or 1
     if dask is not None:
         return _run_dask(jobs, dask, progress, total)
-    workers = workers or (_cores() if _bytes(jobs) >= _WORTH_PROCESSES else 1)
+    cores = _cores()
+    workers = max(1, min(workers or (cores if _bytes(jobs) >= _WORTH_PROCESSES else 1), len(jobs)))
+    jobs = [replace(job, threads=max(1, cores // workers)) for job in jobs]
+    receipts: list[Receipt] = []
     done = 0
-    if min(workers, len(jobs)) <= 1:
 
-        def report(tiles: int) -> None:
-            nonlocal done
-            done += tiles
-            progress.update(min(1.0, done / total), f"{done} tiles")
+    def report(tiles: int) -> None:
+        nonlocal done
+        done += tiles
+        progress.update(min(1.0, done / total), f"{done} tiles")
 
-        return [job(report, ahead=_cores() > 1) for job in jobs]
-    with _pool(min(workers, len(jobs))) as pool:
-        return list(_gather(((pool.submit(_call, job), job) for job in jobs), 2 * workers, progress, total))
+    if workers == 1:
+        return [job(report) for job in jobs]
 
+    def collect(job: Job, receipt: Receipt) -> None:
+        receipts.append(receipt)
+        report(job.unit.tiles)
 
-def _gather(
-    submitted: Iterator[tuple[Future[Receipt], Job]], ahead: int, progress: Progress, total: int
-) -> Iterator[Receipt]:
-    """Results as they come, with few jobs submitted ahead so that a plan of a million units stays small."""
-    running: dict[Future[Receipt], int] = {}
-    done = 0
-    more = True
-    while running or more:
-        while more and len(running) < ahead:
-            try:
-                future, job = next(submitted)
-                running[future] = job.unit.tiles
-            except StopIteration:
-                more = False
-        if not running:
-            return
-        for future in wait(running, return_when=FIRST_COMPLETED).done:
-            done += running.pop(future)
-            progress.update(done / total, f"{done} tiles")
-            yield future.result()
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[Executor]:
-    # Forking a process in which GDAL and Arrow run threads can deadlock; a fork server starts clean.
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("forkserver"))
-    try:
-        yield pool
-    except BaseException:
-        pool.shutdown(wait=True, cancel_futures=True)
-        raise
-    pool.shutdown()
+    share_out(jobs, _call, _call, collect, workers - 1)
+    return receipts
 
 
 def _run_dask(jobs: list[Job], address: str, progress: Progress, total: int) -> list[Receipt]:

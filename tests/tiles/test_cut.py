@@ -2,6 +2,8 @@
 
 import csv
 import json
+import threading
+import time
 
 import geopandas
 import numpy as np
@@ -14,9 +16,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
+from tiles import plan as planning
 from tiles.cut import cut
 from tiles.dataset import TileDataset
 from tiles.errors import InputError, OutputError
+from tiles.helper import share_out
 from tiles.plan import CutSettings, Request
 from tiles.statistics import Meter, merge
 
@@ -67,6 +71,12 @@ def test_cutting_then_reassembling_gives_back_every_valid_pixel(tmp_path_factory
         seen[place] |= inside
     np.testing.assert_array_equal(seen, mask)
     np.testing.assert_array_equal(back[:, mask], values[:, mask])
+
+
+def test_what_was_decided_is_stored(write_raster, ramp, tmp_path):
+    report = cut(requests(write_raster("a.tif", ramp(3, 16, 16))), tmp_path / "T", CutSettings(size=8))
+    (entry,) = planning.load(tmp_path / "T").entries
+    assert entry.notes == report.notes[0][1] and any("sensor 8bit" in note for note in entry.notes)
 
 
 def test_tiles_are_moved_inwards_at_the_far_edges(write_raster, ramp, tmp_path):
@@ -146,7 +156,24 @@ def test_several_processes_write_the_same_bytes(write_raster, ramp, tmp_path, mo
     monkeypatch.setattr("tiles.plan._SMALLEST_SHARD", 4096)
     paths = [write_raster(f"{i}.tif", np.roll(ramp(3, 40, 40), i, axis=2)) for i in range(3)]
     cut(requests(*paths), tmp_path / "one", CutSettings(size=8), workers=1)
+    hands = []
+
+    def slowed(works, do, here, done, helpers):
+        """Work done here waits until the helper has joined."""
+
+        def wait_and_do(job):
+            time.sleep(1.0 if not hands else 0)
+            return here(job)
+
+        def collect(job, receipt):
+            hands.append(threading.current_thread().name)
+            done(job, receipt)
+
+        share_out(works, do, wait_and_do, collect, helpers)
+
+    monkeypatch.setattr("tiles.work.share_out", slowed)
     cut(requests(*paths), tmp_path / "two", CutSettings(size=8), workers=2)
+    assert "helper" in hands
     assert len(TileDataset(tmp_path / "one").about.shards) == 3
     assert content(tmp_path / "one") == content(tmp_path / "two")
 
@@ -260,7 +287,7 @@ def test_moments_merge_without_error(write_raster):
     generator = np.random.default_rng(0)
     values = generator.integers(0, 65536, (200, 1, 16, 16)).astype(np.uint16)
     meter = Meter((Band("red", "", 1, "uint16", None, 1 / 2750, 0.0),))
-    parts = [meter.measure(tile, None) for tile in values]
+    parts = meter.measure(values, [None] * len(values)).split()
     whole = merge(parts)
     assert merge(parts[::-1]) == whole == merge([merge(parts[:77]), merge(parts[77:])])
     unit = np.clip(values.astype(np.float64) / 2750, 0, 1)

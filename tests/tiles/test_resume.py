@@ -1,14 +1,18 @@
 """A cut killed at any point and started again gives the bytes of one that was not."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import time
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
+from affine import Affine
 
 from tiles.cut import cut
 from tiles.dataset import TileDataset
@@ -39,32 +43,106 @@ def start(folder: Path, paths: list[Path], workers: int, script: Path) -> subpro
     return subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_killed_and_started_again(write_raster, tmp_path, workers, monkeypatch):
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory) -> tuple[list[Path], dict[str, bytes]]:
+    """Four scenes that make more than a hundred units, and the tile set they should end as."""
+    folder = tmp_path_factory.mktemp("archive")
     generator = np.random.default_rng(0)
-    paths = [write_raster(f"{i}.tif", generator.integers(1, 255, (3, 500, 400), np.uint8)) for i in range(4)]
+    grid = {"crs": "EPSG:32633", "transform": Affine(10, 0, 400000, 0, -10, 5000000)}
+    paths = [folder / f"{i}.tif" for i in range(4)]
+    for path in paths:
+        with rasterio.open(path, "w", driver="GTiff", count=3, height=500, width=400, dtype="uint8", **grid) as target:
+            target.write(generator.integers(1, 255, (3, 500, 400), np.uint8))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tiles.plan._SMALLEST_SHARD", 8192)
+        cut(requests(paths), folder / "whole", CutSettings(size=16))
+    expected = content(folder / "whole")
+    assert sum(name.startswith("shard") for name in expected) > 100
+    return paths, expected
+
+
+@pytest.fixture
+def small_shards(monkeypatch):
+    monkeypatch.setattr("tiles.plan._SMALLEST_SHARD", 8192)
+
+
+def requests(paths: list[Path]) -> list[Request]:
+    return [Request(str(path)) for path in paths]
+
+
+def stop(process: subprocess.Popen, way: str) -> None:
+    """Kill all processes at once, or the first alone and leave its helpers, or press Ctrl-C."""
+    if way == "kill":
+        process.kill()
+    else:
+        os.killpg(process.pid, signal.SIGKILL if way == "kill all" else signal.SIGINT)
+
+
+@pytest.mark.parametrize(("workers", "way"), [(1, "kill all"), (2, "kill all"), (3, "kill"), (3, "ctrl-c")])
+def test_stopped_and_started_again(archive, tmp_path, workers, way):
+    paths, expected = archive
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    monkeypatch.setattr("tiles.plan._SMALLEST_SHARD", 8192)
-    cut([Request(str(path)) for path in paths], tmp_path / "whole", CutSettings(size=16))
-    expected = content(tmp_path / "whole")
-    assert sum(name.startswith("shard") for name in expected) > 100
-
-    folder = tmp_path / "killed"
-    kills = 0
+    folder = tmp_path / "stopped"
+    stops = 0
     for wanted in (10, 70):
         process = start(folder, paths, workers, script)
         while process.poll() is None and len(list((folder / "parts").glob("*.parquet"))) < wanted:
             time.sleep(0.002)
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            kills += 1
+            stop(process, way)
+            process.wait(timeout=60)
+            stops += 1
+            if way == "ctrl-c":
+                assert not list(folder.rglob("*.part"))
             with pytest.raises(InputError):
                 TileDataset(folder)  # a half-made tile set does not pass for a whole one
-    assert kills >= 1
+    assert stops >= 1
     assert start(folder, paths, workers, script).wait(timeout=300) == 0
     assert content(folder) == expected
+
+
+def test_a_helper_that_is_killed_ends_the_cut_in_a_sentence(archive, small_shards, tmp_path):
+    paths, expected = archive
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(OutputError, match="A worker process was killed"):
+        patch.setattr("tiles.work._call", die_in_a_helper)
+        cut(requests(paths), tmp_path / "T", CutSettings(size=16), workers=2)
+    cut(requests(paths), tmp_path / "T", CutSettings(size=16))
+    assert content(tmp_path / "T") == expected
+
+
+def die_in_a_helper(job):
+    if sys.argv[0] == "-c":  # as helpers are started
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.05)  # until the helper has had its turn
+    return job()
+
+
+@pytest.mark.parametrize("room", [0, 100, 300_000])
+def test_a_full_disk_leaves_what_was_finished(archive, small_shards, tmp_path, room):
+    """The disk takes so many bytes more of shards, the last write only in part."""
+    paths, expected = archive
+    left = room
+
+    class Full(FileIO):
+        def write(self, content):
+            nonlocal left
+            part = memoryview(content).cast("B")[:left]
+            if len(content) and not part:
+                raise OSError(errno.ENOSPC, "No space left on device", self.name)
+            left -= len(part)
+            return super().write(part)
+
+    with pytest.MonkeyPatch.context() as full:
+        full.setattr("tiles.shard.open", lambda path, mode, buffering: Full(path, "w"), raising=False)
+        with pytest.raises(OSError) as caught:
+            cut(requests(paths), tmp_path / "T", CutSettings(size=16))
+        assert caught.value.errno == errno.ENOSPC
+    assert not list((tmp_path / "T").rglob("*.part"))
+    for name, stored in content(tmp_path / "T").items():
+        assert not name.startswith("shard") or stored == expected[name]
+    cut(requests(paths), tmp_path / "T", CutSettings(size=16))
+    assert content(tmp_path / "T") == expected
 
 
 def test_a_half_written_shard_is_written_again(write_raster, ramp, tmp_path):

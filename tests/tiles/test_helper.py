@@ -1,0 +1,75 @@
+"""Sharing work out among processes: everything once, errors where they belong, no waiting for late starters."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tiles.errors import InputError
+from tiles.helper import share_out
+
+
+def squared(number: int) -> tuple[int, int]:
+    return number**2, os.getpid()
+
+
+def failing(number: int) -> tuple[int, int]:
+    if number == 7:
+        raise InputError("seven.tif cannot be read.")
+    return squared(number)
+
+
+def unsendable(number: int) -> object:
+    return lambda: number
+
+
+def slowly(number: int) -> tuple[int, int]:
+    time.sleep(0.1)
+    return squared(number)
+
+
+@pytest.mark.parametrize("helpers", [0, 1, 3])
+def test_every_work_is_done_once(helpers):
+    results = {}
+    share_out(range(60), squared, slowly if helpers else squared, results.__setitem__, helpers)
+    assert {number: result for number, (result, _) in results.items()} == {i: i**2 for i in range(60)}
+    processes = {process for _, process in results.values()}
+    assert os.getpid() in processes and (len(processes) > 1) == (helpers > 0)
+
+
+def test_small_work_does_not_wait_for_helpers_to_start():
+    results = {}
+    share_out(range(3), squared, squared, results.__setitem__, 2)
+    assert [process for _, process in results.values()] == [os.getpid()] * 3
+
+
+def test_an_error_is_raised_where_the_work_came_from():
+    results = {}
+    with pytest.raises(InputError, match=r"seven\.tif") as caught:
+        share_out(range(1000), failing, slowly, results.__setitem__, 1)
+    assert "in failing" in caught.value.__notes__[0]
+    assert len(results) < 1000 and 7 not in results
+    with pytest.raises(InputError, match=r"seven\.tif"):
+        share_out(range(1000), squared, failing, results.__setitem__, 1)
+
+
+def test_what_cannot_be_sent_back_is_an_error():
+    with pytest.raises(TypeError, match="lambda"):
+        share_out(range(1000), unsendable, slowly, lambda *_: None, 1)
+
+
+def test_a_program_without_a_guard_may_use_helpers(tmp_path):
+    """Helpers do not run the caller's program, as multiprocessing's would."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import math, time\nfrom tiles.helper import share_out\nprint('once')\n"
+        "def here(x):\n    time.sleep(0.1)\n    return math.sqrt(x)\n"
+        "found = {}\nshare_out(range(40), math.sqrt, here, found.__setitem__, 2)\nprint(sum(found.values()))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=True)
+    once, total = done.stdout.split()
+    assert once == "once" and float(total) == pytest.approx(sum(i**0.5 for i in range(40)))
