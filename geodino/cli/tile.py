@@ -1,5 +1,6 @@
 """`geodino tile`: scenes into a tile set; `geodino tiles …`: looking after one."""
 
+import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -139,8 +140,10 @@ def _search(
         corners = []
     if collection is None or (corners is not None and len(corners) != 4):
         raise InputError("--stac needs --collection, and --bbox four numbers: west,south,east,north in degrees.")
-    # Beside the tile set, since the search is an input of the cut: the same command asks the file, not the world.
-    target = output.resolve().with_name(f"{output.resolve().name}.items.json")
+    # Beside the tile set, since the search is an input of the cut: the same command asks the file, not the world. The
+    # name tells searches apart, so that another one adds its scenes.
+    asked = hashlib.sha256(repr((url, names(collection), corners, datetime, limit)).encode()).hexdigest()[:8]
+    target = output.resolve().with_name(f"{output.resolve().name}.{asked}.items.json")
     if overwrite:
         target.unlink(missing_ok=True)
     return search(url, names(collection) or (), corners, datetime, limit, target)

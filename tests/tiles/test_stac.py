@@ -1,6 +1,7 @@
 """STAC items: bands, units, masks and days, from files and from a search."""
 
 import json
+import sys
 import threading
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -185,3 +186,23 @@ def test_a_search_is_kept_and_asked_once(api, tmp_path):
         search(url, ["empty"], None, None, 10, tmp_path / "none.json")
     with pytest.raises(InputError, match=r"STAC search at http://127\.0\.0\.1:9 failed"):
         search("http://127.0.0.1:9", ["x"], None, None, 10, tmp_path / "none.json")
+
+
+def test_a_second_search_adds_its_scenes(api, tmp_path, monkeypatch, capsys):
+    from geodino.cli import main
+
+    url, asked = api
+
+    def tile(days: str) -> str:
+        arguments = ["--stac", url, "--collection", "sentinel-2-l2a", "--bbox", "15,45,16,46", "--datetime", days]
+        monkeypatch.setattr(sys, "argv", ["geodino", "tile", *arguments, "-o", str(tmp_path / "T"), "--size", "16"])
+        with pytest.raises(SystemExit) as left:
+            main()
+        assert not left.value.code
+        return capsys.readouterr().out
+
+    assert "2 tiles added" in tile("2024-06-01/2024-06-30") and len(asked) == 1
+    assert "0 tiles added" in tile("2024-06-01/2024-06-30") and len(asked) == 1  # the kept answer
+    tile("2024-07-01/2024-07-31")
+    assert len(asked) == 2 and asked[1]["datetime"].startswith("2024-07-01")
+    assert len(list(tmp_path.glob("T.*.items.json"))) == 2
