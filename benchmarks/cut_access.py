@@ -14,7 +14,7 @@ import pyarrow.compute
 from cut import interleaved
 
 from tiles.dataset import TileDataset
-from tiles.index import About, read_table, table_of, write_about, write_table
+from tiles.index import About, read_table, table_of, write_about, write_tables
 from tiles.shard import ShardWriter, open_shard, pack
 
 SIZE = 256
@@ -59,7 +59,7 @@ def write_index(folder: Path, count: int, shards: dict[int, int]) -> None:
         "cell": [f"{i // 40 % 700}U_{i // 40 % 900}R" for i in range(count)],
         "checksum": [0] * count,
     }
-    write_table(table_of(rows), folder / "index.parquet")
+    write_tables([table_of(rows)], folder / "index.parquet")
     write_about(About(SIZE, ("red", "green", "blue"), count, 1, (0.3,) * 3, (0.2,) * 3, shards), folder)
 
 

@@ -3,7 +3,7 @@
 import csv
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from . import plan as planning
 from .errors import InputError, OutputError
 from .images import is_image_set, open_images
-from .index import ABOUT_FILE, INDEX_FILE, SCHEMA, About, column_array, write_about, write_table
+from .index import ABOUT_FILE, INDEX_FILE, SCHEMA, About, write_about, write_tables
 from .plan import PARTS, PLAN_FILE, CutSettings, Entry, Plan, Request, Source, Unit
 from .progress import Progress, Silent
 from .scene import Scene, open_scene
@@ -265,25 +265,30 @@ def finish(folder: Path, plan: Plan) -> tuple[About, tuple[Failure, ...]]:
     failures = [pair for receipt in receipts.values() for pair in receipt.failures]
     # Images fail one by one; a scene that failed in one unit goes with all its tiles.
     lost = {number for number, failure in failures if failure.source == plan.entries[number].request.source}
-    tables = [_without(part_path(folder, n), {plan.entries[i].request.source for i in lost}) for n in receipts]
-    table = pa.concat_tables(tables) if tables else pa.table({f.name: [] for f in SCHEMA}, schema=SCHEMA)
-    table = assign(table.unify_dictionaries(), plan.split)
+    gone = {plan.entries[number].request.source for number in lost}
+    counted: dict[str, Counter] = {name: Counter() for name in ("shard", "sensor", "label")}
+
+    def tables() -> Iterator[pa.Table]:
+        for number in receipts:
+            table = assign(_without(part_path(folder, number), gone).unify_dictionaries(), plan.split)
+            for name, counts in counted.items():
+                counts.update(table.column(name).to_pylist())
+            yield table
+
+    write_tables(tables(), folder / INDEX_FILE)
     moments = merge(m for r in receipts.values() for i, m in r.moments.items() if i not in lost)
-    shards = Counter(table.column("shard").to_pylist())
-    labels = {label for label in table.column("label").unify_dictionaries().to_pylist() if label is not None}
     about = About(
         size=plan.settings.size,
         bands=plan.settings.bands,
-        tiles=len(table),
+        tiles=counted["shard"].total(),
         valid_pixels=moments.pixels,
         mean=tuple(moments.mean.tolist()),
         std=tuple(moments.std.tolist()),
-        shards=dict(sorted(shards.items())),
-        sensors=dict(sorted(Counter(column_array(table.column("sensor")).tolist()).items())),
-        labels=tuple(sorted(labels)),
+        shards=dict(sorted(counted["shard"].items())),
+        sensors=dict(sorted(counted["sensor"].items())),
+        labels=tuple(sorted(label for label in counted["label"] if label is not None)),
         split=plan.split,
     )
-    write_table(table, folder / INDEX_FILE)
     write_about(about, folder)
     unique = {failure.source: failure for _, failure in failures}
     return about, tuple(unique.values())

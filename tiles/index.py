@@ -3,7 +3,7 @@
 import json
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from .errors import InputError
 VERSION = 1
 INDEX_FILE = "index.parquet"
 ABOUT_FILE = "tiles.json"
+_ROW_GROUP = 1 << 17
 
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema(
@@ -82,23 +83,38 @@ class About:
     version: int = VERSION
 
 
-def write_table(table: pa.Table, path: Path) -> None:
-    """Write an index (or a part of one) as GeoParquet, under a temporary name first."""
-    metadata = dict(table.schema.metadata or {}) | {b"geo": json.dumps(_GEO).encode()}
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")  # as with shards, others may be at it too
+def write_tables(tables: Iterable[pa.Table], path: Path, metadata: dict[bytes, bytes] | None = None) -> None:
+    """Write an index (or a part of one) as GeoParquet, under a temporary name first.
+
+    Args:
+        tables: Rows of the index's schema; of many tables few are held in memory at a time.
+        path: The file.
+        metadata: To be kept in the file.
+    """
+    schema = SCHEMA.with_metadata({**(metadata or {}), b"geo": json.dumps(_GEO).encode()})
     # Only text repeats; WKB and statistics would bloat as dictionaries.
-    texts = [column.name for column in table.schema if pa.types.is_dictionary(column.type)]
+    texts = [column.name for column in SCHEMA if pa.types.is_dictionary(column.type)]
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")  # as with shards, others may be at it too
     try:
-        pq.write_table(
-            table.replace_schema_metadata(metadata),
-            partial,
-            compression="zstd",
-            use_dictionary=texts,
-            row_group_size=1 << 17,
-        )
+        with pq.ParquetWriter(partial, schema, compression="zstd", use_dictionary=texts) as writer:
+            for group in _row_groups(tables):
+                writer.write_table(group.replace_schema_metadata(schema.metadata), row_group_size=_ROW_GROUP)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables of ``_ROW_GROUP``, the last shorter."""
+    held: list[pa.Table] = []
+    for table in tables:
+        held.append(table)
+        while sum(map(len, held)) >= _ROW_GROUP:
+            together = pa.concat_tables(held).unify_dictionaries()
+            yield together.slice(0, _ROW_GROUP)
+            held = [together.slice(_ROW_GROUP)]
+    if sum(map(len, held)):
+        yield pa.concat_tables(held).unify_dictionaries()
 
 
 def write_json(content: Any, path: Path) -> None:

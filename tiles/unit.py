@@ -18,7 +18,7 @@ from . import grid
 from .cell import cells
 from .errors import InputError
 from .images import ImageSet
-from .index import SCHEMA, table_of, write_table
+from .index import SCHEMA, table_of, write_tables
 from .plan import PARTS, CutSettings, Entry, Source, Unit
 from .reader import SceneReader
 from .scene import Scene
@@ -214,8 +214,8 @@ def cut_unit(
                 moments.pop(number, None)
                 failures.append((number, Failure(source.source, str(error))))
     receipt = Receipt(cutter.seen, writer.records, {n: merge(m) for n, m in moments.items() if m}, tuple(failures))
-    table = table_of(cutter.rows).replace_schema_metadata({_RECEIPT: json.dumps(asdict(receipt)).encode()})
-    write_table(table, part_path(folder, unit.number))
+    stored = {_RECEIPT: json.dumps(asdict(receipt)).encode()}
+    write_tables([table_of(cutter.rows)], part_path(folder, unit.number), stored)
     return receipt
 
 

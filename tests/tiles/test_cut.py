@@ -7,6 +7,7 @@ import time
 
 import geopandas
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import rasterio
 import rasterio.warp
@@ -99,6 +100,20 @@ def test_the_index_is_geoparquet_with_every_column(write_raster, ramp, tmp_path)
     assert frame.geometry.is_valid.all()
     centre = rasterio.warp.transform("EPSG:32633", "EPSG:4326", [400040], [4999960])
     assert first.geometry.centroid.coords[0] == pytest.approx([v[0] for v in centre], abs=1e-6)
+
+
+def test_an_index_of_many_parts_is_written_in_whole_row_groups(write_raster, ramp, tmp_path, monkeypatch):
+    monkeypatch.setattr("tiles.plan._SMALLEST_SHARD", 4096)
+    monkeypatch.setattr("tiles.index._ROW_GROUP", 20)
+    paths = [write_raster(f"{i}.tif", np.roll(ramp(3, 40, 40), i, axis=2)) for i in range(3)]
+    cut(requests(*paths), tmp_path / "T", CutSettings(size=8))
+    written = pq.ParquetFile(tmp_path / "T" / "index.parquet")
+    assert [written.metadata.row_group(i).num_rows for i in range(written.num_row_groups)] == [20, 20, 20, 15]
+    tiles = TileDataset(tmp_path / "T")
+    assert tiles.column("source").tolist() == [str(path) for path in paths for _ in range(25)]
+    assert tiles.about.shards == {0: 25, 1: 25, 2: 25} and tiles.about.sensors == {"8bit": 75}
+    for part in sorted((tmp_path / "T" / "parts").glob("*.parquet")):
+        assert len(pq.read_table(part)) == 25
 
 
 def test_statistics_are_those_of_all_valid_pixels(write_raster, tmp_path):
