@@ -58,6 +58,35 @@ def test_layouts_tell_copies_from_like_ground():
     assert layout(np.repeat(by_hand.reshape(30, 1, 1, 1), 8, 2).repeat(8, 3)).max() == 0
 
 
+def test_the_same_layout_is_a_copy_whatever_the_embeddings_say():
+    tiles = np.random.default_rng(0).random((10, 3, 16, 16)).astype(np.float32)
+    layouts = layout(np.concatenate([tiles, tiles * 0.7]))
+    apart = np.eye(20, dtype=np.float32)  # an untrained backbone sees brightness first
+    np.testing.assert_array_equal(near_duplicates(apart, 0.9, layouts), [*range(10), *range(10)])
+
+
+def test_like_layouts_need_like_embeddings():
+    fields = np.random.default_rng(0).random((5, 3, 10, 10)).repeat(8, axis=2).repeat(8, axis=3).astype(np.float32)
+    here, moved = fields[:, :, 4:68, 4:68], fields[:, :, 6:70, 6:70]  # two pixels of 64
+    layouts = layout(np.concatenate([here, moved]))
+    same = (layouts[:5] * layouts[5:]).sum(axis=1)
+    assert ((same > 0.75) & (same < 0.9)).any()
+    alike = np.concatenate([np.eye(5), np.eye(5)]).astype(np.float32)
+    expected = np.where(same > 0.75, np.arange(5), np.arange(5, 10))
+    np.testing.assert_array_equal(near_duplicates(alike, 0.9, layouts)[5:], expected)
+    expected = np.where(same > 0.9, np.arange(5), np.arange(5, 10))
+    np.testing.assert_array_equal(near_duplicates(np.eye(10, dtype=np.float32), 0.9, layouts)[5:], expected)
+
+
+def test_slopes_of_light_and_noise_are_no_layout():
+    generator = np.random.default_rng(0)
+    slope = 0.3 + 0.2 * np.linspace(0, 1, 32)[:, None] * np.ones((6, 3, 1, 32)) * generator.uniform(
+        0.5, 1, (6, 1, 1, 1)
+    )
+    noisy = slope + generator.normal(0, 0.01, slope.shape)
+    assert not layout(slope.astype(np.float32)).any() and not layout(noisy.astype(np.float32)).any()
+
+
 def test_blocks_change_no_duplicate(monkeypatch):
     points = centred(np.random.default_rng(0).normal(size=(100, 4)))
     whole = near_duplicates(points, 0.9)
