@@ -209,6 +209,7 @@ class Recipe(Settings):
         precision: ``auto`` trains in bf16 where the hardware computes in it; master weights stay in float32.
         strategy: ``ddp`` copies the network to every rank, ``fsdp`` shards it.
         bands: Bands to train on; None takes the tile set's.
+        split: Train on the tiles of this split of `geodino tiles split` alone; None takes every tile.
         normalization: ``auto`` is SAT-493M's for red, green, blue and the tile set's own for other bands.
         checkpoint_every: Steps between checkpoints.
         keep_checkpoints: Last checkpoints kept.
@@ -228,6 +229,7 @@ class Recipe(Settings):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     strategy: Literal["ddp", "fsdp"] = "ddp"
     bands: tuple[str, ...] | None = None
+    split: str | None = None
     normalization: Literal["auto", "satellite", "imagenet", "tiles"] = "auto"
     checkpoint_every: int = Field(default=500, gt=0)
     keep_checkpoints: int = Field(default=2, gt=0)

@@ -61,12 +61,13 @@ class TileDataset:
     Args:
         path: Folder that ``geodino tile`` wrote, or the ``curated.parquet`` that ``geodino curate`` put into one: then
             only the tiles it kept are seen.
+        split: Only the tiles that ``geodino tiles split`` gave this name; all without.
 
     Raises:
-        InputError: Where the folder is no finished tile set.
+        InputError: Where the folder is no finished tile set, or no tile has that split.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, split: str | None = None) -> None:
         selection = Path(path) if Path(path).suffix == ".parquet" else None
         self.path = Path(path) if selection is None else selection.parent
         self.about = read_about(self.path)
@@ -78,8 +79,23 @@ class TileDataset:
         self._chosen: np.ndarray | None = None
         if selection is not None:
             self._chosen = read_kept(selection, len(self._shard))
+        if split is not None:
+            member = np.flatnonzero(self._named(split))
+            self._chosen = member if self._chosen is None else np.intersect1d(self._chosen, member)
+        if self._chosen is not None:
             self._shard, self._row = self._shard[self._chosen], self._row[self._chosen]
         self._maps: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
+
+    def _named(self, split: str) -> np.ndarray:
+        """Which tiles of the whole set are of a split, bool ``[N]``."""
+        names = column_array(read_table(self.path, ["split"]).column("split"))
+        found = names == split
+        if not found.any():
+            known = ", ".join(sorted({str(name) for name in names if isinstance(name, str)})) or "none yet"
+            raise InputError(
+                f"{self.path} has no tiles of the split {split} (it has: {known}); make it with `geodino tiles split`."
+            )
+        return found
 
     def __len__(self) -> int:
         return len(self._shard)

@@ -55,7 +55,8 @@ def pretrain(
 
     own = output / RECIPE_FILE
     chosen = recipe or (str(own) if resume and own.exists() else "tiny")
-    run = Run(TileDataset(tiles), str(tiles), output, load_recipe(chosen, settings or []), init, device.value)
+    resolved = load_recipe(chosen, settings or [])
+    run = Run(TileDataset(tiles, resolved.split), str(tiles), output, resolved, init, device.value)
     if dry_run:
         typer.echo(describe(run))
         return

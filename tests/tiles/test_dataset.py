@@ -205,3 +205,16 @@ def test_splits_outlive_additions(tile_set, write_raster, ramp):
     cut([Request(str(path))], tile_set, CutSettings(size=10, min_valid=0.5))
     after = dict(zip(TileDataset(tile_set).column("tile_id"), TileDataset(tile_set).column("split"), strict=True))
     assert before.items() <= after.items() and None not in after.values()
+
+
+def test_a_split_is_opened_by_its_name(tile_set):
+    with pytest.raises(InputError, match="none yet"):
+        TileDataset(tile_set, split="train")
+    set_split(tile_set, {"fractions": {"train": 0.5, "val": 0.5}, "seed": 1})
+    whole = TileDataset(tile_set)
+    names = whole.column("split")
+    part, places = TileDataset(tile_set, split=names[0]), np.flatnonzero(names == names[0])
+    assert 0 < len(part) == len(places)
+    assert (part.read_batch(np.arange(len(part))).values == whole.read_batch(places).values).all()
+    with pytest.raises(InputError, match=f"it has: .*{names[0]}"):
+        TileDataset(tile_set, split="test")
