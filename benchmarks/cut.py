@@ -31,15 +31,18 @@ def write_scene(path: Path, side: int, dtype: str, compress: str) -> None:
     """A raster that compresses about as imagery does: smooth ground, sharp fields, noise in the last bits."""
     generator = np.random.default_rng(0)
     top = 255 if dtype == "uint8" else 3000
+    blocks = []  # a large scene repeats them, and each is compressed by itself
+    for _ in range(64):
+        fields = generator.uniform(0.2, 0.8, (3, 16, 16)).repeat(32, axis=1).repeat(32, axis=2)
+        noise = generator.normal(0, 0.02, (3, 512, 512))
+        blocks.append(np.clip((fields + noise) * top, 1, top).astype(dtype))
     profile = {"driver": "GTiff", "count": 3, "height": side, "width": side, "dtype": dtype, "compress": compress}
     tiled = {"tiled": True, "blockxsize": 512, "blockysize": 512, "predictor": 2, "photometric": "RGB"}
-    place = {"crs": "EPSG:32633", "transform": Affine(10, 0, 400000, 0, -10, 5000000)}
+    place = {"crs": "EPSG:32633", "transform": Affine(10, 0, 400000, 0, -10, 5000000), "num_threads": "all_cpus"}
     with rasterio.open(path, "w", **profile, **tiled, **place) as target:
         for row in range(0, side, 512):
             for column in range(0, side, 512):
-                fields = generator.uniform(0.2, 0.8, (3, 16, 16)).repeat(32, axis=1).repeat(32, axis=2)
-                noise = generator.normal(0, 0.02, (3, 512, 512))
-                block = np.clip((fields + noise) * top, 1, top).astype(dtype)
+                block = blocks[int(generator.integers(len(blocks)))]
                 target.write(block, window=rasterio.windows.Window(column, row, 512, 512))
 
 

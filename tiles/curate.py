@@ -62,11 +62,12 @@ def layout(values: np.ndarray) -> np.ndarray:
 
 
 def near_duplicates(embeddings: np.ndarray, threshold: float, layouts: np.ndarray | None = None) -> np.ndarray:
-    """For every tile the first tile of its group of near-duplicates (itself, where it has none before it).
+    """For every tile the first of the tiles to be kept that it repeats (itself, where it repeats none).
 
-    Two tiles are near-duplicates when their layouts are the same, or when the cosine of their embeddings exceeds the
-    threshold and their layouts are similar; without layouts, when the cosine does. Groups are connected components.
-    Exact: all pairs are compared, in blocks.
+    A tile repeats another when their layouts are the same, or when the cosine of their embeddings exceeds the threshold
+    and their layouts are similar; without layouts, when the cosine does. It is held against the kept tiles before it
+    only, so that each tile left out is like the one kept for it: groups of tiles that are alike in a chain would join
+    unlike ends, and in calm water they do. Exact: no pair is left out of the comparison.
 
     Args:
         embeddings: float32 ``[N, D]`` of unit length.
@@ -76,26 +77,30 @@ def near_duplicates(embeddings: np.ndarray, threshold: float, layouts: np.ndarra
     Returns:
         int64 ``[N]``; a tile is to be kept when its entry is its own number.
     """
-    parent = np.arange(len(embeddings))
 
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = int(parent[i])
-        return i
+    def alike(some: np.ndarray, others: np.ndarray) -> np.ndarray:
+        close: np.ndarray = embeddings[some] @ embeddings[others].T > threshold
+        if layouts is None:
+            return close
+        same = layouts[some] @ layouts[others].T
+        return (same > _SURE_LAYOUT) | (close & (same > _LIKELY_LAYOUT))
 
+    repeated = np.arange(len(embeddings))
+    kept = np.zeros(0, np.int64)
     for first in range(0, len(embeddings), _BLOCK):
-        rows = embeddings[first : first + _BLOCK]
-        for second in range(first, len(embeddings), _BLOCK):
-            alike = rows @ embeddings[second : second + _BLOCK].T > threshold
-            if layouts is not None:
-                same = layouts[first : first + _BLOCK] @ layouts[second : second + _BLOCK].T
-                alike = (same > _SURE_LAYOUT) | (alike & (same > _LIKELY_LAYOUT))
-            for i, j in np.argwhere(alike):
-                one, other = root(first + int(i)), root(second + int(j))
-                # The smaller number leads, whatever the order of pairs.
-                parent[max(one, other)] = min(one, other)
-    return np.array([root(i) for i in range(len(parent))], np.int64)
+        here = np.arange(first, min(first + _BLOCK, len(embeddings)))
+        for second in range(0, len(kept), _BLOCK):
+            others = kept[second : second + _BLOCK]
+            found = alike(here, others)
+            new = found.any(axis=1) & (repeated[here] == here)
+            repeated[here[new]] = others[found[new].argmax(axis=1)]
+        here = here[repeated[here] == here]
+        found = np.tril(alike(here, here), -1)
+        for i in np.flatnonzero(found.any(axis=1)):
+            if (earlier := np.flatnonzero(found[i] & (repeated[here] == here))).size:
+                repeated[here[i]] = here[earlier[0]]
+        kept = np.concatenate([kept, here[repeated[here] == here]])
+    return repeated
 
 
 @dataclass(frozen=True)

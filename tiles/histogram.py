@@ -4,16 +4,15 @@ Integers of up to 16 bits are counted number by number, so that every percentile
 would give. Other types are counted in 65,536 steps of [0, 1].
 """
 
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .dataset import TileDataset
+from .helper import share_out
 from .index import write_json
 from .shard import unpack
 
@@ -112,11 +111,13 @@ def describe(path: Path, workers: int = 1) -> dict[str, Any]:
     tiles = TileDataset(path)
     pieces = np.array_split(np.arange(len(tiles)), max(1, min(len(tiles), workers * 8)))
     jobs = [(Path(path), rows) for rows in pieces]
-    if workers > 1:
-        with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
-            counted = _merged(pool.map(_count, jobs))
-    else:
-        counted = _merged(map(_count, jobs))
+    counted = [Counts() for _ in tiles.bands]
+
+    def collect(_: object, counts: list[Counts]) -> None:
+        for whole, piece in zip(counted, counts, strict=True):
+            whole.merge(piece)
+
+    share_out(jobs, _count, _count, collect, min(workers, len(jobs)) - 1)
     content: dict[str, Any] = {"tiles": len(tiles), "valid_pixels": tiles.about.valid_pixels, "bands": {}}
     for name, mean, std, counts in zip(tiles.bands, tiles.mean, tiles.std, counted, strict=True):
         found = counts.percentiles(PERCENTILES)
@@ -128,14 +129,3 @@ def describe(path: Path, workers: int = 1) -> dict[str, Any]:
         }
     write_json(content, Path(path) / STATISTICS_FILE)
     return content
-
-
-def _merged(parts: Iterable[list[Counts]]) -> list[Counts]:
-    total: list[Counts] = []
-    for part in parts:
-        if not total:
-            total = part
-            continue
-        for whole, piece in zip(total, part, strict=True):
-            whole.merge(piece)
-    return total

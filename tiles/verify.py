@@ -1,15 +1,13 @@
 """Checking a tile set on disk against its index."""
 
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
 from .dataset import TileDataset
 from .errors import InputError
+from .helper import share_out
 from .progress import Progress, Silent
 
 
@@ -29,20 +27,15 @@ def verify(path: Path, workers: int = 1, progress: Progress | None = None) -> li
     """
     tiles = TileDataset(path)
     jobs = [(Path(path), number) for number in tiles.about.shards]
-    found: list[Damage] = []
+    found: dict[int, list[Damage]] = {}
     bar = progress or Silent()
 
-    def collect(results: Iterator[list[Damage]]) -> None:
-        for done, damages in enumerate(results, 1):
-            found.extend(damages)
-            bar.update(done / len(jobs), f"{done} shards")
+    def collect(job: tuple[Path, int], damages: list[Damage]) -> None:
+        found[job[1]] = damages
+        bar.update(len(found) / len(jobs), f"{len(found)} shards")
 
-    if workers > 1:
-        with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
-            collect(pool.map(_verify_shard, jobs))
-    else:
-        collect(map(_verify_shard, jobs))
-    return found
+    share_out(jobs, _verify_shard, _verify_shard, collect, min(workers, len(jobs)) - 1)
+    return [damage for _, damages in sorted(found.items()) for damage in damages]
 
 
 def _verify_shard(job: tuple[Path, int]) -> list[Damage]:
