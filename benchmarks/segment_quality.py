@@ -32,11 +32,14 @@ from geodino.segmentation.labels import read_labels
 from geodino.segmentation.metrics import Agreement, confusion_matrix
 from geodino.segmentation.spectra import spectral_features
 from geodino.segmentation.validation import pixel_forest, spatial_blocks
+from geodino.segmentation.waves import Waves
 from tiles.band import Pixels
 from tiles.scene import open_scene
 
 BUDGETS = (5, 20, 100)
 _PIXELS_PER_CHIP = 600
+# Side in pixels of the squares whose labels are left out together when the head weighs tokens against pixels.
+_PLACE = 64
 _S2 = (
     "coastal",
     "blue",
@@ -55,13 +58,14 @@ _S2 = (
 
 @dataclass
 class Samples:
-    """Labelled pixels of one data set: features, classes and which half they belong to."""
+    """Labelled pixels of one data set: features, classes, their half, and places that belong together."""
 
     tokens: np.ndarray
     spectra: np.ndarray
     bands: np.ndarray
     classes: np.ndarray
     train: np.ndarray
+    groups: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,7 @@ def sample(chips: Iterator[Chip], backbone: Backbone, upscale: int) -> Samples:
     settings = DenseSettings(upscale=upscale)
     side = backbone.patch_size // upscale
     parts: list[tuple[np.ndarray, ...]] = []
-    for chip in chips:
+    for number, chip in enumerate(chips):
         row, col = np.nonzero(chip.classes >= 0)
         picked = rng.permutation(len(row))[: _PIXELS_PER_CHIP * max(1, chip.classes.size // 128**2)]
         row, col = row[picked], col[picked]
@@ -155,9 +159,14 @@ def sample(chips: Iterator[Chip], backbone: Backbone, upscale: int) -> Samples:
         features = spectral_features(Pixels(values, np.ones(values.shape[1:], bool)))
         parts.append(
             (at(tokens, row, col, side), features[:, row, col].T, values[:, row, col].T, chip.classes[row, col],
-             chip.train[row, col])
+             chip.train[row, col], _places(number, row, col))
         )  # fmt: skip
     return Samples(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+
+def _places(chip: int, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+    """Place of each pixel: neighbours within a chip belong together, as they do for labels of a scene."""
+    return (chip * 100 + rows // _PLACE) * 100 + cols // _PLACE
 
 
 def at(tokens: np.ndarray, rows: np.ndarray, cols: np.ndarray, side: int) -> np.ndarray:
@@ -177,7 +186,9 @@ def evaluate(samples: Samples, draws: int) -> dict[str, dict[int, tuple[float, f
     kinds = np.unique(samples.classes[samples.train])
     test = ~samples.train & np.isin(samples.classes, kinds)
     truth = np.searchsorted(kinds, samples.classes)
-    scales = (BlockScale.of(samples.tokens), BlockScale.of(samples.spectra))
+    raw = BlockScale.of(samples.spectra)
+    waves = Waves.draw(raw)
+    scales = (BlockScale.of(samples.tokens), waves.scale(raw))
     empty = BlockScale(np.zeros(0, np.float32), np.ones(0, np.float32))
     none = np.zeros((len(truth), 0), np.float32)
     found: dict[str, dict[int, list[float]]] = {}
@@ -192,15 +203,18 @@ def evaluate(samples: Samples, draws: int) -> dict[str, dict[int, tuple[float, f
                 return Agreement(confusion_matrix(truth[test], predicted, len(kinds))).mean_iou
 
             trials = {
-                "geodino: tokens and pixels": (samples.tokens, samples.spectra, scales),
-                "tokens alone": (samples.tokens, none, (scales[0], empty)),
-                "pixels alone, linear": (none, samples.spectra, (empty, scales[1])),
+                "geodino: tokens and pixels": (samples.tokens, True, scales),
+                "tokens alone": (samples.tokens, False, (scales[0], empty)),
+                "pixels alone": (none, True, (empty, scales[1])),
             }
-            for name, (tokens, spectra, scale) in trials.items():
-                parts = (tokens[members], spectra[members], truth[members])
-                scale, _ = balance(*parts, np.arange(len(members)), scale)
-                head = fit_head(*parts, scale)
-                value = score(head.logits(tokens[test], spectra[test]).argmax(axis=1))
+            for name, (tokens, pixels, scale) in trials.items():
+                own = waves.lift(samples.spectra[members].T).T if pixels else none[members]
+                scale, _ = balance(tokens[members], own, truth[members], samples.groups[members], scale)
+                head = fit_head(tokens[members], own, truth[members], scale)
+                logits = tokens[test] @ head.token_weight.T + head.bias
+                if pixels:
+                    logits = logits + waves.logits(head, samples.spectra[test].T).T
+                value = score(logits.argmax(axis=1))
                 found.setdefault(name, {}).setdefault(budget, []).append(value)
             trees = pixel_forest(samples.bands[members], truth[members], draw)
             value = score(trees.predict(samples.bands[test]))

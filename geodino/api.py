@@ -1,6 +1,7 @@
 """The public functions: each does what the command of the same name does."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from geodino.change_detection.pipeline import ChangeResult
     from geodino.change_detection.series import SeriesResult
+    from geodino.cluster import Cluster
     from geodino.segmentation.pipeline import SegmentationResult
 
 
@@ -95,6 +97,9 @@ def segment(
     cube: str | Path | None = None,
     upscale: int = 1,
     backbone: str | Path | Backbone | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    dask: str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> "SegmentationResult":
@@ -116,6 +121,9 @@ def segment(
             backbone, refining borders or validating.
         upscale: tokens per patch side, 1, 2 or 4.
         backbone: a backbone, or what ``load_backbone`` takes; None for the packaged one.
+        device: where a backbone that is not loaded yet shall run.
+        precision: what it shall compute in.
+        dask: address of a Dask scheduler whose workers run the backbone; it must be one that they can load by name.
         overwrite: replace existing outputs and start an interrupted run from its beginning.
         progress: reporter of the share done, 0 to 1.
 
@@ -150,17 +158,19 @@ def segment(
         return map_cube(Path(cube), scene.geobox, found, outputs.classes, overwrite=overwrite)
     if trained is not None and trained.recipe.upscale != upscale:
         upscale = trained.recipe.upscale
-    return segment_scene(
-        scene,
-        backbone if isinstance(backbone, Backbone) else load_backbone(backbone),
-        outputs,
-        labels=found,
-        clusters=clusters,
-        model=trained,
-        model_path=_path(model),
-        settings=DenseSettings(upscale=upscale),
-        progress=progress,
-    )
+    with _workers(backbone, device, precision, dask) as (loaded, cluster):
+        return segment_scene(
+            scene,
+            loaded,
+            outputs,
+            labels=found,
+            clusters=clusters,
+            model=trained,
+            model_path=_path(model),
+            settings=DenseSettings(upscale=upscale),
+            cluster=cluster,
+            progress=progress,
+        )
 
 
 def change(
@@ -179,6 +189,9 @@ def change(
     min_area_m2: float = 0.0,
     upscale: int = 1,
     backbone: str | Path | Backbone | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    dask: str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> "ChangeResult":
@@ -203,6 +216,9 @@ def change(
         min_area_m2: Smaller polygons are left out.
         upscale: Tokens per patch side, 1, 2 or 4.
         backbone: A backbone, or what ``load_backbone`` takes; None for the packaged one.
+        device: Where a backbone that is not loaded yet shall run.
+        precision: What it shall compute in.
+        dask: Address of a Dask scheduler whose workers run the backbone; it must be one that they can load by name.
         overwrite: Replace existing outputs and start an interrupted run from its beginning.
         progress: Reporter of the share done, 0 to 1.
 
@@ -223,17 +239,14 @@ def change(
     before = before if isinstance(before, Scene) else open_scene(before)
     after = after if isinstance(after, Scene) else open_scene(after)
     chosen = Method(method).settled()
-    if (chosen.reads_features or trained is not None) and not isinstance(backbone, Backbone):
-        backbone = load_backbone(backbone)
-    return change_scenes(
-        before,
-        after,
-        outputs,
-        ChangeQuestion(chosen, threshold, objects, _path(like), field, trained, _path(model)),
-        backbone=backbone if isinstance(backbone, Backbone) else None,
-        settings=DenseSettings(upscale=upscale),
-        progress=progress,
-    )
+    question = ChangeQuestion(chosen, threshold, objects, _path(like), field, trained, _path(model))
+    settings = DenseSettings(upscale=upscale)
+    if not chosen.reads_features and trained is None:
+        return change_scenes(before, after, outputs, question, backbone=None, settings=settings, progress=progress)
+    with _workers(backbone, device, precision, dask) as (loaded, cluster):
+        return change_scenes(
+            before, after, outputs, question, backbone=loaded, settings=settings, cluster=cluster, progress=progress
+        )
 
 
 def change_series(
@@ -244,6 +257,9 @@ def change_series(
     method: str = "auto",
     upscale: int = 1,
     backbone: str | Path | Backbone | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    dask: str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> "SeriesResult":
@@ -257,6 +273,9 @@ def change_series(
         method: As for ``change``.
         upscale: Tokens per patch side, 1, 2 or 4.
         backbone: A backbone, or what ``load_backbone`` takes; None for the packaged one.
+        device: Where a backbone that is not loaded yet shall run.
+        precision: What it shall compute in.
+        dask: Address of a Dask scheduler whose workers run the backbone; it must be one that they can load by name.
         overwrite: Replace an existing output.
         progress: Reporter of the share done, 0 to 1.
 
@@ -269,18 +288,41 @@ def change_series(
 
     opened = [scene if isinstance(scene, Scene) else open_scene(scene) for scene in scenes]
     chosen = Method(method).settled() if opened else Method.spectral
-    if chosen.reads_features and not isinstance(backbone, Backbone):
-        backbone = load_backbone(backbone)
-    return run(
-        opened,
-        Path(output),
-        backbone=backbone if isinstance(backbone, Backbone) else None,
-        method=chosen,
-        threshold=threshold,
-        settings=DenseSettings(upscale=upscale),
-        overwrite=overwrite,
-        progress=progress,
-    )
+    if not chosen.reads_features:
+        return run(
+            opened, Path(output), backbone=None, method=chosen, threshold=threshold, overwrite=overwrite,
+            progress=progress,
+        )  # fmt: skip
+    with _workers(backbone, device, precision, dask) as (loaded, cluster):
+        return run(
+            opened,
+            Path(output),
+            backbone=loaded,
+            method=chosen,
+            threshold=threshold,
+            settings=DenseSettings(upscale=upscale),
+            cluster=cluster,
+            overwrite=overwrite,
+            progress=progress,
+        )
+
+
+@contextmanager
+def _workers(
+    backbone: str | Path | Backbone | None, device: str, precision: str, dask: str | None
+) -> "Iterator[tuple[Backbone, Cluster | None]]":
+    """A loaded backbone and, where an address is given, the cluster that computes with its own copies."""
+    if dask is None:
+        if not isinstance(backbone, Backbone):
+            backbone = load_backbone(backbone, device=device, precision=precision)
+        yield backbone, None
+        return
+    from geodino.cluster import Cluster, ModelSpec
+
+    if isinstance(backbone, Backbone):
+        raise InputError("a cluster loads the backbone itself: give its name or folder")
+    with Cluster(dask, ModelSpec.of(backbone, device, precision)) as cluster:
+        yield cluster.local, cluster
 
 
 def similar(

@@ -26,6 +26,10 @@ _SMALLEST_SHIFT = 0.05
 # What may be left, in pixels: where windows agree, their own scatter; elsewhere what orthorectified pairs differ by.
 _TRUSTED_SHIFT = 0.5
 _UNTRUSTED_SHIFT = 2.0
+# What is left at a typical place of a pair whose windows agree perfectly (a shift is measured to a twentieth of a
+# pixel, terrain and sensors add to that), and of one whose windows do not agree, in pixels.
+_SMALLEST_JITTER = 0.1
+_UNTRUSTED_JITTER = 0.5
 
 
 @dataclass(frozen=True)
@@ -36,12 +40,14 @@ class Pair:
         before: the first date.
         after: the second date, seen on the first date's grid.
         remaining_shift: displacement in pixels that may be left between them.
+        jitter: what is left of it at a typical place, pixels: the windows' scatter, or more where that is not known.
         notes: decisions taken, to be printed.
     """
 
     before: Scene
     after: Scene
     remaining_shift: float
+    jitter: float
     notes: tuple[str, ...]
 
     @property
@@ -100,7 +106,7 @@ def align(before: Scene, after: Scene, *, correct_shift: bool = True) -> Pair:
             f"{after.name} is {1 / ratio:.1f} times coarser than {before.name}: what is smaller than its pixels looks "
             "like change; put it first to compare on its grid"
         )
-    pair = Pair(before.on(grid), after.on(grid, resampling), _UNTRUSTED_SHIFT, ())
+    pair = Pair(before.on(grid), after.on(grid, resampling), _UNTRUSTED_SHIFT, _UNTRUSTED_JITTER, ())
     if not pair.bands:
         raise InputError(
             f"{before.source} ({', '.join(before.band_names)}) and {after.source} ({', '.join(after.band_names)}) "
@@ -115,8 +121,10 @@ def align(before: Scene, after: Scene, *, correct_shift: bool = True) -> Pair:
             moved = GeoBox(grid.shape, grid.affine @ Affine.translation(shift.cols, shift.rows), grid.crs)
             # Read on a grid that lies where the second date's pixels are; its windows are the common grid's windows.
             pair = replace(pair, after=after.on(moved, resampling))
-    remaining = _TRUSTED_SHIFT if shift.trusted and correct_shift else _UNTRUSTED_SHIFT
-    return replace(pair, remaining_shift=remaining, notes=tuple(notes))
+    if shift.trusted and correct_shift:
+        jitter = float(np.hypot(_SMALLEST_JITTER, shift.scatter))
+        return replace(pair, remaining_shift=_TRUSTED_SHIFT, jitter=jitter, notes=tuple(notes))
+    return replace(pair, notes=tuple(notes))
 
 
 def measure_shift(pair: Pair) -> Shift:

@@ -17,7 +17,7 @@ from geodino.token_store import TokenStore
 FloatArray = NDArray[np.float32]
 
 # Token rows worked on at once.
-_ROWS = 64
+ROWS = 64
 # Token rows a distance reaches beyond its own: one for the neighbourhood, one for the displacement.
 _REACH = 2
 SCALES = (1, 3)
@@ -43,7 +43,10 @@ class TokenChange:
         return self.layers * len(SCALES)
 
     def distances(self, before: FloatArray, after: FloatArray, valid: NDArray[np.bool_]) -> FloatArray:
-        """Distances `[layers x scales, h, w]` in [0, 2] of tokens `[D, h, w]`; 0 where not valid."""
+        """Distances and textures of tokens `[D, h, w]`: `[2, layers x scales, h, w]` in [0, 2]; 0 where not valid.
+
+        The texture is the smaller of both dates' mean distances between a token and its four neighbours.
+        """
         found = []
         weight = valid.astype(np.float32)
         for layer in range(self.layers):
@@ -51,9 +54,9 @@ class TokenChange:
             first = (before[part] - self.centres[0, part, None, None]) * weight
             second = (after[part] - self.centres[1, part, None, None]) * weight
             for scale in SCALES:
-                one, other = (first, second) if scale == 1 else (_pool(first, scale), _pool(second, scale))
-                found.append(_displaced_distance(one, other, self.tolerance) * weight)
-        return np.stack(found)
+                one, other = (_unit(tokens if scale == 1 else _pool(tokens, scale)) for tokens in (first, second))
+                found.append(np.stack(_compare(one, other, self.tolerance)) * weight)
+        return np.stack(found, axis=1)
 
 
 def fit_token_change(before: TokenStore, after: TokenStore, *, layers: int, tolerance: float) -> TokenChange:
@@ -68,39 +71,83 @@ def fit_token_change(before: TokenStore, after: TokenStore, *, layers: int, tole
 def distance_rows(
     change: TokenChange, before: TokenStore, after: TokenStore, start: int, stop: int
 ) -> tuple[FloatArray, NDArray[np.bool_]]:
-    """Distances `[channels, stop - start, columns]` of token rows and where both dates have tokens."""
+    """Distances and textures `[2, channels, stop - start, columns]` of token rows and where both dates have tokens."""
     top, bottom = max(start - _REACH, 0), min(stop + _REACH, before.valid.shape[0])
     first, valid = before.read(top, bottom)
     second, other = after.read(top, bottom)
     valid = valid & other
     distances = change.distances(first, second, valid)
-    return distances[:, start - top : stop - top], valid[start - top : stop - top]
+    return distances[:, :, start - top : stop - top], valid[start - top : stop - top]
 
 
 def _pool(tokens: FloatArray, scale: int) -> FloatArray:
     return uniform_filter(tokens, (0, scale, scale), mode="nearest")
 
 
-def _displaced_distance(before: FloatArray, after: FloatArray, tolerance: float) -> FloatArray:
-    """Smallest cosine distance between a token and the other date's token displaced by up to ``tolerance``."""
-    best = _cosine_distance(before, after)
-    if tolerance > 0:
-        for axis in (1, 2):
-            for direction in (-1, 1):
-                moved = (1 - tolerance) * after + tolerance * _neighbour(after, axis, direction)
-                best = np.minimum(best, _cosine_distance(before, moved))
-                moved = (1 - tolerance) * before + tolerance * _neighbour(before, axis, direction)
-                best = np.minimum(best, _cosine_distance(moved, after))
-    return best
+def _unit(tokens: FloatArray) -> FloatArray:
+    length = np.sqrt(np.einsum("dhw,dhw->hw", tokens, tokens))
+    return tokens / np.maximum(length, 1e-6)
 
 
-def _neighbour(tokens: FloatArray, axis: int, direction: int) -> FloatArray:
-    """Tokens moved by one along an axis, the edge repeated."""
-    index = np.clip(np.arange(tokens.shape[axis]) + direction, 0, tokens.shape[axis] - 1)
-    return np.take(tokens, index, axis=axis)
+@dataclass(frozen=True)
+class _Products:
+    """Inner products of two dates' unit tokens with each other and with their neighbours along one axis.
+
+    Attributes:
+        first: of the first date's neighbours, one fewer than tokens along the axis.
+        second: the same of the second date.
+        ahead: of the first date's token and the second date's next one.
+        behind: of the first date's next token and the second date's.
+    """
+
+    first: FloatArray
+    second: FloatArray
+    ahead: FloatArray
+    behind: FloatArray
+
+    @classmethod
+    def of(cls, before: FloatArray, after: FloatArray, axis: int) -> "_Products":
+        here, following = (
+            tuple(tokens[:, part] if axis == 1 else tokens[:, :, part] for tokens in (before, after))
+            for part in (slice(None, -1), slice(1, None))
+        )
+        return cls(
+            _dot(here[0], following[0]),
+            _dot(here[1], following[1]),
+            _dot(here[0], following[1]),
+            _dot(following[0], here[1]),
+        )
 
 
-def _cosine_distance(first: FloatArray, second: FloatArray) -> FloatArray:
-    product = np.einsum("dhw,dhw->hw", first, second)
-    length = np.sqrt(np.einsum("dhw,dhw->hw", first, first) * np.einsum("dhw,dhw->hw", second, second))
-    return (1 - product / np.maximum(length, 1e-12)).astype(np.float32)
+def _compare(before: FloatArray, after: FloatArray, tolerance: float) -> tuple[FloatArray, FloatArray]:
+    """Distance and texture `[h, w]` of two dates' unit tokens.
+
+    The distance is the smallest cosine distance when either date's token is displaced by up to ``tolerance``, that is
+    mixed with a neighbour. The cosine of a mixture needs inner products of the tokens alone: no displaced copy of the
+    features is made. The texture is the smaller of both dates' mean distances between neighbours.
+    """
+    near = _dot(before, after)
+    best = near.copy()
+    textures, count = np.zeros((2, *near.shape), np.float32), np.zeros(near.shape, np.float32)
+    keep = 1 - tolerance
+    for axis in (1, 2):
+        if near.shape[axis - 1] < 2:
+            continue
+        products = _Products.of(before, after, axis)
+        for direction in (1, -1):
+            inner = slice(None, -1) if direction == 1 else slice(1, None)
+            place = (inner,) if axis == 1 else (slice(None), inner)
+            crosses = (products.ahead, products.behind) if direction == 1 else (products.behind, products.ahead)
+            for cross, own in zip(crosses, (products.second, products.first), strict=True):
+                squared = keep**2 + tolerance**2 + 2 * keep * tolerance * own
+                mixed = (keep * near[place] + tolerance * cross) / np.sqrt(np.maximum(squared, 1e-6))
+                best[place] = np.maximum(best[place], mixed)
+            textures[0][place] += 1 - products.first
+            textures[1][place] += 1 - products.second
+            count[place] += 1
+    distance = np.clip(1 - best, 0, 2).astype(np.float32)
+    return distance, textures.min(axis=0) / np.maximum(count, 1)
+
+
+def _dot(first: FloatArray, second: FloatArray) -> FloatArray:
+    return np.einsum("dhw,dhw->hw", first, second)

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,15 +19,17 @@ from geodino.change_detection.background import (
     fit_background,
     log_distance,
 )
-from geodino.change_detection.deep import TokenChange, distance_rows
+from geodino.change_detection.deep import ROWS, TokenChange, distance_rows
 from geodino.change_detection.method import Method, fusion_weight
 from geodino.change_detection.spectral import HALO, SpectralModel
+from geodino.change_detection.texture import TexturedBackground, TextureHistogram, fit_textured
 from geodino.segmentation.guide import RADIUS, apply_lines, guided_lines, token_means
 from geodino.token_store import TokenStore
 from tiles.scene import Scene, SceneReader
 from tiles.stitch import upsample_rows
 
 FloatArray = NDArray[np.float32]
+T = TypeVar("T")
 
 _BLOCK_ROWS = 256
 # Rows the calibration reads at most, spread evenly over the scene; a smaller scene is read whole.
@@ -34,12 +38,13 @@ _CALIBRATION_BLOCKS = 24
 
 @dataclass(frozen=True)
 class TokenHalf:
-    """The deep half: both dates' tokens and how to compare them.
+    """The deep half: both dates' tokens and how far apart they are.
 
     Attributes:
         before: tokens of the first date.
         after: tokens of the second date.
         change: the comparison.
+        compared: its distances and textures, `[2 x channels]` values a token.
         backgrounds: stable background of each of its channels.
         patch: pixels of a token's side.
     """
@@ -47,26 +52,35 @@ class TokenHalf:
     before: TokenStore
     after: TokenStore
     change: TokenChange
-    backgrounds: tuple[Background, ...]
+    compared: TokenStore
+    backgrounds: tuple[TexturedBackground, ...]
     patch: int
 
     def scores(self, start: int, stop: int) -> tuple[FloatArray, NDArray[np.bool_]]:
         """Mean deviation over layers and scales `[stop - start, columns]` of token rows, and validity."""
-        distances, valid = distance_rows(self.change, self.before, self.after, start, stop)
-        logs = log_distance(distances)
-        parts = [background.standardise(log) for background, log in zip(self.backgrounds, logs, strict=True)]
+        values, valid = self.compared.read(start, stop)
+        logs, textures = log_distance(values.reshape(2, self.change.channels, *values.shape[1:]))
+        parts = [
+            background.standardise(log, texture)
+            for background, log, texture in zip(self.backgrounds, logs, textures, strict=True)
+        ]
         return np.where(valid, np.mean(parts, axis=0), 0).astype(np.float32), valid
 
 
-def token_half(before: TokenStore, after: TokenStore, change: TokenChange, patch: int) -> TokenHalf:
-    """Calibrate every channel of the token comparison on the whole scene."""
-    histograms = [LogHistogram() for _ in range(change.channels)]
-    rows = before.valid.shape[0]
-    for start in range(0, rows, 64):
-        distances, valid = distance_rows(change, before, after, start, min(start + 64, rows))
-        for histogram, channel in zip(histograms, distances, strict=True):
-            histogram.add(log_distance(channel[valid]))
-    return TokenHalf(before, after, change, tuple(fit_background(h) for h in histograms), patch)
+def token_half(before: TokenStore, after: TokenStore, change: TokenChange, patch: int, folder: Path) -> TokenHalf:
+    """Compare the tokens of the whole scene once, keep the distances in ``folder`` and calibrate every channel."""
+    histograms = [TextureHistogram() for _ in range(change.channels)]
+    rows, columns = before.valid.shape
+    compared = TokenStore.open(
+        folder, {}, rows=rows, columns=columns, channels=2 * change.channels, dtype=np.float32, restart=True
+    )
+    for start in range(0, rows, ROWS):
+        found, valid = distance_rows(change, before, after, start, min(start + ROWS, rows))
+        compared.write(start, found.reshape(-1, *found.shape[2:]), valid)
+        logs, textures = log_distance(found)
+        for histogram, log, texture in zip(histograms, logs, textures, strict=True):
+            histogram.add(log[valid], texture[valid])
+    return TokenHalf(before, after, change, compared, tuple(fit_textured(h) for h in histograms), patch)
 
 
 @dataclass(frozen=True)
@@ -92,7 +106,7 @@ class ScoreField:
         spectral: the spectral half, None when the method does not read it.
         tokens: the deep half, None when the method does not read it.
         objects: pool the score over small image objects.
-        spectral_background: stable background of the spectral distance.
+        spectral_background: stable background of the spectral distance, by texture.
         final: stable background of the combined score.
         histogram: combined scores before their own calibration.
     """
@@ -102,20 +116,25 @@ class ScoreField:
     spectral: SpectralModel | None
     tokens: TokenHalf | None
     objects: bool = False
-    spectral_background: Background = field(default_factory=lambda: Background(0.0, 1.0))
+    spectral_background: TexturedBackground | None = None
     final: Background = field(default_factory=lambda: Background(0.0, 1.0))
     histogram: LogHistogram = field(default_factory=LogHistogram)
 
     def calibrate(self) -> None:
         """Measure the stable background of the spectral half and of the combined score."""
         if self.spectral is not None:
-            self.spectral_background = fit_background(self._histogram(self._spectral_logs))
-        self.histogram = self._histogram(self.combined)
+            by_texture = TextureHistogram()
+            for logs, textures in self._sampled(self._spectral):
+                by_texture.add(logs, textures)
+            self.spectral_background = fit_textured(by_texture)
+        self.histogram = LogHistogram()
+        for logs in self._sampled(self.combined):
+            self.histogram.add(logs)
         self.final = fit_background(self.histogram)
 
     def threshold(self) -> Threshold:
         """The automatic threshold of the calibrated score."""
-        spread = self.spectral_background.spread if self.spectral is not None else 0.0
+        spread = self.spectral_background.rest.spread if self.spectral_background is not None else 0.0
         return automatic_threshold(self.histogram, self.final, spread=spread)
 
     def rows(self) -> Iterator[ScoreRows]:
@@ -130,14 +149,13 @@ class ScoreField:
         step = _BLOCK_ROWS if self.tokens is None else -(-_BLOCK_ROWS // self.tokens.patch) * self.tokens.patch
         return [(start, min(start + step, height)) for start in range(0, height, step)]
 
-    def _histogram(self, measure: Callable[["Readers", int, int], FloatArray]) -> LogHistogram:
-        histogram = LogHistogram()
+    def _sampled(self, measure: Callable[["Readers", int, int], T]) -> Iterator[T]:
+        """What ``measure`` gives for blocks spread evenly over the scene."""
         blocks = self.blocks()
         picked = np.unique(np.linspace(0, len(blocks) - 1, min(_CALIBRATION_BLOCKS, len(blocks))).astype(int))
         with self.readers() as readers:
             for number in picked:
-                histogram.add(measure(readers, *blocks[number]))
-        return histogram
+                yield measure(readers, *blocks[number])
 
     def combined(self, readers: "Readers", start: int, stop: int) -> FloatArray:
         """Score before its own calibration, as a log distance `[stop - start, width]`; NaN where nodata."""
@@ -150,19 +168,20 @@ class ScoreField:
 
     def _pixelwise(self, readers: "Readers", start: int, stop: int) -> FloatArray:
         parts = []
-        if self.spectral is not None:
-            parts.append((1.0, self.spectral_background.standardise(self._spectral_logs(readers, start, stop))))
+        if self.spectral_background is not None:
+            parts.append((1.0, self.spectral_background.standardise(*self._spectral(readers, start, stop))))
         if self.tokens is not None:
             weight = fusion_weight(self.pair.before.gsd_m) if parts else 1.0
             parts.append((weight, self._deep(readers, start, stop)))
         total = np.sqrt(sum(weight**2 for weight, _ in parts))
         return np.asarray(sum(weight * part for weight, part in parts) / total, dtype=np.float32)
 
-    def _spectral_logs(self, readers: "Readers", start: int, stop: int) -> FloatArray:
+    def _spectral(self, readers: "Readers", start: int, stop: int) -> tuple[FloatArray, FloatArray]:
+        """Log spectral distance and log texture of pixel rows."""
         assert self.spectral is not None
         before, after, valid = readers.read(start - HALO, stop + HALO, HALO)
-        logs = log_distance(self.spectral.distance(before, after, valid))
-        return logs[HALO:-HALO, HALO:-HALO].astype(np.float32)
+        logs = log_distance(self.spectral.measure(before, after, valid, self.pair.jitter)).astype(np.float32)
+        return logs[0, HALO:-HALO, HALO:-HALO], logs[1, HALO:-HALO, HALO:-HALO]
 
     def _deep(self, readers: "Readers", start: int, stop: int) -> FloatArray:
         """Token scores brought to pixels, their borders moved to where the two images differ."""

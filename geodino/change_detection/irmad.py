@@ -58,11 +58,16 @@ class IrMad:
         Returns:
             `[...]`, 0 to infinity, larger = more change.
         """
-        bands = len(self.variance)
-        first = before.reshape(bands, -1) - self.mean[:bands, None]
-        second = after.reshape(bands, -1) - self.mean[bands:, None]
-        variates = self.before.T @ first - self.after.T @ second
-        return ((variates**2) / self.variance[:, None]).sum(axis=0).reshape(before.shape[1:])
+        first, second = self.variates(before, after)
+        return np.einsum("c...,c->...", (first - second) ** 2, 1 / self.variance)
+
+    def variates(self, before: NDArray, after: NDArray) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        """Canonical variates of both dates, `[C, ...]` each; their differences are the MAD variates."""
+        bands, kind = len(self.variance), before.dtype
+        mean = self.mean.astype(kind)
+        first = self.before.astype(kind).T @ (before.reshape(bands, -1) - mean[:bands, None])
+        second = self.after.astype(kind).T @ (after.reshape(bands, -1) - mean[bands:, None])
+        return first.reshape(before.shape), second.reshape(after.shape)
 
     def no_change_probability(self, before: NDArray, after: NDArray) -> FloatArray:
         """Probability of a chi-squared value at least as large where nothing changed, `[...]` in [0, 1]."""

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
@@ -16,12 +16,12 @@ import geodino
 from geodino.backbone import Backbone
 from geodino.change_detection.alignment import Pair, align, normalised
 from geodino.change_detection.background import Threshold, given_threshold
-from geodino.change_detection.field import ScoreField
+from geodino.change_detection.field import ScoreField, TokenHalf
 from geodino.change_detection.like import learn_kind
 from geodino.change_detection.method import Method
 from geodino.change_detection.objects import write_objects
 from geodino.change_detection.spectral import SpectralModel, fit_spectral, survey
-from geodino.change_detection.tokens import compare_dates, fill_date
+from geodino.change_detection.tokens import compare_dates
 from geodino.change_detection.transitions import Transitions, classify_dates, count_transitions
 from geodino.dense import DenseSettings, token_grid
 from geodino.extraction import arithmetic_of
@@ -31,11 +31,15 @@ from geodino.segmentation.labels import read_labels
 from geodino.segmentation.model_file import SegmentationModel
 from geodino.segmentation.pipeline import make_recipe
 from geodino.stac_output import write_item
+from geodino.token_filling import fill_tokens
 from geodino.token_store import TokenStore
 from tiles.cog import CogWriter, MapClass, check_output, part_of
 from tiles.errors import InputError, OutputError
 from tiles.progress import Progress, Silent
 from tiles.scene import Scene
+
+if TYPE_CHECKING:
+    from geodino.cluster import Cluster
 
 CLASSES = (MapClass(0, "no change", (235, 235, 235)), MapClass(1, "change", (213, 45, 20)))
 NODATA = 255
@@ -131,6 +135,7 @@ def change_scenes(
     *,
     backbone: Backbone | None,
     settings: DenseSettings | None = None,
+    cluster: "Cluster | None" = None,
     progress: Progress | None = None,
 ) -> ChangeResult:
     """Map the change between two dates.
@@ -142,6 +147,7 @@ def change_scenes(
         question: method, threshold and the like.
         backbone: the model; None is enough for the spectral method without a model.
         settings: how windows are laid.
+        cluster: workers that run the backbone instead of this machine.
         progress: reporter of the share done, 0 to 1.
 
     Raises:
@@ -167,7 +173,7 @@ def change_scenes(
     identity = _identity(before, after, backbone if method.reads_features else None, question, settings)
     score_path = outputs.score or part_of(outputs.mask, ".score")
     kept = outputs.score is not None and outputs.score.exists() and not outputs.overwrite
-    run = _Run(before, after, outputs, question, backbone, settings, progress, [f"method {method}"])
+    run = _Run(before, after, outputs, question, backbone, settings, progress, [f"method {method}"], cluster)
     transitions = None
     try:
         if kept:
@@ -212,6 +218,8 @@ class _Run:
     settings: DenseSettings
     progress: Progress
     notes: list[str]
+    cluster: "Cluster | None" = None
+    tokens: TokenHalf | None = None
 
     @cached_property
     def pair(self) -> Pair:
@@ -237,9 +245,9 @@ class _Run:
         """Both dates' tokens."""
         assert self.backbone is not None
         filled = [
-            fill_date(
+            fill_tokens(
                 scene, self.backbone, self.settings, part_of(self.outputs.mask, f".{name}"), self.progress,
-                span=span, restart=self.outputs.overwrite,
+                span=span, restart=self.outputs.overwrite, cluster=self.cluster,
             )
             for name, scene, span in zip(("before", "after"), self.dates, ((0, 0.45), (0.45, 0.9)), strict=True)
         ]  # fmt: skip
@@ -250,7 +258,8 @@ class _Run:
         method = self.question.method
         tokens = None
         if method.reads_features and self.backbone is not None:
-            tokens = compare_dates(self.pair, *self.stores, self.backbone, self.settings)
+            folder = part_of(self.outputs.mask, ".compared")
+            tokens = self.tokens = compare_dates(self.pair, *self.stores, self.backbone, self.settings, folder)
         spectral = self.spectral if method.reads_bands else None
         field = ScoreField(self.pair, method, spectral, tokens, objects=self.question.objects)
         field.calibrate()
@@ -282,6 +291,8 @@ class _Run:
 
     def remove_tokens(self) -> None:
         """Delete the tokens: everything made of them is in place."""
+        if self.tokens is not None:
+            self.tokens.compared.remove()
         if "stores" in self.__dict__:
             for store in self.stores:
                 store.remove()

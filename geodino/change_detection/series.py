@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,15 +20,19 @@ from geodino.change_detection.alignment import align, common_grid
 from geodino.change_detection.field import ScoreField
 from geodino.change_detection.method import Method
 from geodino.change_detection.spectral import fit_spectral, survey
-from geodino.change_detection.tokens import compare_dates, fill_date
+from geodino.change_detection.tokens import compare_dates
 from geodino.dense import DenseSettings
 from geodino.provenance import provenance
 from geodino.segmentation.legend import Legend
+from geodino.token_filling import fill_tokens
 from geodino.token_store import TokenStore
 from tiles.cog import CogWriter, MapClass, check_output, part_of
 from tiles.errors import InputError
 from tiles.progress import Progress, Silent
 from tiles.scene import Scene
+
+if TYPE_CHECKING:
+    from geodino.cluster import Cluster
 
 NODATA = 65535
 # A pair's sample for a series: there are n (n - 1) / 2 pairs, and a scene's radiometry is settled by far fewer pixels.
@@ -79,6 +83,7 @@ def change_series(
     method: Method = Method.auto,
     threshold: float | None = None,
     settings: DenseSettings | None = None,
+    cluster: "Cluster | None" = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> SeriesResult:
@@ -91,6 +96,7 @@ def change_series(
         method: which halves the scores have.
         threshold: scores above are change; None for each pair's own.
         settings: how windows are laid.
+        cluster: workers that run the backbone instead of this machine.
         overwrite: replace an existing file.
         progress: reporter of the share done, 0 to 1.
 
@@ -108,6 +114,7 @@ def change_series(
     values, notes = _date_values(scenes)
     dates = [scene.on(grid) for scene in scenes]
     stores: list[TokenStore] = []
+    compared: list[TokenStore] = []
     settings = replace(settings or DenseSettings(), min_valid=0.0)
     if method.reads_features:
         if backbone is None:
@@ -116,14 +123,18 @@ def change_series(
         for number, date in enumerate(dates):
             span = (0.7 * number / len(dates), 0.7 * (number + 1) / len(dates))
             folder = part_of(output, f".date{number}")
-            stores.append(fill_date(date, backbone, settings, folder, progress, span=span, restart=overwrite))
+            stores.append(
+                fill_tokens(date, backbone, settings, folder, progress, span=span, restart=overwrite, cluster=cluster)
+            )
     fields: dict[tuple[int, int], tuple[ScoreField, float]] = {}
     for first, second in combinations(range(len(dates)), 2):
         pair = align(dates[first], scenes[second])
         spectral = fit_spectral(pair, survey(pair, pixels=_SURVEY_PIXELS)) if method.reads_bands else None
         tokens = None
         if backbone is not None and stores:
-            tokens = compare_dates(pair, stores[first], stores[second], backbone, settings)
+            folder = part_of(output, f".pair{first}_{second}")
+            tokens = compare_dates(pair, stores[first], stores[second], backbone, settings, folder)
+            compared.append(tokens.compared)
         field = ScoreField(pair, method, spectral, tokens)
         field.calibrate()
         limit = field.threshold().value if threshold is None else threshold
@@ -145,7 +156,7 @@ def change_series(
             writer.write(row, np.where(valid, lookup[found], NODATA).astype(np.uint16)[None])
             counts += np.bincount(found[valid], minlength=len(scenes))
             progress.update(0.9 + 0.1 * (row + len(found)) / grid.shape[0], "map")
-    for store in stores:
+    for store in stores + compared:
         store.remove()
     shares = tuple(float(count / max(counts.sum(), 1)) for count in counts[1:])
     return SeriesResult(output, values, shares, tuple(notes))

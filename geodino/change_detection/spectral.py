@@ -15,7 +15,12 @@ from tiles.errors import InputError
 # Deviation in pixels of the window over which neighbours support a pixel: what changes on the ground is larger than
 # one pixel, noise and sub-pixel misregistration are not.
 CONTEXT = 1.0
-HALO = 4
+_TRUNCATE = 3.0
+# Rows and columns a distance reaches beyond its own pixel: twice the context, and a neighbour.
+HALO = 7
+# Share of a pixel's difference from its four neighbours that resampling to another grid takes from sharp edges: cubic
+# convolution takes none from a smooth image and up to all of the finest detail.
+_BLUR = 0.15
 _SURVEY_SIDE = 64
 _SURVEY_PIXELS = 400_000
 _FEWEST_PIXELS = 200
@@ -35,22 +40,52 @@ class SpectralModel:
     irmad: IrMad
     radiometry: RadiometricFit
 
-    def distance(self, before: NDArray, after: NDArray, valid: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Length of the standardised MAD variates, averaged over the near neighbours that are valid.
+    def measure(self, before: NDArray, after: NDArray, valid: NDArray[np.bool_], jitter: float) -> NDArray[np.float32]:
+        """Length of the standardised MAD variates in units of what a displaced edge gives, over near neighbours.
+
+        Where both dates have an edge, a displacement by ``jitter`` pixels and the blur of resampling make a difference
+        that is no change. Its expected length, added to that of the noise, is what the length is measured in; where
+        either date is smooth nothing is taken off. Roots are averaged over the neighbours: a mean of the lengths
+        themselves would carry a strong change two or three pixels beyond its border.
 
         Args:
             before: first date `[C, H, W]` in [0, 1].
             after: second date, same shape.
             valid: pixels that both dates have `[H, W]`.
+            jitter: displacement left between the dates at a typical place, pixels.
 
         Returns:
-            `[H, W]`, NaN where not valid.
+            `[2, H, W]`: the distance, and the texture that both dates have there: the slope of the smoother one, in
+            deviations a pixel. NaN where not valid.
         """
-        length = np.sqrt(self.irmad.chi_squared(before, after))
-        weight = gaussian_filter(valid.astype(np.float64), CONTEXT, mode="constant")
-        total = gaussian_filter(np.where(valid, length, 0), CONTEXT, mode="constant")
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(valid, total / weight, np.nan).astype(np.float32)
+        variates = self.irmad.variates(before, after)
+        deviation = np.sqrt(self.irmad.variance).astype(np.float32)[:, None, None]
+        length = np.sqrt((((variates[0] - variates[1]) / deviation) ** 2).sum(axis=0))
+        slopes, bends = zip(*(_edges(date / deviation, valid) for date in variates), strict=True)
+        slope, bend = (np.minimum(*dates).sum(axis=0) / len(deviation) for dates in (slopes, bends))
+        weight = np.maximum(_smooth(valid.astype(np.float32)), 1e-12)
+        slope, bend = _smooth(slope) / weight, _smooth(bend) / weight
+        noise = 1 + jitter**2 * slope + _BLUR**2 * bend
+        roots = _smooth(np.where(valid, np.sqrt(length / np.sqrt(noise)), 0)) / weight
+        return np.where(valid, [roots**2, np.sqrt(slope)], np.nan).astype(np.float32)
+
+
+def _smooth(image: NDArray) -> NDArray:
+    return gaussian_filter(image, CONTEXT, mode="constant", truncate=_TRUNCATE)
+
+
+def _edges(image: NDArray, valid: NDArray[np.bool_]) -> tuple[NDArray, NDArray]:
+    """Squared slope per pixel and squared bend of each channel `[C, H, W]`; 0 beside pixels that are not valid."""
+    slopes, bends = np.zeros_like(image), np.zeros_like(image)
+    inside = np.s_[1:-1]
+    for axis in (1, 2):
+        here, known = np.moveaxis(image, axis, 1), np.moveaxis(valid, axis - 1, 0)
+        sure = known[2:] & known[:-2] & known[inside]
+        ahead, behind = here[:, 2:], here[:, :-2]
+        slope, bend = np.moveaxis(slopes, axis, 1), np.moveaxis(bends, axis, 1)
+        slope[:, inside] += sure * ((ahead - behind) / 2) ** 2
+        bend[:, inside] += sure * (ahead + behind - 2 * here[:, inside]) ** 2
+    return slopes, bends
 
 
 def survey(pair: Pair, *, pixels: int = _SURVEY_PIXELS) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

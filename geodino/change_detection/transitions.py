@@ -56,7 +56,7 @@ def classify_dates(
     ]
     for path, scene, store in zip(paths, scenes, stores, strict=True):
         pixels = scene.select(model.recipe.pixel_bands) if model.recipe.pixel_bands else None
-        rows = render_classes(model.head, store, patch, scene.select(model.recipe.bands), pixels)
+        rows = render_classes(model.head, model.waves, store, patch, scene.select(model.recipe.bands), pixels)
         with CogWriter(
             path, scene.geobox, dtype="uint8", nodata=0, classes=classes, resampling="nearest", overwrite=True
         ) as out:

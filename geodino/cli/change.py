@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from geodino.cli.features import absolute
 from geodino.cli.options import (
     BackboneOption,
     BandNamesOption,
+    DaskOption,
     Device,
     DeviceOption,
     GsdOption,
@@ -61,6 +63,7 @@ def register(cli: typer.Typer) -> None:
         backbone: BackboneOption = None,
         device: DeviceOption = Device.auto,
         precision: PrecisionOption = Precision.auto,
+        dask: DaskOption = None,
         sensor: SensorOption = None,
         band_names: BandNamesOption = None,
         gsd: GsdOption = None,
@@ -75,19 +78,16 @@ def register(cli: typer.Typer) -> None:
         given = [name for name, value in alone.items() if value is not None]
         if len(scenes) > 2 and given:
             raise typer.BadParameter(f"{', '.join(given)} go with two dates only")
-        from geodino.backbone import load_backbone
         from tiles.cog import check_output
         from tiles.progress import progress
         from tiles.scene import open_scene
 
         check_output(output, overwrite=overwrite)
-        opened = [open_scene(s, sensor=sensor, band_names=names(band_names), gsd_m=gsd) for s in scenes]
+        opened = [open_scene(absolute(s), sensor=sensor, band_names=names(band_names), gsd_m=gsd) for s in scenes]
         for scene in opened:
             for note in scene.notes:
                 typer.echo(f"{scene.name}: {note}")
         kind = kind.settled()
-        reads = kind.reads_features or model is not None
-        loaded = load_backbone(backbone, device=device, precision=precision) if reads else None
         if len(opened) > 2:
             from geodino.api import change_series
 
@@ -98,7 +98,10 @@ def register(cli: typer.Typer) -> None:
                     threshold=limit,
                     method=kind,
                     upscale=upscale,
-                    backbone=loaded,
+                    backbone=backbone,
+                    device=device,
+                    precision=precision,
+                    dask=dask,
                     overwrite=overwrite,
                     progress=report,
                 )
@@ -125,7 +128,10 @@ def register(cli: typer.Typer) -> None:
                 vector=vector,
                 min_area_m2=min_area,
                 upscale=upscale,
-                backbone=loaded,
+                backbone=backbone,
+                device=device,
+                precision=precision,
+                dask=dask,
                 overwrite=overwrite,
                 progress=report,
             )

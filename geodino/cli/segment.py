@@ -5,9 +5,11 @@ from typing import Annotated
 
 import typer
 
+from geodino.cli.features import absolute
 from geodino.cli.options import (
     BackboneOption,
     BandNamesOption,
+    DaskOption,
     Device,
     DeviceOption,
     GsdOption,
@@ -52,6 +54,7 @@ def register(cli: typer.Typer) -> None:
         backbone: BackboneOption = None,
         device: DeviceOption = Device.auto,
         precision: PrecisionOption = Precision.auto,
+        dask: DaskOption = None,
         sensor: SensorOption = None,
         band_names: BandNamesOption = None,
         gsd: GsdOption = None,
@@ -59,13 +62,12 @@ def register(cli: typer.Typer) -> None:
     ) -> None:
         """Land-cover map from a few labels, from clusters, or by a model trained on another scene."""
         from geodino.api import segment as run
-        from geodino.backbone import load_backbone
         from tiles.cog import check_output
         from tiles.progress import progress
         from tiles.scene import open_scene
 
         check_output(output, overwrite=overwrite)
-        opened = open_scene(scene, sensor=sensor, band_names=names(band_names), gsd_m=gsd)
+        opened = open_scene(absolute(scene), sensor=sensor, band_names=names(band_names), gsd_m=gsd)
         for note in opened.notes:
             typer.echo(note)
         with progress("segment", 1) as report:
@@ -82,7 +84,10 @@ def register(cli: typer.Typer) -> None:
                 confidence=confidence,
                 cube=features,
                 upscale=upscale,
-                backbone=None if features else load_backbone(backbone, device=device, precision=precision),
+                backbone=backbone,
+                device=device,
+                precision=precision,
+                dask=dask,
                 overwrite=overwrite,
                 progress=report,
             )

@@ -6,7 +6,7 @@ these differ, because the map would be wrong without looking wrong.
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ from safetensors.numpy import save_file
 
 from geodino.segmentation.heads import LinearHead
 from geodino.segmentation.legend import Legend
+from geodino.segmentation.waves import Waves
 from tiles.errors import InputError, OutputError
 
-FORMAT = "geodino-segmentation-1"
+FORMAT = "geodino-segmentation-2"
+_TENSORS = ("token_weight", "pixel_weight", "bias", "wave_directions", "wave_phases")
 
 
 class Recipe(BaseModel):
@@ -79,12 +81,14 @@ class SegmentationModel:
         legend: the classes.
         recipe: what the input went through.
         validation: the cross-validation's numbers, where there were any.
+        waves: what the head reads of a pixel beside its features.
     """
 
     head: LinearHead
     legend: Legend
     recipe: Recipe
     validation: dict[str, Any] | None = None
+    waves: Waves = field(default_factory=Waves.none)
 
     def save(self, path: Path, *, overwrite: bool = False) -> None:
         """Write the model under a temporary name and rename it when whole.
@@ -105,6 +109,8 @@ class SegmentationModel:
             "token_weight": self.head.token_weight,
             "pixel_weight": self.head.pixel_weight,
             "bias": self.head.bias,
+            "wave_directions": self.waves.directions,
+            "wave_phases": self.waves.phases,
         }
         try:
             save_file(tensors, part, metadata=header)
@@ -127,7 +133,7 @@ class SegmentationModel:
                 header = file.metadata() or {}
                 if header.get("format") != FORMAT:
                     raise InputError(f"{path} is no segmentation model of this version; train again from labels")
-                tensors = {name: file.get_tensor(name) for name in ("token_weight", "pixel_weight", "bias")}
+                tensors = {name: file.get_tensor(name) for name in _TENSORS}
         except SafetensorError as error:
             raise InputError(f"{path} is no segmentation model: {error}") from error
         return cls(
@@ -135,4 +141,5 @@ class SegmentationModel:
             Legend.from_json(json.loads(header["legend"])),
             Recipe.model_validate_json(header["recipe"]),
             json.loads(header["validation"]),
+            Waves(tensors["wave_directions"], tensors["wave_phases"]),
         )

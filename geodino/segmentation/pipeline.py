@@ -4,14 +4,13 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geodino.backbone import Backbone
-from geodino.dense import DenseSettings, feature_dim, stream_tokens, token_grid
-from geodino.extraction import arithmetic_of
+from geodino.dense import DenseSettings, token_grid
 from geodino.polygons import areas_m2, check_vector_path, drop_small_rows, pixels_of_area, polygonize, write_vector
 from geodino.provenance import provenance
 from geodino.segmentation.balance import balance, fit_head
@@ -23,12 +22,17 @@ from geodino.segmentation.model_file import Recipe, SegmentationModel
 from geodino.segmentation.render import render_classes
 from geodino.segmentation.samples import spectra_at, survey_pixels, survey_tokens, tokens_at
 from geodino.segmentation.validation import Validation, cross_validate, spatial_blocks
+from geodino.segmentation.waves import Waves
 from geodino.stac_output import write_item
+from geodino.token_filling import fill_tokens
 from geodino.token_store import TokenStore
 from tiles.cog import CogWriter, MapClass, check_output, part_of
 from tiles.errors import InputError
 from tiles.progress import Progress, Silent
 from tiles.scene import Scene
+
+if TYPE_CHECKING:
+    from geodino.cluster import Cluster
 
 _CLUSTER_SAMPLE = 50_000
 
@@ -105,6 +109,7 @@ def segment_scene(
     refine: bool = True,
     use_pixels: bool = True,
     seed: int = 0,
+    cluster: "Cluster | None" = None,
     progress: Progress | None = None,
 ) -> SegmentationResult:
     """Make a map from exactly one of labels, a number of clusters, or a trained model.
@@ -121,6 +126,7 @@ def segment_scene(
         refine: sharpen the coarse scores with the image.
         use_pixels: let a head trained on labels read the bands of single pixels beside the tokens.
         seed: seed of samples, folds and clusters.
+        cluster: workers that run the backbone instead of this machine.
         progress: reporter of the share done, 0 to 1.
 
     Raises:
@@ -140,20 +146,13 @@ def segment_scene(
     pixels = scene.select(recipe.pixel_bands) if recipe.pixel_bands else None
     notes = list(labels.notes) if labels is not None else []
 
-    store = TokenStore.open(
-        part_of(outputs.classes, ".tokens"),
-        {
-            "scene": scene.fingerprint(),
-            "backbone": backbone.hash,
-            "arithmetic": arithmetic_of(backbone),
-            "settings": settings.identity(),
-        },
-        rows=grid.rows,
-        columns=grid.columns,
-        channels=feature_dim(backbone, settings),
-        restart=outputs.overwrite,
-    )
-    fill_store(store, scene, backbone, settings, progress, share=0.85)
+    store = fill_tokens(
+        scene, backbone, settings, part_of(outputs.classes, ".tokens"), progress,
+        span=(0, 0.85), restart=outputs.overwrite, cluster=cluster,
+    )  # fmt: skip
+    if not store.valid.any():
+        store.remove()
+        raise InputError(f"{scene.source} has no valid pixel in the bands {', '.join(backbone.bands)}")
     validation = None
     if model is None:
         if labels is not None:
@@ -167,7 +166,7 @@ def segment_scene(
     if validation is not None:
         tags["GEODINO_VALIDATION"] = validation.to_json()
     guide = scene.select(backbone.bands)
-    rows = render_classes(model.head, store, grid.pixels, guide, pixels, refine=refine)
+    rows = render_classes(model.head, model.waves, store, grid.pixels, guide, pixels, refine=refine)
     counts = write_map(rows, scene, model.legend, outputs, tags, progress)
     if outputs.model is not None:
         model.save(outputs.model, overwrite=outputs.overwrite)
@@ -194,26 +193,6 @@ def make_recipe(scene: Scene, backbone: Backbone, settings: DenseSettings, *, us
     )
 
 
-def fill_store(
-    store: TokenStore,
-    scene: Scene,
-    backbone: Backbone,
-    settings: DenseSettings,
-    progress: Progress,
-    *,
-    share: float,
-) -> None:
-    """Run the backbone over the rows that the store still lacks."""
-    rows = store.valid.shape[0]
-    if store.done < rows:
-        for piece in stream_tokens(scene, backbone, settings, rows=range(store.done, rows)):
-            store.write(piece.row, piece.features, piece.valid)
-            progress.update(share * store.done / rows, "features")
-    if not store.valid.any():
-        store.remove()
-        raise InputError(f"{scene.source} has no valid pixel in the bands {', '.join(backbone.bands)}")
-
-
 def train(
     labels: Labels, store: TokenStore, scene: Scene, patch: int, recipe: Recipe, *, seed: int = 0
 ) -> tuple[SegmentationModel, Validation | None, list[str]]:
@@ -224,14 +203,17 @@ def train(
     """
     notes: list[str] = []
     tokens, known = tokens_at(store, labels.rows, labels.cols, patch)
-    survey = [BlockScale.of(survey_tokens(store))]
+    survey, waves = [BlockScale.of(survey_tokens(store))], Waves.none()
     spectra, bands = np.zeros((len(labels), 0), np.float32), np.zeros((len(labels), 0), np.float32)
     if recipe.pixel_bands:
         pixels = scene.select(recipe.pixel_bands)
         spectra, measured = spectra_at(pixels, labels.rows, labels.cols)
         known &= measured
         bands = spectra[:, : len(recipe.pixel_bands)]
-        survey.append(BlockScale.of(survey_pixels(pixels)))
+        raw = BlockScale.of(survey_pixels(pixels))
+        waves = Waves.draw(raw)
+        spectra = waves.lift(spectra.T).T
+        survey.append(waves.scale(raw))
     else:
         survey.append(BlockScale(np.zeros(0, np.float32), np.ones(0, np.float32)))
     if not known.all():
@@ -262,7 +244,7 @@ def train(
     if recipe.pixel_bands:
         notes.append(f"tokens weigh {weight:g} against pixels, chosen on the labels")
     report = None if validation is None else validation.to_json()
-    return SegmentationModel(head, labels.legend, recipe, report), validation, notes
+    return SegmentationModel(head, labels.legend, recipe, report, waves), validation, notes
 
 
 def _cluster_sample(store: TokenStore, seed: int) -> NDArray[np.float32]:

@@ -10,6 +10,7 @@ from rasterio.windows import Window
 from geodino.segmentation.guide import RADIUS, apply_lines, guided_lines, token_means
 from geodino.segmentation.heads import LinearHead, softmax
 from geodino.segmentation.spectra import HALO, spectral_features
+from geodino.segmentation.waves import Waves
 from geodino.token_store import TokenStore
 from tiles.scene import Scene, SceneReader
 from tiles.stitch import upsample_rows
@@ -36,12 +37,20 @@ class ClassRows:
 
 
 def render_classes(
-    head: LinearHead, store: TokenStore, patch: int, guide: Scene, pixels: Scene | None, *, refine: bool = True
+    head: LinearHead,
+    waves: Waves,
+    store: TokenStore,
+    patch: int,
+    guide: Scene,
+    pixels: Scene | None,
+    *,
+    refine: bool = True,
 ) -> Iterator[ClassRows]:
     """Score, sharpen and classify a scene from top to bottom.
 
     Args:
         head: the scores.
+        waves: what the head reads of a pixel beside its features.
         store: the scene's tokens, complete.
         patch: pixels of a token's side.
         guide: bands whose colours the borders follow; its validity is the map's.
@@ -64,7 +73,7 @@ def render_classes(
                 if pixel_reader is not None:
                     own = pixel_reader.read(Window(-HALO, row - HALO, guide.width + 2 * HALO, count + 2 * HALO))
                     features = spectral_features(own)[:, HALO:-HALO, HALO:-HALO]
-                    logits += head.pixel_logits(features)
+                    logits += waves.logits(head, features)
                     known &= own.valid[HALO:-HALO, HALO:-HALO]
                 yield _decide(row, logits, known)
         finally:

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,13 @@ from tiles.scene import open_scene
 from tiles.stitch import upsample_rows
 
 
+def classify(*parts: Any) -> np.ndarray:
+    """The strips put together; each begins where the one before ended."""
+    rows, strips = zip(*classify_pixels(*parts), strict=True)
+    assert list(rows) == [0, *np.cumsum([len(strip) for strip in strips])[:-1]]
+    return np.concatenate(strips)
+
+
 @given(
     seed=st.integers(0, 1000), patch=st.sampled_from([2, 4, 7, 8]), classes=st.integers(2, 6),
     cut=st.tuples(st.integers(0, 1), st.integers(0, 1)),
@@ -29,7 +37,7 @@ def test_the_shortcut_is_the_interpolation_of_every_pixel(
     logits = np.random.default_rng(seed).normal(size=(classes, 5, 6)).astype(np.float32)
     height, width = 5 * patch - cut[0], 6 * patch - cut[1]
     whole = np.concatenate([piece for _, piece in upsample_rows([logits], patch, height, width)], axis=1)
-    found = classify_pixels(logits, np.ones((5, 6), bool), patch, height, width)
+    found = classify(logits, np.ones((5, 6), bool), patch, height, width)
     two = np.sort(whole, axis=0)[-2:]
     clear = two[1] - two[0] > 1e-5  # ties may fall either way
     np.testing.assert_array_equal(found[clear], whole.argmax(axis=0)[clear] + 1)
@@ -38,7 +46,7 @@ def test_the_shortcut_is_the_interpolation_of_every_pixel(
 def test_invalid_tokens_are_nodata() -> None:
     valid = np.ones((3, 3), bool)
     valid[0, 2] = False
-    found = classify_pixels(np.zeros((2, 3, 3), np.float32), valid, 4, 12, 12)
+    found = classify(np.zeros((2, 3, 3), np.float32), valid, 4, 12, 12)
     assert (found[:4, 8:] == 0).all()
     assert (found > 0).sum() == 144 - 16
 
@@ -68,3 +76,10 @@ def test_labels_on_a_cube_make_a_map_on_the_scenes_grid(tmp_path: Path) -> None:
     other = GeoBox((100, 150), Affine(10, 0, 600_000, 0, -10, 4_000_000), "EPSG:32618")
     with pytest.raises(InputError, match="was not made of this scene"):
         segment_cube(tmp_path / "f.zarr", other, labels, tmp_path / "n.tif")
+
+
+def test_strips_of_many_token_rows_are_the_whole() -> None:
+    logits = np.random.default_rng(5).normal(size=(3, 75, 4)).astype(np.float32)
+    whole = np.concatenate([piece for _, piece in upsample_rows([logits], 4, 298, 15)], axis=1)
+    found = classify(logits, np.ones((75, 4), bool), 4, 298, 15)
+    assert (found == whole.argmax(axis=0) + 1).mean() > 0.999
