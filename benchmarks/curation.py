@@ -2,10 +2,10 @@
 
     python benchmarks/curation.py [DATA] [--backbone BACKBONE] [--chips 3000] [--planted 60] [--json FILE]
 
-The archive: EuroSAT chips, unevenly many of each class as archives are, and the Sentinel-2 and Landsat scenes cut to
-tiles of 64 pixels. Then some chips once more: written again as JPEG of quality 50, brightened by a fifth, or moved by
-two pixels. Nothing but the tiles is known to `geodino curate`'s functions, which this script calls. Without a backbone,
-an untrained ViT-Ti/8 (seed 0) stands in: a floor for what a trained one finds.
+The archive: EuroSAT chips, unevenly many of each class as archives are, two Sentinel-2 scenes and a NAIP scene cut
+to tiles of 64 pixels of 10 m. Then some chips once more: written again as JPEG of quality 50, brightened by a fifth,
+or moved by two pixels. Nothing but the tiles is known to `geodino curate`'s functions, which this script calls. Without
+a backbone, an untrained ViT-Ti/8 (seed 0) stands in: a floor for what a trained one finds.
 """
 
 import argparse
@@ -31,7 +31,11 @@ from tiles.dataset import TileDataset
 from tiles.plan import CutSettings, Request
 
 WAYS = ("re-encoded", "brightened", "moved")
-SCENES = ("scenes/sentinel2_l1c_rcr", "scenes/landsat_pucallpa_1985_2020/2020.tif")
+SCENES = (
+    "sentinel2_l1c_rcr",
+    "sentinel2_l2a_T48QUE_20200223",
+    "naip_2009_2020/m_4709963_se_14_1_20200831.tif",
+)
 
 
 def untrained(folder: Path) -> Backbone:
@@ -98,11 +102,12 @@ def main() -> None:
         zipped = options.data / "eurosat_rgb" / "eurosat_rgb.zip"
         copies = write_archive(zipped, folder / "chips", options.chips, options.planted)
         backbone = load_backbone(options.backbone) if options.backbone else untrained(folder / "untrained")
-        requests = [Request(str(folder / "chips")), *(Request(str(options.data / name)) for name in SCENES)]
+        requests = [Request(str(folder / "chips")), *(Request(str(options.data / "scenes" / name)) for name in SCENES)]
         cut(requests, folder / "T", CutSettings(64, gsd_m=10.0))
         tiles = TileDataset(folder / "T")
         embeddings, layouts = embed_tiles(tiles, backbone)
-        choice = choose(centred(embeddings), options.keep, options.duplicates, 0, layouts)
+        embeddings = centred(embeddings)
+        choice = choose(embeddings, options.keep, options.duplicates, 0, layouts)
         sources, labels = tiles.column("source"), tiles.column("label")
         member = np.array([str(source).split("chips:")[-1] for source in sources])
         number = {name: i for i, name in enumerate(member)}
@@ -117,7 +122,9 @@ def main() -> None:
             "tiles": len(tiles),
             "planted": dict(Counter(way for way, _ in copies.values())),
             "found": {way: found[way] for way in WAYS},
-            "other tiles left out as repeats": len(others),
+            "chips otherwise left out as repeats": sum(labels[i] is not None for i in others),
+            "scene tiles left out as repeats": sum(labels[i] is None for i in others),
+            "tiles without a layout": int((~layouts.any(axis=1)).sum()),
             "clusters": choice.clusters,
             "evenness before": choice.balance_before,
             "evenness after": choice.balance_after,
@@ -130,10 +137,9 @@ def main() -> None:
         print(f"{name}: {value}")
     print("others:", *(f"{member[i]} ~ {member[group[i]]}" for i in others[:12]), sep="\n  ")
     missed = [copy for copy, (_, original) in copies.items() if group[number[copy]] != group[number[original]]]
-    centred_ = centred(embeddings)
     for copy in missed:
         i, j = number[copy], number[copies[copy][1]]
-        print(f"missed {copy}: cosine {centred_[i] @ centred_[j]:.3f}, layouts {layouts[i] @ layouts[j]:.3f}")
+        print(f"missed {copy}: cosine {embeddings[i] @ embeddings[j]:.3f}, layouts {layouts[i] @ layouts[j]:.3f}")
     if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n")
 
