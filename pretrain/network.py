@@ -127,11 +127,16 @@ def attention_kernel(tokens: Tensor) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class HeadSize:
-    """Widths of a :class:`~pretrain.heads.ProjectionHead`."""
+    """Arguments of a :class:`~pretrain.heads.ProjectionHead`."""
 
     hidden: int
     bottleneck: int
     prototypes: int
+    unit_prototypes: bool = False
+
+    def head(self, dim: int) -> ProjectionHead:
+        """A head for tokens of this width."""
+        return ProjectionHead(dim, self.hidden, self.bottleneck, self.prototypes, unit_prototypes=self.unit_prototypes)
 
 
 @dataclass
@@ -182,8 +187,8 @@ class Network(nn.Module):
         self.backbone = backbone
         self.drop_path, self.checkpointing, self.compiled = drop_path, checkpointing, compiled
         self.mask_token = nn.Parameter(torch.zeros(dim)) if ibot and not is_convnext(backbone) else None
-        self.dino_head = ProjectionHead(dim, dino.hidden, dino.bottleneck, dino.prototypes)
-        self.ibot_head = ProjectionHead(dim, ibot.hidden, ibot.bottleneck, ibot.prototypes) if ibot else None
+        self.dino_head = dino.head(dim)
+        self.ibot_head = ibot.head(dim) if ibot else None
         self.local_norm: nn.Module | None = None
         if untie_norms:
             if is_convnext(backbone):

@@ -65,6 +65,7 @@ class HeadSettings(Settings):
     hidden: int = Field(default=2048, gt=0)
     bottleneck: int = Field(default=256, gt=0)
     prototypes: int = Field(default=65536, gt=1)
+    unit_prototypes: bool = False
 
 
 class DinoSettings(Settings):

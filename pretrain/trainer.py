@@ -75,7 +75,7 @@ def build_network(recipe: Recipe, bands: int) -> Network:
 
 def head_size(settings: HeadSettings) -> HeadSize:
     """Widths of a head."""
-    return HeadSize(settings.hidden, settings.bottleneck, settings.prototypes)
+    return HeadSize(settings.hidden, settings.bottleneck, settings.prototypes, settings.unit_prototypes)
 
 
 class Trainer:

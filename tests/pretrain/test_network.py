@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pretrain.network import HeadSize, Network, create_backbone, encode
+from pretrain.recipe import load_recipe
 from tiles.errors import InputError
 
 SMALL = {"depth": 2, "embed_dim": 64, "num_heads": 2}
@@ -112,3 +113,22 @@ def test_stochastic_depth_leaves_samples_out_and_keeps_the_expectation() -> None
 def test_other_families_are_refused() -> None:
     with pytest.raises(InputError, match="neither a ViT of the DINO family nor a ConvNeXt"):
         create_backbone("resnet18", 3)
+
+
+def test_logits_over_unit_prototypes_are_cosines() -> None:
+    torch.manual_seed(0)
+    head = HeadSize(32, 16, 24, unit_prototypes=True).head(8)
+    tokens = torch.randn(5, 8)
+    cosines = torch.nn.functional.cosine_similarity(
+        head.mlp(tokens)[:, None], head.prototypes.weight[None], dim=-1, eps=1e-12
+    )
+    torch.testing.assert_close(head(tokens), cosines)
+    torch.testing.assert_close(head.scores(head.bottleneck(tokens)), cosines)
+    head(tokens).sum().backward()
+    assert head.prototypes.weight.grad is not None
+
+
+def test_dino_and_dinov2_keep_unit_prototypes_and_dinov3_does_not() -> None:
+    kept = {name: load_recipe(name).dino.head.unit_prototypes for name in ("dino", "dinov2", "dinov3")}
+    assert kept == {"dino": True, "dinov2": True, "dinov3": False}
+    assert load_recipe("dinov2").ibot.head.unit_prototypes
