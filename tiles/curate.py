@@ -15,8 +15,8 @@ _GRID = 8
 # Light and dark that vary by less than one step of 8 bits are noise and compression.
 _LEAST_CONTRAST = 1 / 255
 # Among 3.1 million pairs of different EuroSAT chips no two correlate by more than 0.85; brightened copies do by 0.98
-# and more, chips written again as JPEG of quality 50 by 0.9 (but for flat water), chips moved by two of their 64
-# pixels by 0.74 to 0.95, which 100 pairs of different chips reach as well: there embeddings have to agree.
+# and more, chips written again as JPEG of quality 50 by 0.9 (but for nearly flat ones), chips moved by two of their 64
+# pixels by 0.74 to 0.95, which some pairs of different chips reach as well: there embeddings have to agree.
 _SURE_LAYOUT = 0.9
 _LIKELY_LAYOUT = 0.75
 _LLOYD_STEPS = 50
