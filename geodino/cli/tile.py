@@ -131,7 +131,6 @@ def _search(
     url: str, collection: str | None, bbox: str | None, datetime: str | None, limit: int, output: Path, overwrite: bool
 ) -> list[str]:
     from tiles.errors import InputError
-    from tiles.stac import search
 
     box = names(bbox)
     try:
@@ -140,6 +139,8 @@ def _search(
         corners = []
     if collection is None or (corners is not None and len(corners) != 4):
         raise InputError("--stac needs --collection, and --bbox four numbers: west,south,east,north in degrees.")
+    from tiles.stac import search  # seconds of imports, which a slip of the pen need not wait for
+
     # Beside the tile set, since the search is an input of the cut: the same command asks the file, not the world. The
     # name tells searches apart, so that another one adds its scenes.
     asked = hashlib.sha256(repr((url, names(collection), corners, datetime, limit)).encode()).hexdigest()[:8]
