@@ -1,10 +1,12 @@
 """Long work, outside the pages: a journal of jobs, each of them a geodino command line in a process of its own.
 
 A job is exactly the command that the page shows to be copied, so it can be run again anywhere. Its folder holds
-``job.json`` (what to do, written once), ``status.json`` (how it goes, replaced whole at each change) and ``log.txt``.
-The process that runs it (`app.runner`) is no child of the server's session: closing the tab, a rerun of the script or
-a restart of the server does not touch it, and the next server finds it in the journal. geodino's commands keep
-journals themselves: a job that is cancelled or killed and started again goes on where it was.
+``job.json`` (what to do, written once), ``status.json`` (how it goes, replaced whole at each change), ``log.txt`` and,
+while it runs, ``claim`` (somebody has it), ``beat`` (touched while its runner lives) and ``cancel`` (it is to stop).
+Which machine runs it is Dask's choice (`app.cluster`); the process that does (`app.runner`) is no child of a session:
+closing the tab, a rerun of the script or a restart of the server does not touch it, and the next server finds it in
+the journal. geodino's commands keep journals themselves: a job that is cancelled or killed and started again goes on
+where it was.
 """
 
 import json
@@ -12,17 +14,16 @@ import os
 import re
 import secrets
 import shlex
-import signal
-import subprocess
-import sys
+import socket
 import threading
 import time
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import Protocol
 
-POLL_S = 0.5
 LOG_TAIL_BYTES = 64_000
+SILENT_S = 60.0  # a runner on another machine that has not touched its ``beat`` for this long is gone
 
 
 class State(StrEnum):
@@ -71,6 +72,7 @@ class Status:
 
     Attributes:
         state: See `State`.
+        host: Machine of the runner, and its boot: a process id means something there only.
         pid: The runner's process id while it runs.
         born: The runner's start time as the kernel gives it, to tell it from a later process with its id.
         started: Seconds since 1970, 0 before.
@@ -79,11 +81,31 @@ class Status:
     """
 
     state: State
+    host: str = ""
     pid: int = 0
     born: str = ""
     started: float = 0.0
     ended: float = 0.0
     code: int | None = None
+
+    @property
+    def machine(self) -> str:
+        """Name of the machine that runs it, where that is another one than this."""
+        return "" if self.host == host() else self.host.split("/")[0]
+
+
+class Placer(Protocol):
+    """Finds a machine for jobs: `app.cluster.JobCluster`."""
+
+    @property
+    def at_once(self) -> int:
+        """How many jobs may run at once."""
+
+    def place(self, folder: Path) -> None:
+        """Have the job in a folder begun soon, once."""
+
+    def placed(self, folder: Path) -> bool:
+        """Whether that has been asked for and has not ended."""
 
 
 class JobStore:
@@ -124,13 +146,13 @@ class JobStore:
 
     def status(self, job: str) -> Status:
         """How a job goes; one whose runner vanished is found out here."""
-        status = read_status(self.folder / job)
-        if status.state is State.running and not _alive(status.pid, status.born):
-            again = read_status(self.folder / job)  # it may have ended between the two looks
-            if again.state is State.running:
-                again = replace(again, state=State.interrupted, ended=time.time())
-                write_status(self.folder / job, again)
-            return again
+        folder = self.folder / job
+        status = read_status(folder)
+        if status.state is State.running and not _alive(folder, status):
+            status = read_status(folder)  # it may have ended between the two looks
+            if status.state is State.running:
+                status = replace(status, state=State.interrupted, ended=time.time())
+                write_status(folder, status)
         return status
 
     def log(self, job: str) -> str:
@@ -153,30 +175,31 @@ class JobStore:
         if status.state is State.queued:
             write_status(self.folder / job, replace(status, state=State.cancelled, ended=time.time()))
         elif status.state is State.running:
-            os.kill(status.pid, signal.SIGTERM)  # the runner interrupts the command and writes the end
+            (self.folder / job / "cancel").touch()  # the runner interrupts the command and writes the end
 
     def resume(self, job: str) -> None:
         """Queue a job that ended without success again; it goes on where it was."""
         if self.status(job).state not in GOING:
+            for mark in ("claim", "cancel", "beat"):
+                (self.folder / job / mark).unlink(missing_ok=True)
             write_status(self.folder / job, Status(State.queued))
 
-    def start_next(self, at_once: int) -> None:
-        """Begin queued jobs, oldest first, while fewer than ``at_once`` run."""
-        states = [(job, self.status(job.id).state) for job in reversed(self.jobs())]
-        free = at_once - sum(state is State.running for _, state in states)
-        for job, state in states:
-            if state is State.queued and free > 0:
-                self._start(job)
-                free -= 1
+    def recover(self) -> None:
+        """Queue the jobs again that ran when the whole machine went down; called when a server starts."""
+        for job in self.jobs():
+            ran = read_status(self.folder / job.id).state is State.running
+            if ran and self.status(job.id).state is State.interrupted:
+                self.resume(job.id)
 
-    def _start(self, job: Job) -> None:
-        folder = self.folder / job.id
-        command = [sys.executable, "-m", "app.runner", str(folder)]
-        with (folder / "log.txt").open("ab") as log:
-            runner = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-        # The runner begins when it finds itself in the journal.
-        write_status(folder, Status(State.running, pid=runner.pid, born=_born(runner.pid), started=time.time()))
-        threading.Thread(target=runner.wait, daemon=True).start()  # so that it does not stay as a zombie
+    def start_next(self, placer: Placer) -> None:
+        """Have queued jobs begun, oldest first, as long as there is room."""
+        states = [(self.folder / job.id, self.status(job.id).state) for job in reversed(self.jobs())]
+        waiting = [folder for folder, state in states if state is State.queued]
+        fresh = [folder for folder in waiting if not placer.placed(folder)]
+        if fresh:
+            taken = sum(state is State.running for _, state in states) + len(waiting) - len(fresh)
+            for folder in fresh[: max(0, placer.at_once - taken)]:
+                placer.place(folder)
 
 
 def read_status(folder: Path) -> Status:
@@ -192,7 +215,16 @@ def write_status(folder: Path, status: Status) -> None:
     part.replace(folder / "status.json")
 
 
-def _born(pid: int) -> str:
+def host() -> str:
+    """This machine since it was last started."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        boot = ""
+    return f"{socket.gethostname()}/{boot}"
+
+
+def born(pid: int) -> str:
     """When a process began, in the kernel's clock ticks; empty where the system does not say."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
@@ -200,22 +232,24 @@ def _born(pid: int) -> str:
         return ""
 
 
-def _alive(pid: int, born: str) -> bool:
+def _alive(folder: Path, status: Status) -> bool:
+    if status.host != host():
+        return silent_s(folder, folder / "beat") < SILENT_S
     try:
-        os.kill(pid, 0)
+        os.kill(status.pid, 0)
     except (ProcessLookupError, PermissionError):
         return False
-    now = _born(pid)
-    return not born or not now or now == born
+    now = born(status.pid)
+    return not status.born or not now or now == status.born
 
 
-def keep_going(store: JobStore, at_once: int, stop: threading.Event) -> threading.Thread:
-    """Start queued jobs from a thread of the server until ``stop``."""
-
-    def run() -> None:
-        while not stop.wait(POLL_S):
-            store.start_next(at_once)
-
-    thread = threading.Thread(target=run, name="jobs", daemon=True)
-    thread.start()
-    return thread
+def silent_s(folder: Path, mark: Path) -> float:
+    """Seconds since a mark in a job's folder was touched, by the clock of the file system that all machines see."""
+    now = folder / f".now-{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
+    now.touch()
+    try:
+        return now.stat().st_mtime - mark.stat().st_mtime
+    except FileNotFoundError:
+        return SILENT_S
+    finally:
+        now.unlink(missing_ok=True)

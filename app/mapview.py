@@ -156,11 +156,12 @@ def _draw(tool: DrawTool) -> dict[str, Any]:
 
 
 def examples(features: dict[str, Any] | None, classes: tuple[ClassColor, ...]) -> geopandas.GeoDataFrame:
-    """Drawn features as a GeoDataFrame in EPSG:4326 with the columns ``id``, ``class`` (a name) and ``geometry``."""
-    names = {one.value: one.name for one in classes}
-    found = [one for one in (features or EMPTY)["features"] if one["properties"].get("class") in names]
+    """Drawn features in EPSG:4326: ``id``, ``class`` (a name), its ``color`` (``#rrggbb``) and ``geometry``."""
+    known = {one.value: one for one in classes}
+    found = [one for one in (features or EMPTY)["features"] if one["properties"].get("class") in known]
     if not found:
-        return geopandas.GeoDataFrame({"id": [], "class": []}, geometry=[], crs=4326)
+        return geopandas.GeoDataFrame({"id": [], "class": [], "color": []}, geometry=[], crs=4326)
     frame = geopandas.GeoDataFrame.from_features(found, crs=4326)
-    frame["class"] = [names[value] for value in frame["class"]]
-    return frame[["id", "class", "geometry"]]
+    drawn = [known[value] for value in frame["class"]]
+    frame["class"], frame["color"] = [one.name for one in drawn], [one.hex for one in drawn]
+    return frame[["id", "class", "color", "geometry"]]

@@ -17,7 +17,7 @@ from tiles.scene import open_scene
 
 _loaded: dict[str | None, Backbone] = {}
 _lock = threading.Lock()
-ATTENTION_TOKENS = 28  # side of the window whose attention is shown
+ATTENTION_TOKENS = 28  # side of the window whose attention is shown, as far as the scene reaches
 
 
 def backbone(workspace: Workspace) -> Backbone:
@@ -64,21 +64,25 @@ def attention(workspace: Workspace, address: str, row: int, column: int, block: 
         raise InputError(f"{model.name} has no attention maps: it is no vision transformer.")
     scene = open_scene(address).select(model.bands)
     patch = model.patch_size
-    side = ATTENTION_TOKENS * patch
-    top = max(0, min(row - side // 2, scene.height - side)) // patch * patch
-    left = max(0, min(column - side // 2, scene.width - side)) // patch * patch
+    shape = tuple(min(ATTENTION_TOKENS, max(1, size // patch)) for size in (scene.height, scene.width))
+    top = _first(row, shape[0] * patch, scene.height, patch)
+    left = _first(column, shape[1] * patch, scene.width, patch)
     with scene.open() as reader:
-        pixels = reader.read(Window(left, top, side, side))
+        pixels = reader.read(Window(left, top, shape[1] * patch, shape[0] * patch))
     values = standardize(pixels.values, pixels.valid, model.normalization)
     found = _attention_of(model, torch.as_tensor(values)[None], blocks[block].attn)
-    token = (min(row - top, side - 1) // patch) * ATTENTION_TOKENS + min(column - left, side - 1) // patch
+    token = min((row - top) // patch, shape[0] - 1) * shape[1] + min((column - left) // patch, shape[1] - 1)
     maps = found[:, model.prefix_tokens + token, model.prefix_tokens :]
     a, b, c, d, e, f = tuple(scene.geobox.affine)[:6]
     affine = type(scene.geobox.affine)(
         a * patch, b * patch, c + a * left + b * top, d * patch, e * patch, f + d * left + e * top
     )
-    shape = (ATTENTION_TOKENS, ATTENTION_TOKENS)
     return Attention(maps.reshape(-1, *shape), GeoBox(shape, affine, scene.geobox.crs))
+
+
+def _first(at: int, side: int, size: int, patch: int) -> int:
+    """First pixel of a window of ``side`` pixels around a pixel, inside the scene and on the grid of patches."""
+    return max(0, min(at - side // 2, size - side)) // patch * patch
 
 
 def _attention_of(model: Backbone, x: torch.Tensor, module: Any) -> np.ndarray:

@@ -1,8 +1,9 @@
 """Projects: what an analyst works on, kept in a folder that can be copied, shared and read by other programs.
 
-``projects/NAME/`` holds ``project.yaml`` (layers, classes, settings), ``examples.gpkg`` (what was drawn) and
-``versions/`` with every earlier state of both. Scenes are named by path, not copied; those inside the project's
-folder by relative path, so that a copied folder still opens.
+``projects/NAME/`` holds ``project.yaml`` (layers, classes, settings), ``examples.gpkg`` (what was drawn), ``models/``
+(trained classes, which other scenes can be mapped by) and ``versions/`` with every earlier state of the first two.
+Scenes are named by path, not copied; those inside the project's folder by relative path, so that a copied folder
+still opens.
 """
 
 import io
@@ -18,7 +19,7 @@ import geopandas
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from app.access import Access
+from app.access import SCENES, Access
 from app.layers import Layer
 from app.source import ClassColor, open_source
 from app.style import Paint, Style, default_style
@@ -27,6 +28,7 @@ from tiles.errors import InputError
 FORMAT = 1
 EXAMPLES = "examples.gpkg"
 RECORD = "project.yaml"
+MODEL = "model.safetensors"  # beside the map that it was trained for
 
 
 class ClassRecord(BaseModel):
@@ -80,6 +82,7 @@ class Project:
         classes: Classes that examples are drawn of.
         examples: Drawn features in EPSG:4326 with a column ``class`` (a name).
         settings: What else the pages remember: plain YAML.
+        models: Trained classes to be kept with it; each lies in a folder that names it.
         missing: Layers of the file that cannot be opened here, with the reason.
     """
 
@@ -87,6 +90,7 @@ class Project:
     classes: list[ClassColor] = field(default_factory=list)
     examples: geopandas.GeoDataFrame | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    models: list[Path] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
 
 
@@ -126,10 +130,30 @@ def save(folder: Path, name: str, project: Project) -> Path:
         part.replace(home / EXAMPLES)
     else:
         (home / EXAMPLES).unlink(missing_ok=True)
+    for model in project.models:
+        _keep_model(model, home / "models" / f"{model.parent.name}.safetensors")
     part = home / f".{RECORD}.part"
     part.write_text(yaml.safe_dump(record.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
     part.replace(home / RECORD)
     return home
+
+
+def _keep_model(model: Path, kept: Path) -> None:
+    if not kept.exists():
+        kept.parent.mkdir(exist_ok=True)
+        part = kept.with_name(f".{kept.name}.part")
+        shutil.copy2(model, part)
+        part.replace(kept)
+
+
+def trained_models(results: Path, projects: Path) -> dict[Path, str]:
+    """Trained classes in the server's results and in its projects, the newest first, each with a name for people."""
+    found = {path: path.parent.name for path in results.glob(f"*/{MODEL}")}
+    known = set(found.values())
+    for path in projects.glob("*/models/[!.]*.safetensors"):
+        if path.stem not in known:  # else it is a copy of one that is here
+            found[path] = f"{path.stem} ({path.parent.parent.name})"
+    return dict(sorted(found.items(), key=lambda entry: -entry[0].stat().st_mtime))
 
 
 def _keep_version(home: Path) -> None:
@@ -198,7 +222,7 @@ def _layer_record(layer: Layer, home: Path) -> LayerRecord:
 
 def _layer(record: LayerRecord, key: str, home: Path, access: Access, statistics: Path) -> Layer:
     typed = record.path if Path(record.path).is_absolute() else str(home / record.path)
-    source = open_source(access.resolve(typed), record.name)
+    source = open_source(access.resolve(typed, SCENES), record.name)
     style = default_style(source, statistics)
     stored = record.style
     if stored and all(0 <= channel < len(source.channel_names) for channel in stored.channels):

@@ -10,7 +10,7 @@ import json
 import os
 import secrets
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from app.source import Source
@@ -35,8 +35,9 @@ class Registry:
         self._lock = threading.Lock()
 
     def add(self, source: Source, style: Style) -> str:
-        """Register a picture; returns its id."""
-        told = json.dumps([source.fingerprint, source.parts, asdict(style)], sort_keys=True, default=str)
+        """Register a picture; returns its id, which a threshold does not change: the browser applies that."""
+        painted = asdict(replace(style, threshold=None))
+        told = json.dumps([source.fingerprint, source.parts, painted], sort_keys=True, default=str)
         layer = self._digest("layer", told)
         with self._lock:
             self._layers[layer] = Painted(source, style)

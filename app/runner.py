@@ -8,53 +8,51 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 
-from app.jobs import State, read_status, write_status
+from app.jobs import SILENT_S, State, Status, born, host, read_status, silent_s, write_status
 
 PROGRAM = (sys.executable, "-c", "from geodino.cli import main; main()")
-STARTED_WITHIN_S = 30.0
+LOOK_S = 0.2  # between looks whether the command has ended or is to stop
 KILLED_AFTER_S = 30.0  # a command that does not end at an interrupt within this time is killed
 
 
-def _is_mine(folder: Path) -> bool:
-    """Wait until the journal says that this very process runs the job.
-
-    It never does where the server died before it wrote the start down; the job is still in the queue then, and the
-    next server starts another runner.
-    """
-    deadline = time.monotonic() + STARTED_WITHIN_S
-    while time.monotonic() < deadline:
-        status = read_status(folder)
-        if status.state is State.running and status.pid == os.getpid():
-            return True
-        time.sleep(0.02)
-    return False
+def _claim(folder: Path) -> bool:
+    """Whether this process is the one that runs the job: there may be two servers, or a task that Dask began twice."""
+    claim = folder / "claim"
+    try:
+        claim.touch(exist_ok=False)
+    except FileExistsError:
+        if silent_s(folder, claim) < SILENT_S:
+            return False
+        claim.touch()  # whoever had it went away before its first word in the journal
+    return read_status(folder).state is State.queued
 
 
 def run(folder: Path, program: tuple[str, ...] = PROGRAM) -> State:
     """Run the job in ``folder`` to its end: ``program`` with the job's arguments."""
-    if not _is_mine(folder):
+    if not _claim(folder):
         return read_status(folder).state
+    beat, cancel = folder / "beat", folder / "cancel"
+    beat.touch()
+    me = os.getpid()
+    write_status(folder, Status(State.running, host=host(), pid=me, born=born(me), started=time.time()))
     arguments = json.loads((folder / "job.json").read_text())["arguments"]
-    command = [*program, *arguments]
     with (folder / "log.txt").open("ab") as log:
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-    asked: list[float] = []
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        asked.append(time.monotonic())
-        os.killpg(child.pid, signal.SIGINT)
-
-    signal.signal(signal.SIGTERM, interrupt)
-    signal.signal(signal.SIGINT, interrupt)
+        child = subprocess.Popen(
+            [*program, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+    asked = 0.0
     while True:
         try:
-            code = child.wait(timeout=1)
+            code = child.wait(timeout=LOOK_S)
             break
         except subprocess.TimeoutExpired:
-            if asked and time.monotonic() - asked[0] > KILLED_AFTER_S:
-                os.killpg(child.pid, signal.SIGKILL)
+            beat.touch()
+        if not asked and cancel.exists():
+            asked = time.monotonic()
+            os.killpg(child.pid, signal.SIGINT)
+        elif asked and time.monotonic() - asked > KILLED_AFTER_S:
+            os.killpg(child.pid, signal.SIGKILL)
     state = State.done if code == 0 else State.cancelled if asked else State.failed
     write_status(folder, replace(read_status(folder), state=state, ended=time.time(), code=code))
     return state

@@ -5,21 +5,25 @@ import threading
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import streamlit as st
+from starlette.middleware import Middleware
 from streamlit import net_util
 
-from app.jobs import keep_going
+from app.cluster import JobCluster, keep_going
+from app.frontpage import FrontPage
+from app.pages import PAGES
 from app.routes import ROUTES, bundle_name
 from app.source import open_source
 from app.style import default_style
+from app.tour import DEMO
 from app.workspace import Workspace, use
 from tiles.errors import InputError
 
 SCRIPT = Path(__file__).parent / "main.py"
 UPLOAD_MB = 2048
-JOBS_AT_ONCE = 1  # a model fills the machine; others wait
 
 # Nothing is asked from anybody's server, nothing is told to anybody, nothing reloads by itself.
 QUIET = {
@@ -51,7 +55,8 @@ def prepare(
     """
     bundle_name()  # says how to build the map, before anything starts
     sources = tuple(open_source(scene) for scene in scenes)  # before the workspace, which makes its folder
-    workspace = Workspace.at(folder, allow=(*allow, *_folders_of(scenes)), backbone=backbone, dask=dask)
+    demo = (DEMO,) if DEMO.is_dir() else ()  # what the tour shows
+    workspace = Workspace.at(folder, allow=(*allow, *_folders_of(scenes), *demo), backbone=backbone, dask=dask)
     for source in sources:
         default_style(source, workspace.statistics)  # reads some pixels: a file without its end is found here
     return replace(workspace, scenes=sources)
@@ -66,7 +71,7 @@ def serve(workspace: Workspace, *, port: int, address: str) -> None:
     """Run the server until it is stopped.
 
     Raises:
-        InputError: Where the port is taken.
+        InputError: Where the port is taken, or no Dask scheduler answers at the address given.
     """
     with closing(socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -79,7 +84,15 @@ def serve(workspace: Workspace, *, port: int, address: str) -> None:
     # To judge the origin of a connection, Streamlit would ask a server on the internet for this machine's address.
     net_util._external_ip = ""
     use(workspace)
+    import_module(PAGES[0].module)  # whoever opens the first page does not wait for what it needs
+    cluster = JobCluster(workspace.dask)
+    if workspace.dask:
+        _ = cluster.client  # a scheduler that does not answer is said now
     stop = threading.Event()
-    keep_going(workspace.jobs, JOBS_AT_ONCE, stop)
-    server = st.App(SCRIPT, routes=ROUTES)
-    server.run(config={**QUIET, "server.port": port, "server.address": address})
+    keep_going(workspace.jobs, cluster, stop)
+    server = st.App(SCRIPT, routes=ROUTES, middleware=[Middleware(FrontPage)])
+    try:
+        server.run(config={**QUIET, "server.port": port, "server.address": address})
+    finally:
+        stop.set()
+        cluster.close()

@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,11 @@ class Session:
         revision: Number of the last state of the examples that Python gave the map.
         awaited: Jobs whose results go onto the map when they are done.
         arranged: The arrangement that was last taken from the map.
+        cut: The layer and threshold that were last taken from the map.
         project: Name of the open project.
+        settings: What else a project remembers, as plain YAML: ``least_pixels`` of a change; places (longitude,
+            latitude) of wanted (``more_like``) and unwanted changes (``not_like``).
+        results: Folders of the maps that were asked for here, the newest first.
     """
 
     layers: LayerList
@@ -47,19 +51,27 @@ class Session:
     revision: int = 0
     awaited: list[str] = field(default_factory=list)
     arranged: list[dict[str, Any]] | None = None
+    cut: tuple[str, float] | None = None
     project: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    results: list[Path] = field(default_factory=list)
 
     def look_at(self, bounds: Bounds) -> None:
         """Bring bounds (degrees) into view at the next drawing of the map."""
         self.fit = (secrets.token_hex(4), bounds)
 
     def take(self, events: MapResult) -> None:
-        """Keep what was drawn and arranged on the map."""
+        """Keep what was drawn, arranged and cut on the map."""
         if events.drawn is not None and events.revision == self.revision:
             self.drawn = events.drawn
         if events.arranged is not None and events.arranged != self.arranged:
             self.arranged = events.arranged
             self.layers.arrange(events.arranged)
+        if events.threshold is not None and events.threshold != self.cut:
+            self.cut = events.threshold
+            layer = self.layers.get(self.cut[0])
+            if layer is not None:
+                self.layers.restyle(layer.key, replace(layer.style, threshold=self.cut[1]))
 
     def replace_examples(self, features: dict[str, Any]) -> None:
         """Give the map other examples than it has."""

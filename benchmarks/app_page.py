@@ -1,10 +1,15 @@
 """The web map in a real browser: page opened → first tile, threshold moved → redrawn, each over a floor.
 
-The floor of opening is the same server's page without any layer (Streamlit and the map's JavaScript); the floor of
-redrawing is one frame of the browser. Needs a Chromium; says so and ends where there is none.
+Opened is a 16,384 × 16,384 uint16 COG (``--small``: a quarter of the side), by a browser that has seen nothing of the
+server yet: the very first page of a server just started, then others. The floor of opening is the same server's page
+without any layer (Streamlit and the map's JavaScript); the floor of redrawing is one frame of the browser. At last a
+day in short: tabs opened, every page with the map visited, tabs closed, and the server's memory late over early.
+Needs a Chromium; says so and ends where there is none.
 """
 
+import argparse
 import json
+import resource
 import shutil
 import socket
 import statistics
@@ -16,17 +21,20 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from _app_scene import FULL, SMALL, make_cog
 from odc.geo.geobox import GeoBox
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 from rasterio.transform import from_origin
 
 from tiles.cog import CogWriter
 
 SIDE = 4096
 ROUNDS = 5
+TABS = 16
 QUIET = [
     "--no-sandbox",
     "--disable-gpu",
@@ -66,8 +74,21 @@ def make_score(path: Path) -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class Served:
+    """A running server."""
+
+    address: str
+    pid: int
+
+    def resident_mb(self) -> float:
+        """Its memory."""
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * resource.getpagesize() / 1e6
+
+
 @contextmanager
-def serving(folder: Path, scenes: list[Path]) -> Iterator[str]:
+def serving(folder: Path, scenes: list[Path]) -> Iterator[Served]:
     """A server of its own on a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -85,10 +106,26 @@ def serving(folder: Path, scenes: list[Path]) -> Iterator[str]:
                 break
             except (urllib.error.URLError, OSError):
                 time.sleep(0.1)
-        yield address
+        yield Served(address, process.pid)
     finally:
         process.terminate()
         process.wait()
+
+
+def measure_memory(browser: Browser, served: Served) -> None:
+    """Tabs and pages again and again."""
+    held = []
+    for _ in range(TABS):
+        context = browser.new_context(viewport={"width": 1440, "height": 900})
+        page = context.new_page()
+        opening(page, served.address, LOADED)
+        for name in ("Explore", "Segment", "Change", "Scenes"):
+            page.get_by_role("link", name=name, exact=True).click()
+            page.wait_for_timeout(500)
+        context.close()
+        held.append(served.resident_mb())
+    early, late = (statistics.median(part) for part in (held[TABS // 4 : TABS // 2], held[-TABS // 4 :]))
+    print(f"memory after {TABS} tabs over that after {TABS // 2}: {late / early:.3f} ({early:.0f} to {late:.0f} MB)")
 
 
 def opening(page: Page, address: str, ready: str) -> float:
@@ -101,6 +138,9 @@ def opening(page: Page, address: str, ready: str) -> float:
 
 def main() -> None:
     """Measure in one run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--small", action="store_true")
+    side = SMALL if parser.parse_args().small else FULL
     found = next(
         (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
     )
@@ -112,25 +152,32 @@ def main() -> None:
         folder = Path(name)
         score = make_score(folder / "score.tif")
         browser = playwright.chromium.launch(executable_path=found, args=QUIET)
-        with serving(folder / "a", [score]) as shown, serving(folder / "b", []) as empty:
+        scene = make_cog(side)
+        with (
+            serving(folder / "a", [scene]) as shown,
+            serving(folder / "b", []) as empty,
+            serving(folder / "c", [score]) as cut,
+        ):
             floor, full = [], []
             for number in range(ROUNDS + 1):
-                for address, ready, times in ((empty, panel, floor), (shown, LOADED, full)):
-                    page = browser.new_page(viewport={"width": 1440, "height": 900})
-                    took = opening(page, address, ready)
-                    if number:  # the first round starts both servers' sessions
-                        times.append(took)
-                    page.close()
-            first, bare = statistics.median(full), statistics.median(floor)
+                for address, ready, times in ((empty.address, panel, floor), (shown.address, LOADED, full)):
+                    context = browser.new_context(viewport={"width": 1440, "height": 900})
+                    times.append(opening(context.new_page(), address, ready))
+                    context.close()
+                if number == 0:
+                    time.sleep(20)  # both servers import in peace what their other pages need
+            first, bare = statistics.median(full[1:]), statistics.median(floor[1:])
+            print(f"{side} x {side} x 3 uint16: server just started -> first tile: {full[0]:.2f} s (aim: < 2 s)")
             print(
                 f"page opened -> first tile: {first:.2f} s = {first / bare:.2f} x the page without a layer (aim: < 2 s)"
             )
             page = browser.new_page(viewport={"width": 1440, "height": 900})
-            opening(page, shown, LOADED)
+            opening(page, cut.address, LOADED)
             page.wait_for_timeout(3000)
             drawn = page.evaluate(REDRAW)
             redraw, frame = statistics.median(drawn["times"]), statistics.median(drawn["frames"])
             print(f"threshold moved -> redrawn: {redraw:.0f} ms = {redraw / frame:.1f} x one frame (aim: < 300 ms)")
+            measure_memory(browser, shown)
         browser.close()
 
 

@@ -1,4 +1,4 @@
-"""The web map's tiles and live maps, on a 16,384 × 16,384 uint16 COG made on the spot.
+"""The web map's tiles and live maps, on a 16,384 × 16,384 uint16 COG made at first use.
 
 Prints ratios of two things measured in the same run, with the plain numbers beside them:
 
@@ -26,6 +26,7 @@ import morecantile
 import numpy as np
 import rasterio
 import uvicorn
+from _app_scene import FULL, SMALL, make_cog
 from odc.geo.geobox import GeoBox
 from rasterio.transform import from_origin
 from rio_tiler.io import Reader
@@ -38,26 +39,11 @@ from app.style import default_style
 from app.workspace import Workspace, use
 from geodino.segmentation.labels import Labels
 from geodino.segmentation.legend import Legend
-from tiles.cog import CogWriter
 
 MERCATOR = morecantile.tms.get("WebMercatorQuad")
 AT_ONCE = 24
 SESSIONS = 10
 SCREEN, SCREENS = 12, 6  # tiles of a screenful, and how many an analyst goes through
-
-
-def make_cog(path: Path, side: int) -> Path:
-    """A COG of three uint16 bands with texture at every scale."""
-    geobox = GeoBox((side, side), from_origin(400_000, 5_200_000, 10, 10), "EPSG:32631")
-    rng = np.random.default_rng(0)
-    columns = np.arange(side)
-    with CogWriter(path, geobox, dtype="uint16", nodata=0, count=3, descriptions=("red", "green", "blue")) as out:
-        for row in range(0, side, 512):
-            rows = np.arange(row, min(row + 512, side))[:, None]
-            wave = 1500 + 600 * np.sin(rows / 300) * np.cos(columns / 230)
-            bands = [wave + 200 * band + rng.normal(0, 60, wave.shape) for band in range(3)]
-            out.write(row, np.stack(bands).astype(np.uint16))
-    return path
 
 
 def tiles_of(source: Source, count: int) -> list[tuple[int, int, int]]:
@@ -113,7 +99,7 @@ def measure_tiles(folder: Path, side: int) -> None:
     """Tiles over HTTP against rio-tiler alone."""
     workspace = Workspace.at(folder / "work")
     use(workspace)
-    path = make_cog(folder / "big.tif", side)
+    path = make_cog(side)
     print(f"{side} x {side} x 3 uint16 COG, {path.stat().st_size / 1e9:.2f} GB, {os.cpu_count()} cores")
     first = time.perf_counter()
     source = open_source(path)
@@ -210,7 +196,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        measure_tiles(Path(folder), 4096 if arguments.small else 16_384)
+        measure_tiles(Path(folder), SMALL if arguments.small else FULL)
         measure_live(Path(folder), 2500 if arguments.small else 10_000)
 
 

@@ -5,6 +5,7 @@ A page's module is imported when the page is first opened: the first one must no
 
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -22,13 +23,17 @@ class Page:
     path: str
 
     @property
+    def module(self) -> str:
+        """Name of the Python module that draws the page."""
+        return f"app.pages.{self.path}"
+
+    @property
     def show(self) -> Callable[[], None]:
         """The function that draws the page."""
-        return partial(_show, self.path)
+        return partial(_show, self.module)
 
 
-def _show(name: str) -> None:
-    module = f"app.pages.{name}"
+def _show(module: str) -> None:
     if module not in sys.modules:
         with st.spinner("Loading the page"):
             import_module(module)
@@ -44,6 +49,7 @@ PAGES = (
     Page("Training", ":material/model_training:", "training"),
 )
 
+WARM_AFTER_S = 4.0  # the first tiles come before what nobody has asked for yet
 _warming = threading.Lock()
 
 
@@ -52,7 +58,8 @@ def warm_up() -> None:
     if _warming.acquire(blocking=False):  # never released: once a process
 
         def run() -> None:
-            for page in PAGES:
-                import_module(f"app.pages.{page.path}")
+            time.sleep(WARM_AFTER_S)
+            for module in (*(page.module for page in PAGES), "distributed"):  # the last one for the first job
+                import_module(module)
 
         threading.Thread(target=run, name="warm-up", daemon=True).start()

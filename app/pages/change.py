@@ -22,6 +22,9 @@ from app.style import CHANGE_COLOR
 from app.workspace import Workspace
 from tiles.errors import InputError
 
+MORE, LESS = "more_like", "not_like"  # settings of the session
+LEAST_PIXELS = 9  # three by three: smaller places are mostly noise
+
 
 def show() -> None:
     """Draw the page."""
@@ -81,13 +84,12 @@ def _find(mine: Session, workspace: Workspace, dates: list[Layer]) -> None:
 
 def _explore(mine: Session, workspace: Workspace, layer: Layer, events: MapResult) -> tuple[VectorLayer, ...]:
     """Polygons at the threshold that the map has, their table, what is like them, and the files."""
-    key = f"threshold-{layer.key}"
-    if events.threshold and events.threshold[0] == layer.key:
-        st.session_state[key] = events.threshold[1]
-    threshold = float(st.session_state.get(key, layer.style.threshold or 0.0))
+    threshold = layer.style.threshold or 0.0
     low, high = layer.style.stretch[0]
     st.caption(f"Threshold **{threshold:.4g}** of {low:.3g} to {high:.3g}: move it in the layer list on the map.")
-    least = int(st.number_input("Smallest place, pixels", 1, 10_000, 9, key="change-least"))
+    kept = int(mine.settings.get("least_pixels", LEAST_PIXELS))
+    least = int(st.number_input("Smallest place, pixels", 1, 10_000, kept))
+    mine.settings["least_pixels"] = least
     try:
         with st.spinner("Drawing polygons"):
             found = _polygons(layer.source.address, layer.source.fingerprint, threshold, least)
@@ -95,7 +97,7 @@ def _explore(mine: Session, workspace: Workspace, layer: Layer, events: MapResul
         st.warning(str(error))
         return ()
     frame = _ranked(mine, workspace, layer, found)
-    chosen = _table(frame, found, events)
+    chosen = _table(mine, frame, found, events)
     _files(mine, workspace, layer, threshold, frame)
     revision = f"{layer.source.fingerprint}-{threshold}-{least}"
     return (VectorLayer("changes", "Changes", frame, CHANGE_COLOR, revision, chosen),)
@@ -106,7 +108,7 @@ def _polygons(path: str, fingerprint: str, threshold: float, least: int) -> Chan
     return polygons(Path(path), threshold, least_pixels=least)
 
 
-def _table(frame: geopandas.GeoDataFrame, found: Changes, events: MapResult) -> str | None:
+def _table(mine: Session, frame: geopandas.GeoDataFrame, found: Changes, events: MapResult) -> str | None:
     """The table, linked to the map both ways; returns the chosen polygon."""
     total = frame["area_m2"].sum() / 1e4
     more = f", and {found.left_out} smaller" if found.left_out else ""
@@ -137,24 +139,24 @@ def _table(frame: geopandas.GeoDataFrame, found: Changes, events: MapResult) -> 
         return None
     one = frame[frame["id"] == chosen].iloc[0]
     st.markdown(f"Place **{chosen}**: {one['area_m2'] / 1e4:.2f} ha, score {one['score']:.3f}")
-    more_like, unlike = st.columns(2)
-    if more_like.button("More like this", icon=":material/thumb_up:", width="stretch"):
-        _remember("change-more", frame, chosen)
-    if unlike.button("Not this", icon=":material/thumb_down:", width="stretch"):
-        _remember("change-less", frame, chosen)
+    with st.container(horizontal=True):
+        more_like = st.button("More like this", icon=":material/thumb_up:")
+        unlike = st.button("Not this", icon=":material/thumb_down:")
+    if more_like or unlike:
+        _remember(mine, MORE if more_like else LESS, frame, chosen)
     return chosen
 
 
-def _remember(key: str, frame: geopandas.GeoDataFrame, chosen: str) -> None:
+def _remember(mine: Session, key: str, frame: geopandas.GeoDataFrame, chosen: str) -> None:
     """Keep an example by its place on the ground: its number changes with the threshold."""
     point = frame[frame["id"] == chosen].geometry.to_crs(4326).representative_point().iloc[0]
-    st.session_state.setdefault(key, []).append((point.x, point.y))
+    mine.settings.setdefault(key, []).append([point.x, point.y])
     st.rerun()
 
 
 def _ranked(mine: Session, workspace: Workspace, layer: Layer, found: Changes) -> geopandas.GeoDataFrame:
     """The places with their likeness to the examples, the most alike first; needs both dates' features."""
-    more, less = st.session_state.get("change-more", []), st.session_state.get("change-less", [])
+    more, less = mine.settings.get(MORE, []), mine.settings.get(LESS, [])
     frame = found.frame
     if not (more or less) or len(frame) == 0:
         return frame
@@ -171,8 +173,9 @@ def _ranked(mine: Session, workspace: Workspace, layer: Layer, found: Changes) -
             st.session_state["change-vectors"] = (key, change_vectors(cubes[0], cubes[1], frame))
     vectors: np.ndarray = st.session_state["change-vectors"][1]
     like = likeness(vectors, _rows(frame, more), _rows(frame, less))
+    st.caption(f"Ranked by likeness to examples: {len(more)} wanted, {len(less)} not.")
     if st.button("Forget the examples", icon=":material/restart_alt:", width="stretch"):
-        st.session_state["change-more"], st.session_state["change-less"] = [], []
+        mine.settings[MORE], mine.settings[LESS] = [], []
         st.rerun()
     least = st.slider("Least likeness", -1.0, 1.0, -1.0, 0.05, key="change-likeness")
     ranked = frame.assign(likeness=like)[like >= least]
@@ -185,7 +188,7 @@ def _pair(mine: Session) -> list[Layer] | None:
     return [pair[0], pair[-1]] if len(pair) >= 2 else None
 
 
-def _rows(frame: geopandas.GeoDataFrame, places: list[tuple[float, float]]) -> list[int]:
+def _rows(frame: geopandas.GeoDataFrame, places: list[list[float]]) -> list[int]:
     points = geopandas.GeoSeries(geopandas.points_from_xy(*zip(*places, strict=True)), crs=4326) if places else None
     if points is None:
         return []

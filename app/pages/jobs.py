@@ -48,31 +48,33 @@ def _list() -> None:
 
 def _one(workspace: Workspace, job: Job, status: Status) -> None:
     with st.container(border=True):
-        title, state, action = st.columns([5, 2, 2], vertical_alignment="center")
-        title.markdown(f"**{plain(job.title)}**  \n{_when(job, status)}")
-        state.badge(status.state.value, color=COLORS[status.state])
-        if status.state in GOING:
-            if action.button("Cancel", key=f"jobs-cancel-{job.id}", icon=":material/cancel:", width="stretch"):
-                workspace.jobs.cancel(job.id)
-                st.rerun(scope="fragment")
-        else:
-            again = "Run again" if status.state is State.done else "Go on"
-            if action.button(again, key=f"jobs-again-{job.id}", icon=":material/replay:", width="stretch"):
-                _again(workspace, job, status)
-                st.rerun(scope="fragment")
+        st.markdown(f"**{plain(job.title)}**  \n{_when(job, status)}")
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.badge(status.state.value, color=COLORS[status.state])
+            if status.state in GOING:
+                if st.button("Cancel", key=f"jobs-cancel-{job.id}", icon=":material/cancel:"):
+                    workspace.jobs.cancel(job.id)
+                    st.rerun(scope="fragment")
+            else:
+                again = "Run again" if status.state is State.done else "Go on"
+                if st.button(again, key=f"jobs-again-{job.id}", icon=":material/replay:"):
+                    _again(workspace, job, status)
+                    st.rerun(scope="fragment")
+            rasters = [path for path in job.outputs if path.endswith(".tif")]
+            shown = status.state is State.done and bool(rasters)
+            if shown and st.button("Show on the map", key=f"jobs-show-{job.id}", icon=":material/layers:"):
+                for sentence in session().show_results(workspace, job):
+                    st.toast(plain(sentence))
+                st.toast("On the map of the other pages now.")
         if status.state is State.running:
             share = workspace.jobs.progress(job.id)
             st.progress(share or 0.0, text=None if share is None else f"{share:.0%}")
-        rasters = [path for path in job.outputs if path.endswith(".tif")]
-        shown = status.state is State.done and bool(rasters)
-        if shown and st.button("Show on the map", key=f"jobs-show-{job.id}", icon=":material/layers:"):
-            for sentence in session().show_results(workspace, job):
-                st.toast(plain(sentence))
-            st.toast("On the map of the other pages now.")
-        with st.expander("Command, log and files"):
-            st.code(job.command, language="bash", wrap_lines=True)
-            st.code(workspace.jobs.log(job.id)[-6000:] or "nothing said yet", language=None, height=180)
-            offer(workspace, [Path(path) for path in job.outputs])
+        more = st.expander("Command, log and files", key=f"jobs-more-{job.id}", on_change="rerun")
+        if more.open:  # the logs of fifty jobs are not read every two seconds for nobody
+            with more:
+                st.code(job.command, language="bash", wrap_lines=True)
+                st.code(workspace.jobs.log(job.id)[-6000:] or "nothing said yet", language=None, height=180)
+                offer(workspace, [Path(path) for path in job.outputs])
 
 
 def _again(workspace: Workspace, job: Job, status: Status) -> None:
@@ -93,7 +95,8 @@ def _when(job: Job, status: Status) -> str:
     if not status.started:
         return f"asked for at {asked}"
     took = (status.ended or time.time()) - status.started
-    return f"asked for at {asked}, {'took' if status.ended else 'running for'} {_duration(took)}"
+    where = f" on {plain(status.machine)}" if status.machine else ""
+    return f"asked for at {asked}, {'took' if status.ended else 'running for'} {_duration(took)}{where}"
 
 
 def _duration(seconds: float) -> str:

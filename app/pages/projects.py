@@ -4,7 +4,7 @@ import streamlit as st
 
 from app.mapview import EMPTY, examples
 from app.pages.common import explained, plain
-from app.projects import Project, listed, load, packed, save, versions
+from app.projects import MODEL, Project, listed, load, packed, save, versions
 from app.session import Session
 from app.source import ClassColor
 from app.workspace import Workspace
@@ -12,32 +12,45 @@ from app.workspace import Workspace
 
 def project_box(mine: Session, workspace: Workspace) -> None:
     """Draw the box."""
-    with st.expander(f"Project: {plain(mine.project)}" if mine.project else "Project", icon=":material/folder:"):
-        name = st.text_input("Name", mine.project or "", key="project-name", placeholder="my project")
-        if st.button("Save", type="primary", width="stretch", disabled=not name):
-            with explained():
-                drawn = examples(mine.drawn, tuple(mine.classes))
-                home = save(workspace.projects, name, Project(mine.layers.layers, mine.classes, drawn))
-                mine.project = home.name
-                st.toast(f"Saved in {plain(str(home))}")
-        found = listed(workspace.projects)
-        if not found:
-            st.caption("A project keeps layers, classes and examples: a GeoPackage and a YAML file in a folder.")
-            return
-        chosen = st.selectbox("Saved projects", found)
-        states = ["newest", *versions(workspace.projects, chosen)]
-        version = st.selectbox("State", states, help="Every save keeps the one before.")
-        if st.button("Open", width="stretch", icon=":material/folder_open:"):
-            with explained():
-                _open(mine, workspace, chosen, None if version == "newest" else version)
-                st.rerun()
-        st.download_button(
-            "Take a copy (zip)",
-            lambda: packed(workspace.projects, chosen),
-            f"{chosen}.zip",
-            "application/zip",
-            width="stretch",
-        )
+    box = st.expander(
+        f"Project: {plain(mine.project)}" if mine.project else "Project",
+        icon=":material/folder:",
+        key="project-box",
+        on_change="rerun",
+    )
+    if box.open:
+        with box:
+            _box(mine, workspace)
+
+
+def _box(mine: Session, workspace: Workspace) -> None:
+    name = st.text_input("Name", mine.project or "", key="project-name", placeholder="my project")
+    if st.button("Save", type="primary", width="stretch", disabled=not name):
+        with explained():
+            drawn = examples(mine.drawn, tuple(mine.classes))
+            models = [path for folder in mine.results if (path := folder / MODEL).exists()]
+            state = Project(mine.layers.layers, mine.classes, drawn, mine.settings, models)
+            home = save(workspace.projects, name, state)
+            mine.project = home.name
+            st.toast(f"Saved in {plain(str(home))}")
+    found = listed(workspace.projects)
+    if not found:
+        st.caption("A project keeps layers, classes and examples: a GeoPackage and a YAML file in a folder.")
+        return
+    chosen = st.selectbox("Saved projects", found)
+    states = ["newest", *versions(workspace.projects, chosen)]
+    version = st.selectbox("State", states, help="Every save keeps the one before.")
+    if st.button("Open", width="stretch", icon=":material/folder_open:"):
+        with explained():
+            _open(mine, workspace, chosen, None if version == "newest" else version)
+            st.rerun()
+    st.download_button(
+        "Take a copy (zip)",
+        lambda: packed(workspace.projects, chosen),
+        f"{chosen}.zip",
+        "application/zip",
+        width="stretch",
+    )
 
 
 def _open(mine: Session, workspace: Workspace, name: str, version: str | None) -> None:
@@ -45,6 +58,7 @@ def _open(mine: Session, workspace: Workspace, name: str, version: str | None) -
     mine.layers.layers = project.layers
     mine.classes = project.classes or mine.classes
     mine.project = name
+    mine.settings = project.settings
     values = {one.name: one.value for one in mine.classes}
     if project.examples is None:
         mine.replace_examples(dict(EMPTY))

@@ -1,15 +1,19 @@
 """Scenes: bring rasters onto the map, see what they are, and choose how they are painted."""
 
+import time
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import geopandas
 import numpy as np
 import pandas
 import streamlit as st
 
-from app.access import RASTERS
+from app.access import RASTERS, SCENES
 from app.layers import Layer
+from app.mapview import VectorLayer
 from app.pages.common import begin, choose_layer, explained, plain, workbench
 from app.pages.projects import project_box
 from app.session import Session
@@ -21,36 +25,57 @@ from app.workspace import Workspace
 from tiles.errors import InputError
 
 LISTED = 200
+LOOKED_EVERY_S = 10
 
 
 def show() -> None:
     """Draw the page."""
     mine, workspace, _ = begin()
 
-    def panel() -> None:
-        with st.expander("Add a scene", icon=":material/add:", expanded=not mine.layers.layers):
-            by_path, upload, stac = st.tabs(["Path", "Upload", "STAC"])
-            with by_path:
-                _by_path(mine, workspace)
-            with upload:
-                _upload(mine, workspace)
-            with stac:
-                _stac(mine, workspace)
+    def panel() -> tuple[VectorLayer, ...]:
+        if st.session_state.pop("scene-added", False):
+            st.session_state["scene-add"] = False
+        # What stands in a closed box is neither run nor sent: the first tile comes sooner.
+        box = st.expander(
+            "Add a scene", icon=":material/add:", expanded=not mine.layers.layers, key="scene-add", on_change="rerun"
+        )
+        if box.open:
+            with box:
+                by_path, upload, stac = st.tabs(["Path", "Upload", "STAC"])
+                with by_path:
+                    _by_path(mine, workspace)
+                with upload:
+                    _upload(mine, workspace)
+                with stac:
+                    _stac(mine, workspace)
         project_box(mine, workspace)
         layer = choose_layer("Layer", mine.layers.layers, "scenes-layer")
         if layer is not None:
             _paint(mine, workspace, layer)
-            _about(workspace, layer)
+            about = st.toggle("About this layer", key="scenes-about")
+            if about:
+                _about(workspace, layer)
             if st.button("Remove from the map", icon=":material/delete:", width="stretch"):
                 mine.layers.remove(layer.key)
                 st.rerun()
+            return (_footprint(layer),) if about else ()
+        return ()
 
     workbench(panel)
+
+
+def _footprint(layer: Layer) -> VectorLayer:
+    """The outline of a layer's grid, bent as its own coordinate system is on the map."""
+    outline = layer.source.geobox.extent
+    outline = outline.segmented(max(outline.boundingbox.span_x, outline.boundingbox.span_y) / 32)
+    frame = geopandas.GeoDataFrame({"id": ["footprint"]}, geometry=[outline.geom], crs=str(outline.crs))
+    return VectorLayer("footprint", "Footprint", frame, "#0f766e", layer.source.fingerprint)
 
 
 def _add(mine: Session, workspace: Workspace, path: Path) -> None:
     layer = mine.layers.add(workspace, open_source(path))
     mine.look_at(layer.source.bounds)
+    st.session_state["scene-added"] = True
 
 
 def _by_path(mine: Session, workspace: Workspace) -> None:
@@ -66,12 +91,12 @@ def _by_path(mine: Session, workspace: Workspace) -> None:
     )
     if st.button("Add to the map", type="primary", width="stretch", disabled=not (typed or chosen)):
         with explained():
-            _add(mine, workspace, workspace.access.resolve(typed or str(chosen)))
+            _add(mine, workspace, workspace.access.resolve(typed or str(chosen), SCENES))
             st.rerun()
 
 
-@st.cache_data(ttl=10, show_spinner=False)
-def _nearby(roots: tuple[Path, ...]) -> list[str]:
+@lru_cache(maxsize=4)
+def _nearby(roots: tuple[Path, ...], at: int) -> list[str]:
     found: list[str] = []
     for root in roots:
         for depth in ("*", "*/*", "*/*/*"):
@@ -86,7 +111,7 @@ def _nearby(roots: tuple[Path, ...]) -> list[str]:
 
 def nearby(workspace: Workspace) -> list[str]:
     """Rasters in the allowed folders, three levels deep, the first few hundred."""
-    return _nearby(workspace.access.roots)
+    return _nearby(workspace.access.roots, int(time.monotonic() / LOOKED_EVERY_S))
 
 
 def _upload(mine: Session, workspace: Workspace) -> None:
@@ -183,9 +208,6 @@ def _stretch(source: object, workspace: Workspace, style: Style, key: str) -> St
 
 def _about(workspace: Workspace, layer: Layer) -> None:
     source = layer.source
-    about = st.toggle("About this layer", key="scenes-about")
-    if not about:
-        return
     with st.container(border=True):
         height, width = source.geobox.shape
         west, south, east, north = source.bounds

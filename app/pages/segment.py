@@ -19,6 +19,7 @@ from app.pages.common import begin, choose_layer, command_line, explained, no_sc
 from app.pages.prepare import prepared
 from app.pages.projects import next_value
 from app.picture import draw_map
+from app.projects import MODEL, trained_models
 from app.session import Session
 from app.source import ClassColor, open_source
 from app.style import TOKEN_LEVELS, Paint, Style
@@ -61,15 +62,24 @@ def _classes(mine: Session) -> None:
     with st.expander(f"Classes and examples ({sum(counts.values())})", icon=":material/edit:", expanded=True):
         kept: list[ClassColor] = []
         for one in mine.classes:
-            color, name, number, remove = st.columns([1, 4, 1, 1], vertical_alignment="center")
-            picked = color.color_picker("Colour", one.hex, key=f"class-color-{one.value}", label_visibility="collapsed")
-            text = name.text_input(
-                "Name", one.name, key=f"class-name-{one.value}", label_visibility="collapsed", max_chars=60
-            )
-            number.caption(str(counts.get(one.value, 0)))
-            gone = remove.button(
-                "", key=f"class-gone-{one.value}", icon=":material/close:", help="Take this class away", type="tertiary"
-            )
+            # One row also on a phone, where Streamlit's columns would stand below each other.
+            with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+                picked = st.color_picker(
+                    "Colour", one.hex, key=f"class-color-{one.value}", label_visibility="collapsed", width=44
+                )
+                text = st.text_input(
+                    "Name",
+                    one.name,
+                    key=f"class-name-{one.value}",
+                    label_visibility="collapsed",
+                    max_chars=60,
+                    width=150,
+                )
+                st.caption(str(counts.get(one.value, 0)), width=24)
+                gone = st.button(
+                    "", key=f"class-gone-{one.value}", icon=":material/close:", help="Take this class away",
+                    type="tertiary", width=24,
+                )  # fmt: skip
             if not (gone and len(mine.classes) > 1):
                 rgb = (int(picked[1:3], 16), int(picked[3:5], 16), int(picked[5:7], 16))
                 kept.append(ClassColor(one.value, text.strip() or one.name, rgb))
@@ -80,14 +90,14 @@ def _classes(mine: Session) -> None:
             left = [feature for feature in mine.drawn["features"] if feature["properties"].get("class") in values]
             mine.replace_examples({"type": "FeatureCollection", "features": left})
             st.rerun()
-        add, clear = st.columns(2)
-        if add.button("Class", icon=":material/add:", width="stretch", help="Add a class"):
+        with st.container(horizontal=True):
+            add = st.button("Class", icon=":material/add:", help="Add a class")
+            clear = st.button("Clear", icon=":material/ink_eraser:", help="Take all examples away", disabled=not counts)
+        if add:
             value = next_value(mine.classes)
             mine.classes.append(ClassColor(value, f"class {value}", palette(value - 1)))
             st.rerun()
-        if clear.button(
-            "Clear", icon=":material/ink_eraser:", width="stretch", help="Take all examples away", disabled=not counts
-        ):
+        if clear:
             mine.replace_examples(dict(EMPTY))
             st.rerun()
         st.caption("Choose a class on the map, then draw a point, line, box or polygon. U takes the last step back.")
@@ -178,10 +188,10 @@ def _scores(shown: _Shown) -> None:
     if agreement is None:
         st.caption("Scores need examples of each class in at least two places apart from each other.")
         return
-    accuracy, iou = st.columns(2)
     help = "Measured by cross-validation on examples that lie apart from those learned from."
-    accuracy.metric("Accuracy", f"{agreement.overall_accuracy:.0%}", help=help)
-    iou.metric("Mean IoU", f"{agreement.mean_iou:.2f}", help=help)
+    with st.container(horizontal=True):
+        st.metric("Accuracy", f"{agreement.overall_accuracy:.0%}", help=help, width=140)
+        st.metric("Mean IoU", f"{agreement.mean_iou:.2f}", help=help, width=140)
     frame = pandas.DataFrame({"class": shown.names, "F1": agreement.f1, "IoU": agreement.iou})
     st.dataframe(
         frame,
@@ -216,7 +226,7 @@ def _full_map(mine: Session, workspace: Workspace, layer: Layer) -> None:
                 folder,
                 f"Land cover of {layer.name}",
                 labels=labels,
-                save_model=folder / "model.safetensors",
+                save_model=folder / MODEL,
             )
     if ready:
         placeholder = Path("examples.gpkg")
@@ -259,7 +269,7 @@ def _start(
     if labels or model:
         arguments += ["--confidence", str(confidence)]
     mine.submit(workspace, title, arguments, outputs)
-    st.session_state.setdefault("segment-results", []).insert(0, str(folder))
+    mine.results.insert(0, folder)
     st.rerun()
 
 
@@ -280,11 +290,11 @@ def _other_ways(mine: Session, workspace: Workspace, layer: Layer) -> None:
                         clusters=int(count),
                     )
         with model:
-            found = sorted(workspace.results.glob("*/model.safetensors"), key=lambda path: -path.stat().st_mtime)
+            found = trained_models(workspace.results, workspace.projects)
             if not found:
                 st.caption("Each full map keeps its model; it appears here and can be applied to other scenes.")
             else:
-                chosen = st.selectbox("Model", found, format_func=lambda path: path.parent.name)
+                chosen = st.selectbox("Model", list(found), format_func=lambda path: found[path])
                 if st.button("Apply to this scene", width="stretch"):
                     with explained():
                         _start(
@@ -292,7 +302,7 @@ def _other_ways(mine: Session, workspace: Workspace, layer: Layer) -> None:
                             workspace,
                             layer,
                             workspace.new_result(layer.source.name, "applied"),
-                            f"{chosen.parent.name} on {layer.name}",
+                            f"{found[chosen]} on {layer.name}",
                             model=chosen,
                         )
         with labels:
@@ -310,19 +320,18 @@ def _from_file(mine: Session, workspace: Workspace, layer: Layer, typed: str, fi
 
     path = workspace.access.resolve(typed, RASTERS + VECTORS)
     folder = workspace.new_result(layer.source.name, "segmentation")
-    land, vector, model = folder / "land-cover.tif", folder / "land-cover.gpkg", folder / "model.safetensors"
+    land, vector, model = folder / "land-cover.tif", folder / "land-cover.gpkg", folder / MODEL
     arguments = commands.segment(
         workspace, layer.source.address, land, labels=path, field=field or None, save_model=model, vector=vector
     )
     mine.submit(workspace, f"Land cover of {layer.name}", arguments, [land, vector, model])
-    st.session_state.setdefault("segment-results", []).insert(0, str(folder))
+    mine.results.insert(0, folder)
     st.rerun()
 
 
 def _results(mine: Session, workspace: Workspace) -> None:
     """Maps made in this session, to be taken away."""
-    for text in st.session_state.get("segment-results", [])[:5]:
-        folder = Path(text)
+    for folder in mine.results[:5]:
         land = folder / "land-cover.tif"
         if not land.exists() or _unfinished(mine, workspace, land):
             continue
@@ -342,7 +351,7 @@ def _results(mine: Session, workspace: Workspace) -> None:
                     folder / "confidence.tif",
                     *vectors,
                     picture,
-                    folder / "model.safetensors",
+                    folder / MODEL,
                     folder / "examples.gpkg",
                 ],
             )

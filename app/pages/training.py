@@ -3,6 +3,7 @@
 The page reads what ``geodino pretrain`` writes into its folder; it starts and stops nothing.
 """
 
+from functools import partial
 from pathlib import Path
 
 import altair
@@ -34,15 +35,17 @@ def show() -> None:
     workspace = current()
     st.subheader("Training")
     found = runs(workspace.access)
-    left, right = st.columns([3, 2], vertical_alignment="bottom")
-    typed = right.text_input("or the path of a run's folder", key="training-path", placeholder="RUN")
+    left, right = st.columns([3, 2], vertical_alignment="bottom") if found else (st, st)
+    typed = right.text_input(
+        "or the path of a run's folder" if found else "Path of a run's folder", key="training-path", placeholder="RUN"
+    )
     if not found and not typed:
         st.info(
             "No run in the allowed folders yet. `geodino pretrain TILES -o RUN` makes one, whose curves appear here.",
             icon=":material/model_training:",
         )
         return
-    chosen = left.selectbox("Run", found, format_func=lambda path: str(path), disabled=not found) if found else None
+    chosen = left.selectbox("Run", found, format_func=partial(_short, workspace.access)) if found else None
     with explained():
         run = workspace.access.resolve(typed, ("",)) if typed else chosen
         if run is None:
@@ -61,6 +64,12 @@ def runs(access: Access) -> list[Path]:
     return sorted(found, key=lambda run: -(run / METRICS).stat().st_mtime)[:LISTED]
 
 
+def _short(access: Access, run: Path) -> str:
+    """A run's path below the allowed folder that it lies in: what tells it from others comes first."""
+    root = next((root for root in access.roots if root in run.parents), None)
+    return str(run.relative_to(root)) if root else str(run)
+
+
 @st.fragment(run_every=REFRESH_S)
 def _follow(run: Path) -> None:
     try:
@@ -71,7 +80,7 @@ def _follow(run: Path) -> None:
     _state(run, frame)
     numbers = [name for name in frame.columns if name != "step" and pandas.api.types.is_numeric_dtype(frame[name])]
     grouped = _grouped(numbers)
-    smooth = st.slider("Smoothing, rows", 1, 50, 1, key="training-smooth")
+    smooth = st.slider("Smoothing, rows", 1, 50, 1, key="training-smooth", width=320)
     columns = st.columns(2)
     for index, (title, names) in enumerate(grouped.items()):
         with columns[index % 2]:
@@ -94,13 +103,12 @@ def _follow(run: Path) -> None:
 def _state(run: Path, frame: pandas.DataFrame) -> None:
     last = frame.iloc[-1]
     planned = _planned(run)
-    columns = st.columns(4)
     step = int(last["step"])
-    columns[0].metric("Step", f"{step:,}" + (f" of {planned:,}" if planned else ""))
-    for column, name in zip(
-        columns[1:], [name for name in ("loss", "images_per_s", "data_wait") if name in frame], strict=False
-    ):
-        column.metric(name.replace("_", " "), f"{last[name]:.4g}")
+    with st.container(horizontal=True):
+        st.metric("Step", f"{step:,}" + (f" of {planned:,}" if planned else ""), width="content")
+        for name in ("loss", "images_per_s", "data_wait"):
+            if name in frame:
+                st.metric(name.replace("_", " ").replace("per s", "per second"), f"{last[name]:.4g}", width="content")
     if planned:
         st.progress(min(1.0, step / planned))
 
@@ -134,11 +142,11 @@ def _chart(frame: pandas.DataFrame, names: list[str], smooth: int) -> altair.Cha
     if smooth > 1:
         rolled[names] = rolled[names].rolling(smooth, min_periods=1).mean()
     long = rolled.melt("step", var_name="curve", value_name="value").dropna()
-    chart = altair.Chart(long, height=220).mark_line()
+    chart = altair.Chart(long, height=260).mark_line()
     return chart.encode(
-        x=altair.X("step:Q", title="step"),
-        y=altair.Y("value:Q", title=None, scale=altair.Scale(zero=False)),
-        color=altair.Color("curve:N", title=None, legend=altair.Legend(orient="bottom")),
+        x=altair.X("step:Q", title=None, axis=altair.Axis(tickCount=6)),
+        y=altair.Y("value:Q", title=None, scale=altair.Scale(zero=False), axis=altair.Axis(tickCount=5, format="~g")),
+        color=altair.Color("curve:N", title=None, legend=altair.Legend(orient="top") if len(names) > 1 else None),
         tooltip=["step", "curve", "value"],
     )
 

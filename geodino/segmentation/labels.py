@@ -1,5 +1,6 @@
 """Labelled pixels of a scene from points, polygons or a raster, in any format and coordinate reference system."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from tiles.errors import InputError
 # Neighbouring pixels repeat each other: more of them from one class cost time and add nothing to a linear head.
 MOST_PIXELS_PER_CLASS = 4000
 _ROW_BAND = 1024
+COLOR_FIELD = "color"  # of vector labels: each class's own colour, as the web map writes it
 _IDENTIFIERS = {"id", "fid", "objectid", "gid", "index", "uuid", "ogc_fid"}
 
 
@@ -154,8 +156,20 @@ def _read_vector(path: Path, geobox: GeoBox, field: str | None) -> Labels:
         objects.append(np.full(len(row), number, dtype=np.int64))
     return Labels(
         np.concatenate(rows), np.concatenate(cols), np.concatenate(classes), np.concatenate(objects),
-        Legend.of(names), notes,
+        Legend.of(names, _own_colors(frame, values)), notes,
     )  # fmt: skip
+
+
+def _own_colors(frame: gpd.GeoDataFrame, values: "pd.Series[Any]") -> dict[str, Color]:
+    """Colours that the labels bring along for their classes: ``#rrggbb`` in a field ``color``."""
+    if COLOR_FIELD not in frame.columns:
+        return {}
+    pairs = zip(values, frame[COLOR_FIELD].astype(str), strict=True)
+    return {
+        str(value): (int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16))
+        for value, text in pairs
+        if re.fullmatch("#[0-9a-fA-F]{6}", text)
+    }
 
 
 def choose_field(frame: gpd.GeoDataFrame, field: str | None, path: Path) -> tuple[str, tuple[str, ...]]:
@@ -174,7 +188,7 @@ def choose_field(frame: gpd.GeoDataFrame, field: str | None, path: Path) -> tupl
         distinct = frame[column].nunique()
         return 2 <= distinct <= 254 and (distinct < len(frame) or len(frame) <= 10)
 
-    usable = [column for column in columns if column.lower() not in _IDENTIFIERS and repeats(column)]
+    usable = [column for column in columns if column.lower() not in {*_IDENTIFIERS, COLOR_FIELD} and repeats(column)]
     texts = [c for c in usable if pd.api.types.is_string_dtype(frame[c]) or pd.api.types.is_object_dtype(frame[c])]
     numbers = [c for c in usable if pd.api.types.is_integer_dtype(frame[c]) or pd.api.types.is_bool_dtype(frame[c])]
     candidates = texts or numbers

@@ -4,12 +4,15 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import rasterio
@@ -17,6 +20,7 @@ from rasterio.transform import from_origin
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
+    from starlette.applications import Starlette
 
 ARTEFACTS = Path(__file__).resolve().parents[2] / "test-artifacts"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -25,6 +29,17 @@ QUIET_BROWSER = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
+SCHEMES: tuple[Literal["dark"], Literal["light"]] = ("dark", "light")
+# Two frames without an animation under way.
+SETTLED = """async () => {
+    const frame = () => new Promise(done => requestAnimationFrame(() => setTimeout(done, 60)));
+    await frame();
+    await Promise.race([
+        Promise.all(document.getAnimations().filter(a => a.effect?.getComputedTiming().iterations === 1).map(a => a.finished.catch(() => 0))),
+        new Promise(done => setTimeout(done, 1500)),
+    ]);
+    await frame();
+}"""  # noqa: E501
 WAIT_MS = (
     240_000  # a job that begins with importing PyTorch takes two minutes on a machine with ten other busy processes
 )
@@ -66,7 +81,8 @@ def landscape(seed: int = 0, size: int = 384, *, built: bool = False) -> np.ndar
     Args:
         seed: Of the texture.
         size: Pixels a side.
-        built: Whether a new quarter stands in the fields: columns and rows 5/8 to 7/8, 1/8 to 3/8 of the size.
+        built: Whether a new quarter stands in the fields (columns 5/8 to 7/8, rows 1/8 to 3/8 of the size) and a new
+            pond lies in the town (columns 5/8 to 6/8, rows 6/8 to 7/8).
     """
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[:size, :size]
@@ -81,7 +97,10 @@ def landscape(seed: int = 0, size: int = 384, *, built: bool = False) -> np.ndar
         part = size // 8
         town = town | ((rows >= part) & (rows < 3 * part) & (columns >= 5 * part) & (columns < 7 * part))
     color = np.where(town[..., None], street, color)
-    color = np.where((columns < size // 3)[..., None], (20, 50, 110), color)
+    water = columns < size // 3
+    if built:
+        water = water | ((rows >= 6 * part) & (rows < 7 * part) & (columns >= 5 * part) & (columns < 6 * part))
+    color = np.where(water[..., None], (20, 50, 110), color)
     noisy = color + rng.normal(0, 6, color.shape)
     return np.clip(noisy, 1, 254).astype(np.uint8).transpose(2, 0, 1)
 
@@ -101,10 +120,19 @@ class Server:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
+        self.launch()
+        self.wait()
+
+    def launch(self) -> None:
+        """Begin to start."""
         log = (self.folder / "server.log").open("ab")
         command = [sys.executable, "-c", "from geodino.cli import main; main()", "app", *self.arguments]
         options = ["--port", str(self.port), "--work", str(self.work)]
         self.process = subprocess.Popen([*command, *options], cwd=self.folder, stdout=log, stderr=log)
+
+    def wait(self) -> None:
+        """Until it answers."""
+        assert self.process
         deadline = time.monotonic() + WAIT_MS / 1000
         while True:
             try:
@@ -123,6 +151,21 @@ class Server:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+
+
+@contextmanager
+def serving(app: "Starlette") -> Iterator[str]:
+    """An ASGI app on a port of its own."""
+    import uvicorn
+
+    runner = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
+    thread = threading.Thread(target=runner.run)
+    thread.start()
+    while not runner.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{runner.servers[0].sockets[0].getsockname()[1]}"
+    runner.should_exit = True
+    thread.join()
 
 
 def free_port() -> int:
@@ -149,3 +192,19 @@ class Watched:
         """Keep a screenshot among the artefacts of the tests."""
         ARTEFACTS.mkdir(exist_ok=True)
         self.page.screenshot(path=ARTEFACTS / f"{name}.png")
+
+    def look(self, name: str) -> None:
+        """Keep the page as a laptop and a phone show it, light and dark; it must not scroll sideways on either."""
+        for width, height in ((390, 844), (1440, 900)):
+            self.page.set_viewport_size({"width": width, "height": height})
+            for scheme in SCHEMES:
+                self.page.emulate_media(color_scheme=scheme)
+                self.page.evaluate(SETTLED)
+                self.keep(f"{name}-{width}-{scheme}")
+            overflow = self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+            assert overflow <= 0, (name, width)
+            if width == 390:  # what lies below the first screen
+                self.page.evaluate("document.querySelector('[data-testid=stMain]').scrollBy(0, 760)")
+                self.page.evaluate(SETTLED)
+                self.keep(f"{name}-{width}-below")
+                self.page.evaluate("document.querySelector('[data-testid=stMain]').scrollTo(0, 0)")

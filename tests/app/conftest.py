@@ -39,7 +39,7 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: Path) -> Iterator[Server]:
-    """A server with two dates of one generated place, the older one first."""
+    """A server with two dates of one generated place, the older one first; the features of both have been prepared."""
     folder = tmp_path_factory.mktemp("app")
     if not (Path(__file__).parents[2] / "app/frontend/dist/map.js").exists():
         pytest.skip("the map's JavaScript has not been built: run make frontend")
@@ -51,9 +51,26 @@ def server(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: Path) -> Ite
     (work / "cache" / "tour-seen").touch()
     arguments = [str(folder / "before.tif"), str(folder / "after.tif"), "--backbone", str(tiny_backbone)]
     running = Server(folder, work, arguments, free_port())
-    running.start()
+    running.launch()
+    try:
+        _prepare(work, folder / "before.tif", folder / "after.tif", tiny_backbone)
+        running.wait()
+    except BaseException:
+        running.stop()
+        raise
     yield running
     running.stop()
+
+
+def _prepare(work: Path, before: Path, after: Path, backbone: Path) -> None:
+    """Write the features where the app looks for them, as its own jobs would (one test has the app do it)."""
+    import geodino
+    from app.pages.prepare import cube_path
+    from app.source import open_source
+
+    workspace = Workspace.at(work, backbone=str(backbone))
+    for scene in (before, after):
+        geodino.features(scene, cube_path(workspace, open_source(scene)), backbone=backbone)
 
 
 @pytest.fixture(scope="session")

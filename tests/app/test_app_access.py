@@ -1,5 +1,6 @@
 """Which files the web map reads: every way out of the allowed folders is tried."""
 
+import json
 import os
 import pickle
 import zipfile
@@ -12,7 +13,7 @@ from app_testing import write_raster
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.access import Access
+from app.access import SCENES, Access
 from app.uploads import safe_name, store
 from tiles.errors import InputError
 
@@ -111,6 +112,49 @@ def test_a_vrt_with_code_or_entities_is_refused(access: Access) -> None:
     (inside / "bomb.vrt").write_text('<!DOCTYPE x [<!ENTITY a "aaaa">]><VRTDataset>&a;</VRTDataset>')
     with pytest.raises(InputError, match="entities"):
         access.resolve("bomb.vrt")
+
+
+@pytest.mark.parametrize("name", ["scene.tif", "scene.png", "scene.jp2"])
+def test_a_text_that_names_other_files_is_judged_under_any_ending(access: Access, name: str) -> None:
+    """GDAL looks at the content: a VRT called ``scene.tif`` opens as one."""
+    inside = access.roots[0]
+    (inside / name).write_text("  " + vrt("/etc/passwd"))
+    with pytest.raises(InputError, match="names"):
+        access.resolve(name)
+    (inside / "folder" / name).write_text(vrt("/etc/passwd"))
+    with pytest.raises(InputError, match="names"):
+        access.resolve("folder")
+    (inside / name).write_text('{"type": "FeatureCollection"}')
+    with pytest.raises(InputError, match="names others"):
+        access.resolve(name)
+
+
+@pytest.mark.parametrize(
+    ("href", "fine"),
+    [
+        ("scene.tif", True),
+        ("https://example.org/a.tif?key=1", True),
+        ("http://localhost:9/a.tif", True),
+        ("http://example.org/a.tif", False),
+        ("https://example.org/a.vrt", False),
+        ("s3://bucket/a.tif", False),
+        ("/vsicurl/https://example.org/a.tif", False),
+        ("../outside/secret.tif", False),
+        ("/etc/passwd", False),
+    ],
+)
+def test_a_stac_item_may_name_rasters_inside_and_on_the_web_only(access: Access, href: str, fine: bool) -> None:
+    assets = {"red": {"href": href, "roles": ["data"]}, "small": {"href": "t.jpg", "roles": ["thumbnail"]}}
+    item = access.roots[0] / "item.json"
+    item.write_text(json.dumps({"type": "Feature", "assets": assets}))
+    if fine:
+        assert access.resolve("item.json", SCENES) == item
+    else:
+        with pytest.raises(InputError, match="may be read"):
+            access.resolve("item.json", SCENES)
+    item.write_text("[]")
+    with pytest.raises(InputError, match="no STAC item"):
+        access.resolve("item.json", SCENES)
 
 
 @given(st.text(min_size=1, max_size=60))

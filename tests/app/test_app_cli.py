@@ -1,16 +1,19 @@
 """`geodino app`: bad input gets one clear sentence before the server starts."""
 
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from app_testing import landscape, write_raster
+from app_testing import free_port, landscape, write_raster
+from streamlit.testing.v1 import AppTest
 from typer.testing import CliRunner
 
 from app import routes, server
 from app.server import prepare, serve
-from app.workspace import Workspace
+from app.tour import demo_layers
+from app.workspace import Workspace, use
 from geodino.cli import build
 from tiles.errors import InputError
 
@@ -76,6 +79,34 @@ def test_scenes_maps_and_folders_of_bands_are_taken(tmp_path: Path) -> None:
     assert set(made.scenes[0].channel_names) == {"blue", "green", "red"}
     assert made.access.contains(scene)
     assert not made.access.contains(Path("/etc/passwd"))
+
+
+def test_the_demo_in_the_folder_can_be_shown_by_the_tour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo" / "maps").mkdir(parents=True)
+    scene = write_raster(tmp_path / "demo" / "maps" / "land_cover.tif", landscape(size=64))
+    made = prepare([], tmp_path / "work")
+    assert demo_layers(made) == [scene]
+    assert not made.access.contains(tmp_path / "other.tif")
+
+
+def test_a_scheduler_that_does_not_answer_is_said_before_the_server_starts(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.cluster.ANSWERS_WITHIN", "100ms")
+    with pytest.raises(InputError, match="no Dask scheduler answers"):
+        serve(replace(workspace, dask="tcp://127.0.0.1:9"), port=free_port(), address="127.0.0.1")
+
+
+def test_nothing_is_shown_before_somebody_is_in(monkeypatch: pytest.MonkeyPatch, workspace: Workspace) -> None:
+    """With an [auth] section in Streamlit's secrets, the script stops at a button."""
+    use(workspace)
+    page = AppTest.from_file(str(server.SCRIPT), default_timeout=60)
+    page.secrets["auth"] = {"redirect_uri": "http://localhost/oauth2callback", "cookie_secret": "x"}
+    page.run()
+    assert [button.label for button in page.button] == ["Log in"]
+    assert [title.value for title in page.title] == ["geodino"]
+    assert not page.text_input and not page.selectbox
 
 
 def test_the_server_serves_this_machine_alone_and_tells_nobody() -> None:

@@ -2,17 +2,16 @@
 
 import io
 import json
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import morecantile
 import numpy as np
 import pytest
-import uvicorn
-from app_testing import free_port, landscape, write_raster
+from app_testing import landscape, serving, write_raster
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -208,6 +207,8 @@ def test_an_id_is_the_pictures_own_and_cannot_be_made_without_the_key(tmp_path: 
     assert registry.add(source, style) == registry.add(source, style)
     assert registry.add(source, style) != other.add(source, style)
     assert registry.add(source, style) != registry.add(source, Style(Paint.ramp, (0,), ((0.0, 1.0),)))
+    cut = Style(Paint.score, (0,), ((0.0, 1.0),), threshold=0.2)
+    assert registry.add(source, cut) == registry.add(source, replace(cut, threshold=0.7))  # no tile is asked for again
     secret = stored_secret(tmp_path / "k" / "key")
     assert stored_secret(tmp_path / "k" / "key") == secret
     assert (tmp_path / "k" / "key").stat().st_mode & 0o077 == 0
@@ -246,15 +247,8 @@ def test_an_arrangement_made_on_the_map_is_taken_and_new_layers_keep_their_place
 def http(workspace: Workspace) -> Iterator[str]:
     """The routes on a port of their own."""
     use(workspace)
-    port = free_port()
-    runner = uvicorn.Server(uvicorn.Config(Starlette(routes=ROUTES), port=port, log_level="error"))
-    thread = threading.Thread(target=runner.run)
-    thread.start()
-    while not runner.started:
-        pass
-    yield f"http://127.0.0.1:{port}/geodino"
-    runner.should_exit = True
-    thread.join()
+    with serving(Starlette(routes=ROUTES)) as base:
+        yield f"{base}/geodino"
 
 
 def status_of(url: str, **headers: str) -> int:

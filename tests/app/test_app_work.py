@@ -1,5 +1,7 @@
 """What the pages compute: live maps, likeness, changes, projects, exports, pictures; by hand and by brute force."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import geopandas
@@ -21,8 +23,9 @@ from app.cubes import NOTHING, Cube, classify, likeness, open_cube, pca, write_p
 from app.exports import FORMATS, convert_vectors, write_vectors
 from app.layers import LayerList
 from app.mapview import examples
+from app.models import attention
 from app.picture import draw_map
-from app.projects import Project, check_name, listed, load, packed, save, versions
+from app.projects import Project, check_name, listed, load, packed, save, trained_models, versions
 from app.source import ClassColor, Meaning, open_source
 from app.style import Paint, Style, default_style
 from app.workspace import Workspace
@@ -131,6 +134,22 @@ def test_a_cube_is_read_as_it_was_written(tmp_path: Path) -> None:
         open_cube(tmp_path / "other.zarr")
 
 
+@pytest.mark.parametrize(("size", "tokens"), [(40, 2), (640, 28)])
+def test_attention_of_a_head_covers_the_scene_and_no_more(
+    workspace: Workspace, tmp_path: Path, tiny_backbone: Path, size: int, tokens: int
+) -> None:
+    """Each head's map sums to at most one; its grid lies inside the scene and holds the place that was asked for."""
+    scene = write_raster(tmp_path / "s.tif", landscape(size=size), names=("red", "green", "blue"))
+    own = replace(workspace, backbone=str(tiny_backbone))
+    found = attention(own, str(scene), size - 20, 3, 1)
+    assert found.maps.shape == (6, tokens, tokens)
+    assert (found.maps >= 0).all() and (found.maps.sum(axis=(1, 2)) <= 1 + 1e-5).all()
+    box, whole = found.geobox.extent.boundingbox, open_source(scene).geobox.extent.boundingbox
+    assert whole.left <= box.left and box.right <= whole.right
+    assert whole.bottom <= box.bottom and box.top <= whole.top
+    assert box.bottom <= 5_000_000 - 10 * (size - 20) <= box.top
+
+
 def score_raster(folder: Path) -> Path:
     """Two places above 1: 4 x 5 and 3 x 3 pixels of 10 m, and one single pixel."""
     score = np.zeros((64, 64), np.float32)
@@ -193,6 +212,7 @@ def test_examples_come_back_as_a_geodataframe_with_names() -> None:
     features = {"type": "FeatureCollection", "features": drawn}
     frame = examples(features, (ClassColor(1, "water", (0, 0, 1)), ClassColor(2, "field", (0, 1, 0))))
     assert list(frame["class"]) == ["field"]
+    assert list(frame["color"]) == ["#000100"]
     assert frame.geometry.iloc[0] == Point(3, 45)
     assert frame.crs.to_epsg() == 4326
     assert len(examples(None, ())) == 0
@@ -205,7 +225,10 @@ def project_in(workspace: Workspace, tmp_path: Path) -> Project:
         workspace, source, style=Style(Paint.ramp, (1,), ((3.0, 200.0),), "magma"), name='a "<b>" ä', opacity=0.4
     )
     frame = geopandas.GeoDataFrame({"class": ["water"]}, geometry=[Point(3, 45)], crs=4326)
-    return Project(layers.layers, [ClassColor(1, "water", (1, 2, 3))], frame, {"note": [1, "x"]})
+    settings = {"least_pixels": 4, "more_like": [[3.0, 45.0]]}
+    model = workspace.new_result("scene", "segmentation") / "model.safetensors"
+    model.write_bytes(b"weights")
+    return Project(layers.layers, [ClassColor(1, "water", (1, 2, 3))], frame, settings, [model])
 
 
 def test_a_project_comes_back_as_it_was_saved(workspace: Workspace, tmp_path: Path) -> None:
@@ -219,6 +242,18 @@ def test_a_project_comes_back_as_it_was_saved(workspace: Workspace, tmp_path: Pa
     assert again.settings == project.settings
     assert again.examples is not None
     assert again.examples.geometry.iloc[0] == Point(3, 45)
+
+
+def test_a_copied_project_brings_its_models_along(workspace: Workspace, tmp_path: Path) -> None:
+    project = project_in(workspace, tmp_path)
+    home = save(workspace.projects, "p", project)
+    save(workspace.projects, "p", project)
+    (name,) = trained_models(workspace.results, workspace.projects).values()  # the copy is not listed beside it
+    other = Workspace.at(tmp_path / "other", allow=(tmp_path,))
+    shutil.copytree(home, other.projects / "theirs")
+    found = trained_models(other.results, other.projects)
+    assert list(found.values()) == [f"{name} (theirs)"]
+    assert next(iter(found)).read_bytes() == b"weights"
 
 
 def test_every_save_keeps_the_state_before(workspace: Workspace, tmp_path: Path) -> None:

@@ -34,6 +34,16 @@ def write(path: Path, geometry: list, crs: str | None = "EPSG:32618", **columns:
     return path
 
 
+def test_vector_labels_may_bring_the_colours_of_their_classes(tmp_path: Path) -> None:
+    """In a field called ``color``, which is never taken for the class; what is no colour is left to the palette."""
+    squares = [square(5, 5, 4, 6), square(20, 30, 3, 3), square(30, 5, 3, 3)]
+    kinds, colors = ["wood", "water", "ice"], ["#010203", "#0000ff", "none"]
+    legend = read_labels(write(tmp_path / "l.gpkg", squares, cover=kinds, color=colors), GRID).legend
+    found = dict(zip(legend.names, legend.colors, strict=True))
+    assert (found["wood"], found["water"]) == ((1, 2, 3), (0, 0, 255))
+    assert found["ice"] == Legend.of(["ice"]).colors[0]
+
+
 @pytest.mark.parametrize("suffix", ["gpkg", "geojson", "shp", "fgb"])
 def test_polygons_label_the_pixels_whose_centres_they_hold(tmp_path: Path, suffix: str) -> None:
     crs = "EPSG:4326" if suffix == "geojson" else "EPSG:32618"

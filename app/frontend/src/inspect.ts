@@ -24,7 +24,7 @@ export function inspect(map: L.Map, at: L.LatLng, layers: Layer[]): void {
   const title = L.DomUtil.create("strong", "", box);
   title.textContent = coordinates(at.lat, at.lng);
   const table = L.DomUtil.create("table", "", box);
-  const popup = L.popup({ className: "gd-popup", maxWidth: 280, autoPan: false }).setLatLng(at).setContent(box).openOn(map);
+  const popup = L.popup({ className: "gd-popup", maxWidth: 280, autoPanPadding: [24, 24] }).setLatLng(at).setContent(box).openOn(map);
   for (const layer of layers.filter((one) => one.visible && L.latLngBounds(one.bounds).contains(at))) {
     const head = L.DomUtil.create("tr", "gd-of", table);
     const name = L.DomUtil.create("th", "", head) as HTMLTableCellElement;

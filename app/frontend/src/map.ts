@@ -67,7 +67,10 @@ export class MapView {
       if (this.root.isConnected && (idle || event.composedPath().includes(this.root))) this.key(event);
     });
     new ResizeObserver(() => this.map.invalidateSize({ pan: false })).observe(canvas);
-    if (matchMedia("(max-width: 640px)").matches) this.panel.element.open = false;
+    const phone = matchMedia("(max-width: 640px)");
+    const fold = () => (this.panel.element.open = !phone.matches);
+    phone.addEventListener("change", fold);
+    if (phone.matches) fold();
   }
 
   /** Take what Python wants shown; what the analyst arranged by hand stays as it is. */
