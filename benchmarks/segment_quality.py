@@ -183,8 +183,14 @@ def at(tokens: np.ndarray, rows: np.ndarray, cols: np.ndarray, side: int) -> np.
 
 def evaluate(samples: Samples, draws: int) -> dict[str, dict[int, tuple[float, float]]]:
     """Mean mIoU and half its 95 % interval, by method and budget."""
-    kinds = np.unique(samples.classes[samples.train])
-    test = ~samples.train & np.isin(samples.classes, kinds)
+    # A class that one half lacks cannot be learned or cannot be scored.
+    kinds = np.intersect1d(samples.classes[samples.train], samples.classes[~samples.train])
+    known = np.isin(samples.classes, kinds)
+    samples = Samples(
+        samples.tokens[known], samples.spectra[known], samples.bands[known], samples.classes[known],
+        samples.train[known], samples.groups[known],
+    )  # fmt: skip
+    test = ~samples.train
     truth = np.searchsorted(kinds, samples.classes)
     raw = BlockScale.of(samples.spectra)
     waves = Waves.draw(raw)

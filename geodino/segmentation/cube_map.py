@@ -5,7 +5,7 @@ scores: where the four agree on the class, so does every pixel between them, and
 The result is exactly that of interpolating every pixel.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -76,8 +76,8 @@ def segment_cube(
             tags={"GEODINO_CUBE_SOURCE": cube.name}, overwrite=overwrite,
         ) as writer,
     ):  # fmt: skip
-        for row, classes in classify_pixels(logits, valid, patch, height, width):
-            writer.write(row, classes[None])
+        for row, strip in classify_pixels(logits, valid, patch, height, width):
+            writer.write(row, strip[None])
     return head, legend
 
 
@@ -111,6 +111,7 @@ def classify_pixels(
     Yields:
         First row and classes `[n, width]`, from top to bottom.
     """
+    strips: Iterable[tuple[int, NDArray[np.uint8]]]
     if patch % 2:
         strips = (
             (row, piece.argmax(axis=0).astype(np.uint8) + np.uint8(1))

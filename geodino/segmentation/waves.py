@@ -19,6 +19,8 @@ WAVES = 256
 # Reach of the kernels in deviations of a typical feature: a short one for classes inside one another and a long one
 # that hardly bends, so that the penalty and not a search decides how curved a border is.
 REACHES = (0.5, 1.5)
+# Expected length of the waves beside 1 of the features they bend: less than half of a border's evidence.
+_LENGTH = 0.5
 _SEED = 20_070_101
 # Pixels worked on at once: their waves stay within the processor's cache.
 _PIXELS = 8192
@@ -61,9 +63,9 @@ class Waves:
         return np.concatenate([flat, angles]).reshape(-1, *spectra.shape[1:])
 
     def scale(self, raw: BlockScale) -> BlockScale:
-        """Scaling of lifted features: the raw ones as ``raw`` says, the waves to unit expected length as a block."""
+        """Scaling of lifted features: the raw ones as ``raw`` says, the waves together to half their length."""
         count = len(self.phases)
-        length = np.full(count, np.sqrt(count / 2), np.float32)
+        length = np.full(count, np.sqrt(count / 2) / _LENGTH, np.float32)
         return BlockScale(np.concatenate([raw.mean, np.zeros(count, np.float32)]), np.concatenate([raw.scale, length]))
 
     def logits(self, head: LinearHead, spectra: FloatArray) -> FloatArray:

@@ -31,7 +31,7 @@ def test_waves_stand_for_gaussian_kernels_of_both_reaches() -> None:
     features = rng.normal(3, 5, size=(300, 6)).astype(np.float32)
     raw = BlockScale.of(features)
     waves = Waves.draw(raw)
-    lifted = waves.scale(raw).apply(waves.lift(features.T).T)[:, 6:]
+    lifted = 2 * waves.scale(raw).apply(waves.lift(features.T).T)[:, 6:]
     unit = raw.apply(features)
     apart = ((unit[:, None] - unit[None]) ** 2).sum(axis=2)
     kernel = np.mean([np.exp(-apart / (2 * reach**2)) for reach in REACHES], axis=0)
