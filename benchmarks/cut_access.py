@@ -28,7 +28,7 @@ def write_tiles(folder: Path, count: int) -> None:
     for number, first in enumerate(range(0, count, 1000)):
         with ShardWriter(folder, number, 3, SIZE, np.dtype(np.uint8)) as writer:
             for _ in range(min(1000, count - first)):
-                writer.append(generator.integers(0, 256, (3, SIZE, SIZE), np.uint8), bits)
+                writer.append(generator.integers(0, 256, (1, 3, SIZE, SIZE), np.uint8), bits[None])
             shards[number] = writer.records
     write_index(folder, count, shards)
 
