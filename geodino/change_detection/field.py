@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 _BLOCK_ROWS = 256
 # Rows the calibration reads at most, spread evenly over the scene; a smaller scene is read whole.
-_CALIBRATION_BLOCKS = 24
+_CALIBRATION_BLOCKS = 8
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,13 @@ Scales = tuple[BlockScale, BlockScale]
 # hardly move it where they are many, because the regression's own scores grow with the evidence.
 PROTOTYPE_SHARE = 0.1
 # Weights of tokens against pixels that are tried; the first is kept where the labels cannot tell.
-CANDIDATES = (0.3, 1.0, 0.1)
+CANDIDATES = (0.1, 0.3, 1.0)
 # Ridges tried with each weight, in units of a block's expected squared length.
 _RIDGES = (0.03, 0.1, 0.3)
 # Labels that the choice is made on: more cost time and hardly change it.
 _MOST_SAMPLES = 1500
 # Error by which another weight than the first must be better: the choice is made on few labels and is noisy.
-_MARGIN = 0.98
+_MARGIN = 0.95
 
 
 def fit_head(tokens: FloatArray, spectra: FloatArray, classes: NDArray[np.int64], scales: Scales) -> LinearHead:
