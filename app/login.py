@@ -18,7 +18,7 @@ def required() -> bool:
 
 def require_login() -> None:
     """Stop the script at a login button where a login is required and nobody is logged in."""
-    if required() and not st.user.is_logged_in:
+    if required() and not st.user.get("is_logged_in", False):
         st.title("geodino")
         st.button("Log in", type="primary", on_click=st.login, icon=":material/login:")
         st.stop()

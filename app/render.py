@@ -5,6 +5,7 @@ Readers stay open, some per thread: opening a file costs more than reading a til
 
 import io
 import threading
+import zlib
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -168,8 +169,11 @@ def encode_scores(scores: np.ndarray, low: float, high: float) -> np.ndarray:
 
 def png(painted: np.ndarray) -> bytes:
     """A PNG file of ``[H, W, 4]`` uint8; quick rather than small, for the way is short."""
+    # Run lengths only: on imagery a third faster than looking for repeats, and smaller.
+    picture = Image.fromarray(painted, "RGBA")
+    opaque = picture.convert("RGB") if painted[..., 3].min() == 255 else picture
     target = io.BytesIO()
-    Image.fromarray(painted, "RGBA").save(target, "PNG", compress_level=1)
+    opaque.save(target, "PNG", compress_level=1, compress_type=zlib.Z_RLE)
     return target.getvalue()
 
 

@@ -177,7 +177,7 @@ def _ranked(mine: Session, workspace: Workspace, layer: Layer, found: Changes) -
     if st.button("Forget the examples", icon=":material/restart_alt:", width="stretch"):
         mine.settings[MORE], mine.settings[LESS] = [], []
         st.rerun()
-    least = st.slider("Least likeness", -1.0, 1.0, -1.0, 0.05, key="change-likeness")
+    least = st.slider("Least likeness", -2.0, 1.0, -2.0, 0.05, key="change-likeness")
     ranked = frame.assign(likeness=like)[like >= least]
     return ranked.sort_values("likeness", ascending=False, kind="stable")
 

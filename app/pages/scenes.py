@@ -26,6 +26,8 @@ from tiles.errors import InputError
 
 LISTED = 200
 LOOKED_EVERY_S = 10
+BAND_COLORS = {"red": "#dc2626", "green": "#16a34a", "blue": "#2563eb"}
+OTHER_COLORS = ("#9333ea", "#d97706", "#0891b2")
 
 
 def show() -> None:
@@ -76,6 +78,7 @@ def _add(mine: Session, workspace: Workspace, path: Path) -> None:
     layer = mine.layers.add(workspace, open_source(path))
     mine.look_at(layer.source.bounds)
     st.session_state["scene-added"] = True
+    st.session_state["scenes-layer"] = layer.key  # the box below is about what has just come
 
 
 def _by_path(mine: Session, workspace: Workspace) -> None:
@@ -239,7 +242,12 @@ def _histogram(workspace: Workspace, layer: Layer) -> Any:
         name = layer.source.channel_names[channel]
         rows += [(name, float(edge), count) for edge, count in zip(edges[:-1], found.histogram, strict=True)]
     frame = pandas.DataFrame(rows, columns=["band", "value", "pixels"])
-    chart = altair.Chart(frame, height=150).mark_line(interpolate="step-after")
+    names = list(dict.fromkeys(frame["band"]))
+    colors = [BAND_COLORS.get(name, other) for name, other in zip(names, OTHER_COLORS, strict=False)]
+    scale, legend = altair.Scale(domain=names, range=colors), altair.Legend(orient="top")
+    chart = altair.Chart(frame, height=170).mark_line(interpolate="step-after")
     return chart.encode(
-        x=altair.X("value", title=None), y=altair.Y("pixels", title=None), color=altair.Color("band", title=None)
+        x=altair.X("value", title=None, axis=altair.Axis(tickCount=5)),
+        y=altair.Y("pixels", title=None, axis=altair.Axis(tickCount=4, format="~s")),
+        color=altair.Color("band", title=None, scale=scale, legend=legend),
     )

@@ -320,6 +320,8 @@ def test_a_point_that_is_no_place_is_refused(http: str, workspace: Workspace, tm
     assert status_of(f"{http}/tiles/{layer}/point?lng=9999&lat=1") == 404
 
 
-def test_a_png_comes_back_as_it_was() -> None:
+@pytest.mark.parametrize("opaque", [False, True])
+def test_a_png_comes_back_as_it_was(opaque: bool) -> None:
     painted = np.random.default_rng(0).integers(0, 256, (256, 256, 4), dtype=np.uint8)
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(png(painted)))), painted)
+    painted[..., 3] |= 255 if opaque else 0
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(png(painted))).convert("RGBA")), painted)
