@@ -1,7 +1,7 @@
-"""Processes that cut beside this one.
+"""Threads and processes that work beside the calling one.
 
-The calling process cuts as well. Its helpers join when they have started, so that small work never waits for them, and
-each takes a unit of work whenever it has none.
+The caller works as well. Helper processes join when they have started, so that small work never waits for them, and
+each takes a piece of work whenever it has none.
 """
 
 import os
@@ -107,6 +107,7 @@ def share_out(
     here: Callable[[Work], Result],
     done: Callable[[Work, Result], None],
     helpers: int,
+    threads: int = 0,
 ) -> None:
     """Do works in this process and in helpers beside it, in any order.
 
@@ -116,6 +117,7 @@ def share_out(
         here: Does it in this process.
         done: Told each result, in one thread at a time.
         helpers: Number of processes to start.
+        threads: Number of threads to start in this process, beside the calling one.
 
     Raises:
         OutputError: Where a helper was killed.
@@ -123,10 +125,25 @@ def share_out(
     """
     shared: _Shared[Work, Result] = _Shared(works, done)
     beside: list[_Helper[Work, Result]] = []
-    try:
-        beside += (_Helper(shared, do) for _ in range(helpers))
+
+    def take_and_do() -> None:
         while (work := shared.take()) is not None:
             shared.give(work, here(work))
+
+    def in_thread() -> None:
+        try:
+            take_and_do()
+        except BaseException as error:  # the caller raises it
+            shared.stop(error)
+
+    own = [threading.Thread(target=in_thread, name="own", daemon=True) for _ in range(threads)]
+    try:
+        beside += (_Helper(shared, do) for _ in range(helpers))
+        for thread in own:
+            thread.start()
+        take_and_do()
+        for thread in own:
+            thread.join()
         for helper in beside:
             # Nothing is left to be taken: a helper without work, started or not, will not get any.
             while helper.work is not None and helper.thread.is_alive():
@@ -135,6 +152,9 @@ def share_out(
         shared.waiting.clear()
         for helper in beside:
             helper.end()
+        for thread in own:
+            if thread.is_alive():  # what it has begun it ends
+                thread.join()
     if shared.error is not None:
         raise shared.error
 

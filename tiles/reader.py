@@ -177,8 +177,14 @@ class SceneReader:
         pixels = self.read_dn(window)
         return Pixels(to_unit(pixels.values, pixels.valid, self.scene.bands), pixels.valid)
 
-    def read_dn(self, window: Window) -> Pixels:
-        """As `read`, in native digital numbers ``[C, H, W]`` (whatever they are where invalid, 0 beyond the scene)."""
+    def read_dn(self, window: Window, out: np.ndarray | None = None) -> Pixels:
+        """As `read`, in native digital numbers ``[C, H, W]`` (whatever they are where invalid, 0 beyond the scene).
+
+        Args:
+            window: See `read`.
+            out: Array of the result's shape and the scene's type, C-contiguous, which is filled and given back where
+                the window lies within the scene: fresh memory for every read is not free.
+        """
         row, column, height, width = (int(v) for v in (window.row_off, window.col_off, window.height, window.width))
         top, bottom = max(row, 0), min(row + height, self.scene.height)
         left, right = max(column, 0), min(column + width, self.scene.width)
@@ -186,7 +192,8 @@ class SceneReader:
             return Pixels(np.zeros((len(self.scene.bands), height, width), self.dtype), np.zeros((height, width), bool))
         inside = Window(left, top, right - left, bottom - top)
         whole = (bottom - top, right - left) == (height, width)
-        values = np.empty((len(self.scene.bands), bottom - top, right - left), self.dtype)
+        shape = (len(self.scene.bands), bottom - top, right - left)
+        values = out if whole and out is not None else np.empty(shape, self.dtype)
         valid = np.ones(values.shape[1:], bool)
         if self._parts:
             self._read_parts(inside, values, valid)

@@ -1,17 +1,15 @@
 """Cutting one unit of work: some parts of some sources into one shard and its part of the index."""
 
 import json
-import os
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-import rasterio
 from rasterio.windows import Window
 
 from . import grid
@@ -20,7 +18,6 @@ from .errors import InputError
 from .images import ImageSet
 from .index import SCHEMA, table_of, write_tables
 from .plan import PARTS, CutSettings, Entry, Source, Unit
-from .reader import SceneReader
 from .scene import Scene
 from .shard import ShardWriter, checksum, pack
 from .statistics import Meter, Moments, merge
@@ -92,6 +89,20 @@ class _Piece:
     windows: Sequence[Window]
 
 
+class _Room:
+    """Memory that is used again and again: several threads that ask the system for more get in each other's way."""
+
+    def __init__(self, dtype: np.dtype) -> None:
+        self.flat = np.empty(0, dtype)
+
+    def take(self, shape: tuple[int, ...]) -> np.ndarray:
+        """An array of that shape, C-contiguous, over what was taken before."""
+        size = math.prod(shape)
+        if self.flat.size < size:
+            self.flat = np.empty(size, self.flat.dtype)
+        return self.flat[:size].reshape(shape)
+
+
 @dataclass(frozen=True)
 class _Tile:
     """A tile that passed the filters on validity and cloud."""
@@ -109,6 +120,7 @@ class _Cutter:
     def __init__(self, settings: CutSettings, unit: Unit, writer: ShardWriter) -> None:
         self.settings, self.unit, self.writer = settings, unit, writer
         self.rows: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
+        self.room = _Room(np.dtype(unit.dtype))
         self.full = pack(np.ones((settings.size, settings.size), bool))
         self.seen = 0
 
@@ -130,7 +142,7 @@ class _Cutter:
         self.seen += len(piece.windows)
         size, least = self.settings.size, self.settings.min_std
         tiles = [tile for window in piece.windows if (tile := self._pass(piece, window)) is not None]
-        values = np.empty((len(tiles), len(piece.values), size, size), piece.values.dtype)
+        values = self.room.take((len(tiles), len(piece.values), size, size))
         for target, tile in zip(values, tiles, strict=True):
             np.copyto(target, piece.values[:, *tile.place])
         moments = meter.measure(values, [tile.valid for tile in tiles])
@@ -182,8 +194,6 @@ def cut_unit(
     entries: Mapping[int, Entry],
     sources: Mapping[int, Source],
     report: Callable[[int], None] | None = None,
-    *,
-    threads: int = 1,
 ) -> Receipt:
     """Cut one unit: its shard, then its part of the index with the receipt inside.
 
@@ -194,7 +204,6 @@ def cut_unit(
         entries: Plan entries of the unit's sources, by number.
         sources: The opened sources of the unit, by number.
         report: Called with the number of tiles looked at since the last call.
-        threads: Cores to use: with more than one, GDAL decodes in so many threads while tiles are written.
     """
     moments: dict[int, list[Moments]] = defaultdict(list)
     failures: list[tuple[int, Failure]] = []
@@ -207,7 +216,7 @@ def cut_unit(
                 continue
             before = writer.records
             try:
-                moments[number] += _cut_scene(source, entry, (first, last), cutter, report, threads)
+                moments[number] += _cut_scene(source, entry, (first, last), cutter, report)
             except InputError as error:
                 # Half a scene would be a silent loss: it goes whole, here and when the index is put together.
                 cutter.keep(before)
@@ -225,7 +234,6 @@ def _cut_scene(
     parts: tuple[int, int],
     cutter: _Cutter,
     report: Callable[[int], None] | None,
-    threads: int,
 ) -> Iterator[Moments]:
     size = cutter.settings.size
     groups = grid.row_groups(scene.height, size, scene.block_shape[0])[slice(*parts)]
@@ -246,46 +254,22 @@ def _cut_scene(
         }
 
     chunks = grid.chunks(groups, scene.width, size, scene.block_shape[1], pixel_bytes)
-    for piece in _read_ahead(scene, chunks, threads) if threads > 1 else _read(scene, chunks):
+    for piece in _read(scene, chunks):
         yield from cutter.add(piece, meter, common, describe)
         if report:
             report(len(piece.windows))
 
 
 def _read(scene: Scene, chunks: Iterable[grid.Chunk]) -> Iterator[_Piece]:
+    """The pieces of a scene; the values of each are overwritten by the next."""
     with scene.open() as reader:
+        room = _Room(reader.dtype)
         for chunk in chunks:
-            yield _piece(reader, chunk)
-
-
-def _read_ahead(scene: Scene, chunks: Iterable[grid.Chunk], threads: int) -> Iterator[_Piece]:
-    """As `_read`, one chunk ahead: a thread of its own, which alone touches the reader, lets GDAL decode in several."""
-
-    def opened() -> SceneReader:
-        # Read by the GeoTIFF driver when it opens; one handle, so that blocks which chunks share are decoded once.
-        settings = {} if "GDAL_NUM_THREADS" in os.environ else {"GDAL_NUM_THREADS": str(threads)}
-        with rasterio.Env(**settings):
-            return scene.open()
-
-    with ThreadPoolExecutor(1, "read-ahead") as thread:
-        reader = thread.submit(opened).result()
-        try:
-            waiting: Future[_Piece] | None = None
-            for chunk in chunks:
-                coming = thread.submit(_piece, reader, chunk)
-                if waiting is not None:
-                    yield waiting.result()
-                waiting = coming
-            if waiting is not None:
-                yield waiting.result()
-        finally:
-            thread.submit(reader.close).result()
-
-
-def _piece(reader: SceneReader, chunk: grid.Chunk) -> _Piece:
-    pixels, cloud = reader.read_dn(chunk.window), reader.read_cloud(chunk.window)
-    valid = None if pixels.valid.all() else pixels.valid
-    return _Piece(pixels.values, valid, cloud, (chunk.window.row_off, chunk.window.col_off), chunk.tiles)
+            window = chunk.window
+            pixels = reader.read_dn(window, room.take((len(scene.bands), window.height, window.width)))
+            valid = None if pixels.valid.all() else pixels.valid
+            origin = (window.row_off, window.col_off)
+            yield _Piece(pixels.values, valid, reader.read_cloud(window), origin, chunk.tiles)
 
 
 def _common(source: Source, entry: Entry) -> dict[str, Any]:

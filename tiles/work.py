@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,8 @@ from .unit import Receipt, cut_unit
 
 # Below so many bytes of tiles, starting processes takes longer than they save.
 _WORTH_PROCESSES = 256 * 2**20
+# GDAL and NumPy leave Python to other threads while they work; more threads than this wait for it.
+_THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,10 @@ class Job:
     unit: Unit
     entries: dict[int, Entry]
     sources: dict[int, Source]
-    threads: int = 1
 
     def __call__(self, report: Callable[[int], None] | None = None) -> Receipt:
         """Cut the unit."""
-        return cut_unit(self.folder, self.settings, self.unit, self.entries, self.sources, report, threads=self.threads)
+        return cut_unit(self.folder, self.settings, self.unit, self.entries, self.sources, report)
 
 
 def _call(job: Job) -> Receipt:
@@ -38,29 +39,28 @@ def _call(job: Job) -> Receipt:
 
 
 def run(jobs: list[Job], workers: int, dask: str | None, progress: Progress) -> list[Receipt]:
-    """Do jobs here (``workers`` 1), in processes (0: one a core where it is worth it), or on a Dask cluster."""
+    """Do jobs here (``workers`` 1), in processes (0: one a core where it is worth it), or on a Dask cluster.
+
+    One process cuts in several threads, each of several processes in one.
+    """
     total = sum(job.unit.tiles for job in jobs) or 1
     if dask is not None:
         return _run_dask(jobs, dask, progress, total)
     cores = _cores()
-    workers = max(1, min(workers or (cores if _bytes(jobs) >= _WORTH_PROCESSES else 1), len(jobs)))
-    jobs = [replace(job, threads=max(1, cores // workers)) for job in jobs]
+    if not workers:
+        workers = cores if cores > _THREADS and _bytes(jobs) >= _WORTH_PROCESSES else 1
     receipts: list[Receipt] = []
     done = 0
 
-    def report(tiles: int) -> None:
+    def collect(job: Job, receipt: Receipt) -> None:
         nonlocal done
-        done += tiles
+        receipts.append(receipt)
+        done += job.unit.tiles
         progress.update(min(1.0, done / total), f"{done} tiles")
 
-    if workers == 1:
-        return [job(report) for job in jobs]
-
-    def collect(job: Job, receipt: Receipt) -> None:
-        receipts.append(receipt)
-        report(job.unit.tiles)
-
-    share_out(jobs, _call, _call, collect, workers - 1)
+    helpers = min(workers, len(jobs)) - 1
+    threads = min(cores, _THREADS, len(jobs)) - 1 if workers == 1 else 0
+    share_out(jobs, _call, _call, collect, max(0, helpers), max(0, threads))
     return receipts
 
 

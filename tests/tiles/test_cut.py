@@ -173,7 +173,7 @@ def test_several_processes_write_the_same_bytes(write_raster, ramp, tmp_path, mo
     cut(requests(*paths), tmp_path / "one", CutSettings(size=8), workers=1)
     hands = []
 
-    def slowed(works, do, here, done, helpers):
+    def slowed(works, do, here, done, helpers, threads):
         """Work done here waits until the helper has joined."""
 
         def wait_and_do(job):
@@ -184,7 +184,7 @@ def test_several_processes_write_the_same_bytes(write_raster, ramp, tmp_path, mo
             hands.append(threading.current_thread().name)
             done(job, receipt)
 
-        share_out(works, do, wait_and_do, collect, helpers)
+        share_out(works, do, wait_and_do, collect, helpers, threads)
 
     monkeypatch.setattr("tiles.work.share_out", slowed)
     cut(requests(*paths), tmp_path / "two", CutSettings(size=8), workers=2)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -38,6 +39,23 @@ def test_every_work_is_done_once(helpers):
     assert {number: result for number, (result, _) in results.items()} == {i: i**2 for i in range(60)}
     processes = {process for _, process in results.values()}
     assert os.getpid() in processes and (len(processes) > 1) == (helpers > 0)
+
+
+def test_threads_take_their_share_and_pass_errors_on():
+    names = []
+
+    def here(number):
+        names.append(threading.current_thread().name)
+        time.sleep(0.002)
+        return failing(number)
+
+    results = {}
+    with pytest.raises(InputError, match=r"seven\.tif"):
+        share_out(range(1000), failing, here, results.__setitem__, 0, 2)
+    assert len(results) < 1000
+    results.clear()
+    share_out(range(8, 60), failing, here, results.__setitem__, 0, 2)
+    assert sorted(results) == list(range(8, 60)) and "own" in names and threading.current_thread().name in names
 
 
 def test_small_work_does_not_wait_for_helpers_to_start():
