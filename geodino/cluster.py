@@ -7,11 +7,11 @@ its name. Inputs and outputs must lie where every worker sees them under the sam
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from distributed import Client, as_completed, get_worker
@@ -32,6 +32,7 @@ _RETRIES = 2
 _TASKS_A_WORKER = 4
 _MOST_PIECES = 16
 _one_model = threading.Lock()
+T = TypeVar("T", covariant=True)
 
 
 @dataclass(frozen=True)
@@ -66,46 +67,58 @@ def _load(spec: ModelSpec) -> Backbone:
     return load_backbone(spec.name, device=spec.device, precision=spec.precision)
 
 
+class Task(Protocol[T]):
+    """Work for any worker: small to describe, large to do, harmless to do twice."""
+
+    def run(self, backbone: Backbone) -> T:
+        """Do it."""
+        ...
+
+
 @dataclass(frozen=True)
 class RowTask:
-    """Rows of one cube, for any worker.
+    """Rows of one cube.
 
     Attributes:
-        model: The model to load.
-        arithmetic: What it must compute in, lest the bytes differ.
         scene: The scene.
         settings: How windows are laid, batch size included.
         spec: The cube.
         rows: Token rows, cut at pieces.
     """
 
-    model: ModelSpec
-    arithmetic: str
     scene: Scene
     settings: DenseSettings
     spec: CubeSpec
     rows: range
 
-    def run(self) -> list[range]:
-        """Compute and write; returns the finished pieces.
+    def run(self, backbone: Backbone) -> list[range]:
+        """Compute and write; returns the finished pieces."""
+        done = []
+        stream = stream_tokens(self.scene, backbone, self.settings, rows=self.rows)
+        for piece, features, valid in pieces(stream, int(self.spec.geobox.shape[0])):
+            write_piece(self.spec, piece, features, valid)
+            done.append(piece)
+        return done
 
-        Raises:
-            InputError: This worker computes in another arithmetic, or an input is damaged.
-        """
-        with _one_model:  # threads of a worker share its one model and its memory
-            torch.set_num_threads(max(1, get_worker().state.nthreads))
-            backbone = self.model.load()
-            if arithmetic_of(backbone) != self.arithmetic:
-                raise InputError(
-                    f"a worker computes in {arithmetic_of(backbone)} and another in {self.arithmetic}; "
-                    "say which with --device and --precision"
-                )
-            done = []
-            stream = stream_tokens(self.scene, backbone, self.settings, rows=self.rows)
-            for piece, features, valid in pieces(stream, int(self.spec.geobox.shape[0])):
-                write_piece(self.spec, piece, features, valid)
-                done.append(piece)
-            return done
+    def __str__(self) -> str:
+        return f"{self.scene.source} (token rows {self.rows.start} to {self.rows.stop})"
+
+
+def on_worker(model: ModelSpec, arithmetic: str, task: Task[T]) -> T:
+    """Do a task with this worker's model.
+
+    Raises:
+        InputError: This worker computes in another arithmetic, or an input is damaged.
+    """
+    with _one_model:  # threads of a worker share its one model and its memory
+        torch.set_num_threads(max(1, get_worker().state.nthreads))
+        backbone = model.load()
+        if arithmetic_of(backbone) != arithmetic:
+            raise InputError(
+                f"a worker computes in {arithmetic_of(backbone)} and another in {arithmetic}; "
+                "say which with --device and --precision"
+            )
+        return task.run(backbone)
 
 
 def _describe(model: ModelSpec, settings: DenseSettings) -> tuple[str, DenseSettings]:
@@ -173,28 +186,36 @@ class Cluster:
         plan = self.plan(scene, output, settings, dtype)
         writer = CubeWriter(plan.spec, plan.identity, overwrite=overwrite)
         tasks = [
-            RowTask(self.model, plan.identity["arithmetic"], plan.scene, plan.settings, plan.spec, rows)
+            RowTask(plan.scene, plan.settings, plan.spec, rows)
             for rows in split(writer.missing(), self.workers * _TASKS_A_WORKER)
         ]
         total = len(writer.parts.pieces)
-        for finished in self._run(tasks):
+        for finished in self.run(tasks, plan.identity["arithmetic"]):
             for piece in finished:
                 writer.parts.mark(piece)
             progress.update(len([p for p in writer.parts.pieces if writer.parts.finished(p)]) / total)
         plan.complete(writer)
         return output
 
-    def _run(self, tasks: list[RowTask]) -> Iterator[list[range]]:
-        futures = {self.client.submit(RowTask.run, task, pure=False, retries=_RETRIES): task for task in tasks}
+    def run(self, tasks: Sequence[Task[T]], arithmetic: str) -> Iterator[T]:
+        """Do tasks on the workers; yields results as they come.
+
+        Args:
+            tasks: The tasks.
+            arithmetic: What the model must compute in, lest the bytes differ.
+
+        Raises:
+            InputError: A task failed again and again, or workers died of it.
+        """
+        submit = partial(self.client.submit, on_worker, self.model, arithmetic, pure=False, retries=_RETRIES)
+        futures = {submit(task): task for task in tasks}
         try:
             for future in as_completed(list(futures), loop=self.client.loop):
                 try:
                     yield future.result()
                 except KilledWorker:
-                    task = futures[future]
-                    rows = f"token rows {task.rows.start} to {task.rows.stop}"
                     raise InputError(
-                        f"workers died repeatedly on {task.scene.source} ({rows}), most likely for want of memory: "
+                        f"workers died repeatedly on {futures[future]}, most likely for want of memory: "
                         "give them more, or take a smaller --batch-size"
                     ) from None
         finally:

@@ -164,21 +164,21 @@ def pieces(
     rows: Iterator[TokenRows], total: int
 ) -> Iterator[tuple[range, npt.NDArray[np.float32], npt.NDArray[np.bool_]]]:
     """Cut a stream of rows, which begins at a piece's first row, into pieces."""
-    held: list[TokenRows] = []
-    start = count = 0
+    stop = first = 0
     for new in rows:
-        if not held:
-            start = new.row
-        held.append(new)
-        count += new.valid.shape[0]
-        while count >= PIECE_ROWS or (held and start + count == total):
-            taken = min(PIECE_ROWS, count)
-            features = np.concatenate([h.features for h in held], axis=1)
-            valid = np.concatenate([h.valid for h in held])
-            yield range(start, start + taken), features[:, :taken], valid[:taken]
-            start, count = start + taken, count - taken
-            rest = TokenRows(start, features[:, taken:], valid[taken:], new.pixels[:0])
-            held = [rest] if count else []
+        taken = 0
+        while taken < new.valid.shape[0]:
+            row = new.row + taken
+            if row >= stop:
+                first, stop = row, min(row // PIECE_ROWS * PIECE_ROWS + PIECE_ROWS, total)
+                features = np.empty((len(new.features), stop - first, new.valid.shape[1]), np.float32)
+                valid = np.empty(features.shape[1:], np.bool_)
+            count = min(stop - row, new.valid.shape[0] - taken)
+            here, there = slice(row - first, row - first + count), slice(taken, taken + count)
+            features[:, here], valid[here] = new.features[:, there], new.valid[there]
+            taken += count
+            if row + count == stop:
+                yield range(first, stop), features, valid
 
 
 def write_piece(spec: CubeSpec, piece: range, features: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_]) -> None:

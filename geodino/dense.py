@@ -82,15 +82,16 @@ class DenseSettings:
     def resolved(self, backbone: Backbone) -> "DenseSettings":
         """Fill in the batch size, so that the settings say everything the result depends on.
 
-        On a processor 4; on a GPU as many windows as a third of its free memory holds, at most 64.
+        On a processor 4; on a GPU as many windows as a quarter of its memory holds, at most 64. All of its memory
+        and not what is free now: a run that goes on later must come to the same number.
         """
         if self.batch_size is not None:
             return self
         batch = _CPU_BATCH
         if backbone.device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(backbone.device)
+            _, memory = torch.cuda.mem_get_info(backbone.device)
             window = self.window**2 * backbone.embed_dim * _ACTIVATIONS_PER_TOKEN * 4
-            batch = int(max(1, min(_GPU_BATCH_MOST, free // 3 // window)))
+            batch = int(max(1, min(_GPU_BATCH_MOST, memory // 4 // window)))
         return DenseSettings(**{**asdict(self), "batch_size": batch})
 
     def identity(self) -> dict[str, Any]:
@@ -381,6 +382,6 @@ def _rows(sums: RowBand, tokens: MaskBand, pixels: MaskBand, ready: int, plan: _
     above, below = plan.grid.pixel_rows(low, high)
     features, valid = features[:, wanted], valid[wanted]
     length = np.sqrt(np.einsum("dhw,dhw->hw", features, features))
-    features = features * (valid / np.maximum(length, 1e-12)).astype(np.float32)
+    features *= (valid / np.maximum(length, 1e-12)).astype(np.float32)
     skip = start * plan.grid.pixels
     return TokenRows(low, features, valid, mask[above - skip : below - skip])

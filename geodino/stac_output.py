@@ -248,7 +248,8 @@ def _footprint(geobox: GeoBox) -> Any:
     if geobox.crs is None:
         return None
     try:
-        shape = geobox.geographic_extent.geom
+        # The outline bends between the corners; a point for every hundredth of it is more than a metre asks for.
+        shape = geobox.geographic_extent.geom.simplify(1e-5)
     except (ProjError, ValueError):  # another planet, or a plan of no known place
         return None
     return shape if shape.is_valid and all(np.isfinite(shape.bounds)) else None

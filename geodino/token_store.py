@@ -6,18 +6,21 @@ the values that the whole scene has there.
 """
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from tiles.errors import InputError, OutputError
+from tiles.cog import disk_errors
+from tiles.errors import InputError
 
 _JOURNAL = "journal.json"
+_VALUES, _VALID = "values.raw", "valid.raw"
 
 
 class TokenStore:
@@ -26,10 +29,11 @@ class TokenStore:
     Attributes:
         folder: where it lies; removed by ``remove`` when the map is whole.
         done: token rows written so far.
-        values: the array, memory-mapped; rows from ``done`` on are undefined.
+        values: the array, memory-mapped for reading; rows from ``done`` on are undefined.
         valid: which tokens hold something.
     """
 
+    # Rows come through write(): storing into a mapping that a full disk cannot back ends the process with SIGBUS.
     folder: Path
     done: int
     values: np.memmap
@@ -60,7 +64,7 @@ class TokenStore:
 
         Raises:
             InputError: an unfinished run with other inputs or settings lies there.
-            OutputError: the folder cannot be made.
+            OutputError: the folder cannot be made, or the disk has no room for all the rows.
         """
         store = cls()
         store.folder = folder
@@ -77,29 +81,27 @@ class TokenStore:
                 f"{folder} holds an unfinished run with another {' and '.join(differ)}; "
                 "delete the folder or give --overwrite to start again"
             )
-        mode: Literal["w+", "r+"] = "w+" if found is None else "r+"
-        try:
+        with disk_errors(folder):
             folder.mkdir(parents=False, exist_ok=True)
-            sizes = {"values": (rows, channels, columns), "valid": (rows, columns)}
-            store.values = _map(folder / "values.raw", dtype, mode, sizes["values"])
-            store.valid = _map(folder / "valid.raw", np.bool_, mode, sizes["valid"])
+            store.values = _map(folder / _VALUES, dtype, (rows, channels, columns))
+            store.valid = _map(folder / _VALID, np.bool_, (rows, columns))
             store._identity, store.done = wanted, 0 if found is None else int(found["done"])
             store._write_journal()
-        except OSError as error:
-            raise OutputError(f"{folder} cannot be written: {error.strerror or error}") from error
         return store
 
     def write(self, row: int, values: NDArray, valid: NDArray[np.bool_]) -> None:
-        """Add token rows ``values`` `[C, h, columns]` and ``valid`` `[h, columns]` from token row ``row`` on."""
+        """Add token rows ``values`` `[C, h, columns]` and ``valid`` `[h, columns]` from token row ``row`` on.
+
+        Raises:
+            OutputError: the disk is full.
+        """
         if row != self.done:
             raise ValueError(f"row {row} does not follow {self.done}")
-        stop = row + values.shape[1]
-        self.values[row:stop] = np.moveaxis(values, 0, 1)
-        self.valid[row:stop] = valid
-        self.values.flush()
-        self.valid.flush()
-        self.done = stop
-        self._write_journal()
+        with disk_errors(self.folder):
+            _put(self.folder / _VALUES, row, np.moveaxis(values, 0, 1).astype(self.values.dtype))
+            _put(self.folder / _VALID, row, valid)
+            self.done = row + values.shape[1]
+            self._write_journal()
 
     def read(self, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Values `[C, h, columns]` float32 and validity `[h, columns]` of token rows ``start`` to ``stop``."""
@@ -126,6 +128,23 @@ class TokenStore:
     _identity: dict[str, Any]
 
 
-def _map(path: Path, dtype: DTypeLike, mode: Literal["w+", "r+"], shape: tuple[int, ...]) -> np.memmap:
-    """A memory-mapped array; numpy's own typing wants the dtype in one of its many spellings."""
-    return np.memmap(path, dtype=np.dtype(dtype), mode=mode, shape=shape)
+def _map(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.memmap:
+    """Make room for an array on disk, or find it there, and map it for reading.
+
+    A disk without that room refuses here, before any work (where the system can reserve: not on macOS).
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    with path.open("ab") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        file.truncate(size)
+    return np.memmap(path, dtype=np.dtype(dtype), mode="r", shape=shape)
+
+
+def _put(path: Path, row: int, rows: NDArray[Any]) -> None:
+    """Write whole rows of an array into its file, and have the disk say that they are there."""
+    with path.open("r+b") as file:
+        file.seek(row * rows[:1].nbytes)
+        file.write(np.ascontiguousarray(rows).data)
+        file.flush()
+        os.fsync(file.fileno())

@@ -8,6 +8,7 @@ inside it.
 """
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -35,6 +36,7 @@ _MOST_LEVELS = 32
 _BLOCK_BYTES = 4 << 20
 # GDAL makes the overviews of up to so many bands; of more it would take longer than everything else, see `tiles.tiled`.
 _FEW_BANDS = 4
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class DiskFullError(OutputError):
@@ -243,7 +245,8 @@ class disk_errors(contextlib.AbstractContextManager["disk_errors"]):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self._env.__exit__()
         if isinstance(error, (RasterioError, CPLE_BaseError, OSError)) and not isinstance(error, OutputError):
-            raise _cannot_write(self.path, " ".join(str(error.__cause__ or error).split())) from error
+            full = isinstance(error, OSError) and error.errno in _FULL
+            raise _cannot_write(self.path, " ".join(str(error.__cause__ or error).split()), full=full) from error
 
 
 def check_whole(path: Path, name: Path) -> None:
@@ -272,9 +275,9 @@ def check_whole(path: Path, name: Path) -> None:
                         raise _cannot_write(name, "a block is missing or cut off")
 
 
-def _cannot_write(path: Path, reason: str) -> OutputError:
+def _cannot_write(path: Path, reason: str, *, full: bool = False) -> OutputError:
     free = shutil.disk_usage(path.parent).free
-    if free < 64 << 20:
+    if full or free < 64 << 20:  # GDAL passes on the reason for few of its errors
         return DiskFullError(
             f"no space left on the disk for {path} ({free >> 20} MB free); free some and run the same command again"
         )

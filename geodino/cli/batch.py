@@ -36,13 +36,12 @@ def register(cli: typer.Typer) -> None:
         dask: DaskOption = None,
         overwrite: OverwriteOption = False,
     ) -> None:
-        """Features (or maps by a saved model) of many scenes; run again, it does what is left.
+        """Features, land-cover or change maps of many scenes; run again, it does what is left.
 
         Exits with 0 when every scene is done, with 1 when some could not be: each is named with its reason.
         """
-        from pydantic import ValidationError
-
-        from geodino.batch import BatchJob, first_problem, read_job, run_batch, template
+        from geodino.batch import run_batch, template
+        from geodino.batch_job import make_job, read_job
         from tiles.errors import InputError
         from tiles.progress import progress
 
@@ -54,10 +53,7 @@ def register(cli: typer.Typer) -> None:
             raise InputError("say where results go: -o 'out/{name}.zarr'")
         else:
             words = {"output": template(output), "backbone": backbone, "device": device, "precision": precision}
-            try:
-                job = BatchJob.model_validate({"scenes": sources, "quicklook": quicklook, **words})
-            except ValidationError as error:
-                raise InputError(first_problem(error)) from None
+            job = make_job(scenes=sources, quicklook=quicklook, **words)
         with progress("batch", 1) as report:
             result = run_batch(job, journal=journal, dask=dask, overwrite=overwrite, progress=report, say=typer.echo)
         typer.echo(f"{len(result.made)} made, {len(result.kept)} kept from before, {len(result.failed)} failed")

@@ -93,6 +93,9 @@ def register(cli: typer.Typer) -> None:
         backbone: BackboneOption = None,
         device: DeviceOption = Device.auto,
         precision: PrecisionOption = Precision.auto,
+        sensor: SensorOption = None,
+        band_names: BandNamesOption = None,
+        gsd: GsdOption = None,
         overwrite: OverwriteOption = False,
     ) -> None:
         """Sparse embeddings of many scenes in one GeoParquet (Major TOM's columns), for `similar --index`."""
@@ -102,13 +105,16 @@ def register(cli: typer.Typer) -> None:
         from geodino.sparse import write_index
         from tiles.cog import check_output
         from tiles.progress import progress
+        from tiles.scene import open_scene
 
         check_output(output, overwrite=overwrite)
         model = None if all(map(is_cube, sources)) else load_backbone(backbone, device=device, precision=precision)
         frames = []
         with progress("index", len(sources)) as report:
             for number, source in enumerate(sources, 1):
-                frames.append(embed_source(source, model, DenseSettings(), output.absolute(), tokens=tokens))
+                known = is_cube(source)
+                scene = source if known else open_scene(source, sensor=sensor, band_names=names(band_names), gsd_m=gsd)
+                frames.append(embed_source(scene, model, DenseSettings(), output.absolute(), tokens=tokens))
                 report.update(number)
         typer.echo(
             f"wrote {output}: {write_index(frames, output, overwrite=overwrite)} places of {len(sources)} scenes"

@@ -12,8 +12,10 @@ import rasterio
 from affine import Affine
 from typer.testing import CliRunner
 
-from geodino.backbone import save_backbone, untrained_backbone
-from geodino.batch import BatchJob, read_job, run_batch
+import geodino
+from geodino.backbone import load_backbone, save_backbone, untrained_backbone
+from geodino.batch import run_batch
+from geodino.batch_job import BatchJob, read_job
 from geodino.cli import build
 from geodino.cluster import split
 from geodino.extraction import Extraction
@@ -32,19 +34,17 @@ def run_folder(tmp_path_factory):
 def make_scenes(folder, count=3, height=200):
     folder.mkdir(exist_ok=True)
     for i in range(count):
-        with rasterio.open(
-            folder / f"s{i}.tif",
-            "w",
-            driver="GTiff",
-            count=3,
-            height=height,
-            width=96,
-            dtype="uint8",
-            crs="EPSG:32633",
-            transform=Affine(10, 0, 5e5, 0, -10, 5e6),
-            photometric="rgb",
-        ) as out:
-            out.write(np.random.default_rng(i).integers(0, 255, (3, height, 96), dtype=np.uint8))
+        write_scene(folder / f"s{i}.tif", np.random.default_rng(i).integers(0, 255, (3, height, 96), dtype=np.uint8))
+
+
+def write_scene(path, array):
+    count, height, width = array.shape
+    place = {"crs": "EPSG:32633", "transform": Affine(10, 0, 5e5, 0, -10, 5e6)}
+    colours = {"photometric": "rgb"} if count == 3 else {}
+    with rasterio.open(
+        path, "w", driver="GTiff", count=count, height=height, width=width, dtype="uint8", **place, **colours
+    ) as out:
+        out.write(array)
 
 
 def job(tmp_path, run_folder, **more):
@@ -147,6 +147,12 @@ def test_globs_need_no_job_file(tmp_path, run_folder):
         ("scenes: [a.tif]\noutput: 'o/{name}.tif'\ncolour: red", "colour"),
         ("scenes: []\noutput: 'o/{name}.tif'", "scenes"),
         ("scenes: [a.tif]\noutput: 'o/{name}.tif'\ntask: segment", "model"),
+        ("scenes: [a.tif]\noutput: 'o/{name}.tif'\ntask: change", "pairs"),
+        ("pairs: [{before: a.tif, after: b.tif}]\noutput: 'o/{name}.zarr'\ntask: change", "GeoTIFF"),
+        ("scenes: [a.tif]\noutput: 'o/{name}.tif'\ntask: segment\nmodel: m\nwindow: 8", "window"),
+        ("scenes: [a.tif]\noutput: 'o/{name}.tif'\nthreshold: 2", "threshold"),
+        ("scenes: [a.tif]\noutput: 'o/{name}.png'", "neither Zarr nor GeoTIFF"),
+        ("scenes: [a.tif]\noutput: 'o/{name}.tif'\nupscale: 3", "1, 2 or 4"),
         ("scenes: [", "no YAML"),
     ],
 )
@@ -180,27 +186,46 @@ def test_a_full_disk_stops_the_batch(tmp_path, run_folder, monkeypatch):
     assert tried and not list((tmp_path / "out").glob("*.tif"))
 
 
+# Runs a job and dies by SIGKILL, tidying nothing up, before its n-th touch of a file in a folder. Text and not a
+# function, since a child process cannot import this file.
+RUN_UNTIL = """
+import os, signal, sys
+from geodino.batch import run_batch
+
+TOUCHES = ("open", "os.mkdir", "os.rename", "os.remove", "shutil.rmtree")
+
+def touch(event, arguments):
+    global left
+    if event in TOUCHES and str(arguments[0]).startswith(folder):
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(touch)
+run_batch(job)
+"""
+
+
 @pytest.mark.parametrize("suffix", ["tif", "zarr"])
 def test_killed_anywhere_and_run_again_gives_the_same_bytes(tmp_path, run_folder, suffix):
-    """Each child is killed a little later than the one before, until one comes to the end."""
-    # A server that has imported everything makes children at once: kills fall into the work, not into imports.
+    """Each child dies some touches of its files later than the one before, until one comes to the end."""
+    # A server that has imported everything makes children at once.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["geodino.batch"])
-    make_scenes(tmp_path / "in", 2, height=2200)
-    plain = job(tmp_path, run_folder, output=str(tmp_path / "once" / f"{{name}}.{suffix}"))
+    context.set_forkserver_preload(["geodino.batch", "geodino.api", "zarr", "rioxarray", "timm"])
+    make_scenes(tmp_path / "in", 2, height=1100)
+    run_batch(job(tmp_path, run_folder, output=str(tmp_path / "once" / f"{{name}}.{suffix}")))
     again = job(tmp_path, run_folder, output=str(tmp_path / "killed" / f"{{name}}.{suffix}"))
-    run_batch(plain)
-    kills, wait = 0, 0.05
+    kills, events = 0, 3
     while True:
-        child = context.Process(target=run_batch, args=(again,))
+        words = {"job": again, "folder": str(tmp_path / "killed"), "left": events}
+        child = context.Process(target=exec, args=(RUN_UNTIL, words))
         child.start()
-        child.join(wait)
-        if not child.is_alive():
-            break
-        child.kill()  # SIGKILL: nothing can be tidied up
         child.join()
-        kills, wait = kills + 1, wait * 1.6
-    assert child.exitcode == 0 and kills >= 3
+        assert child.exitcode in (0, -signal.SIGKILL)
+        if child.exitcode == 0:
+            break
+        kills, events = kills + 1, events * 4 // 3 + 1
+    assert kills > 3
     assert digests(tmp_path / "killed") == digests(tmp_path / "once")
 
 
@@ -218,8 +243,75 @@ def test_runs_are_split_into_ranges_of_whole_pieces():
     assert all(part.start % 64 == 0 for part in parts)
 
 
+@pytest.fixture
+def land_model(tmp_path, run_folder):
+    """A head that tells dark ground from bright, trained on a scene of two halves."""
+    rng = np.random.default_rng(9)
+    array = rng.integers(1, 90, (3, 96, 96), dtype=np.uint8)
+    array[:, :, 48:] += 150
+    write_scene(tmp_path / "halves.tif", array)
+    kinds = np.zeros((96, 96), np.uint8)
+    kinds[::8, ::8] = 1
+    kinds[::8, 56::8] = 2
+    write_scene(tmp_path / "kinds.tif", kinds[None])
+    backbone = load_backbone(run_folder, device="cpu", precision="fp32")
+    words = {"labels": tmp_path / "kinds.tif", "save_model": tmp_path / "land.safetensors", "backbone": backbone}
+    geodino.segment(tmp_path / "halves.tif", tmp_path / "halves-map.tif", **words)
+    return tmp_path / "land.safetensors"
+
+
+def test_maps_of_many_scenes_by_one_model(tmp_path, run_folder, land_model):
+    make_scenes(tmp_path / "in", 2)
+    (tmp_path / "in" / "text.tif").write_text("no raster")
+    work = BatchJob(
+        task="segment",
+        scenes=[str(tmp_path / "in" / "*.tif")],
+        model=land_model,
+        output=str(tmp_path / "out" / "{name}-land.tif"),
+        backbone=str(run_folder),
+        precision="fp32",
+    )
+    report = run_batch(work)
+    assert [p.name for p in report.made] == ["s0-land.tif", "s1-land.tif"] and len(report.failed) == 1
+    backbone = load_backbone(run_folder, device="cpu", precision="fp32")
+    geodino.segment(tmp_path / "in" / "s1.tif", tmp_path / "alone.tif", model=land_model, backbone=backbone)
+    assert (tmp_path / "alone.tif").read_bytes() == (tmp_path / "out" / "s1-land.tif").read_bytes()
+    assert len(run_batch(work).kept) == 2
+    # A map that a kill left without its item, and without a record of being done, is made again.
+    lines = [
+        line for line in (tmp_path / "out" / "geodino-batch.jsonl").read_text().splitlines() if '"done ' not in line
+    ]
+    (tmp_path / "out" / "geodino-batch.jsonl").write_text("\n".join(lines) + "\n")
+    (tmp_path / "out" / "s1-land.tif.stac.json").unlink()
+    assert len(run_batch(work).made) == 2 and (tmp_path / "out" / "s1-land.tif.stac.json").exists()
+    with pytest.raises(InputError, match="nowhere"):
+        run_batch(work.model_copy(update={"model": tmp_path / "nowhere"}))
+
+
+def test_changes_of_many_pairs_found_by_name(tmp_path, run_folder):
+    make_scenes(tmp_path / "2019", 2)
+    make_scenes(tmp_path / "2021", 3)
+    with rasterio.open(tmp_path / "2021" / "s1.tif", "r+") as file:
+        file.write(np.full((3, 60, 40), 250, np.uint8), window=((20, 80), (30, 70)))
+    work = BatchJob(
+        task="change",
+        pairs=[{"before": str(tmp_path / "2019" / "*.tif"), "after": str(tmp_path / "2021" / "*.tif")}],
+        output=str(tmp_path / "out" / "{name}-change.tif"),
+        backbone=str(run_folder),
+        precision="fp32",
+        threshold=3,
+    )
+    report = run_batch(work)
+    assert [p.name for p in report.made] == ["s0-change.tif", "s1-change.tif"]
+    assert ["s2.tif" in path and "same name" in reason for path, reason in report.failed.items()] == [True]
+    with rasterio.open(tmp_path / "out" / "s1-change.tif") as file:
+        changed = file.read(1) == 1
+    assert changed[30:70, 40:60].mean() > 0.5 > changed[120:].mean()
+    assert len(run_batch(work).kept) == 2
+
+
 @pytest.mark.slow
-def test_a_dask_cluster_gives_the_bytes_of_one_machine_even_when_a_worker_dies(tmp_path, run_folder):
+def test_a_dask_cluster_gives_the_bytes_of_one_machine_even_when_a_worker_dies(tmp_path, run_folder, land_model):
     distributed = pytest.importorskip("distributed")
     make_scenes(tmp_path / "in", 2, height=5000)
     run_batch(job(tmp_path, run_folder, output=str(tmp_path / "one" / "{name}.zarr")))
@@ -237,6 +329,18 @@ def test_a_dask_cluster_gives_the_bytes_of_one_machine_even_when_a_worker_dies(t
             dask=cluster.scheduler_address,
             say=kill_one,
         )
+        maps = BatchJob(
+            task="segment",
+            scenes=[str(tmp_path / "in" / "*.tif")],
+            model=land_model,
+            output=str(tmp_path / "two" / "{name}-land.tif"),
+            backbone=str(run_folder),
+            device="cpu",
+            precision="fp32",
+        )
+        mapped = run_batch(maps, dask=cluster.scheduler_address)
+    run_batch(maps.model_copy(update={"output": str(tmp_path / "one" / "{name}-land.tif")}))
+    assert not mapped.failed and len(mapped.made) == 2
     assert not report.failed and len(report.made) == 2
     assert digests(tmp_path / "two") == digests(tmp_path / "one")
 
