@@ -121,8 +121,10 @@ class MapTask:
         if self.job.task == "segment":
             api.segment(self.scenes[0], self.output, model=self.job.model, backbone=backbone, overwrite=self.overwrite)
         else:
+            before, after = self.scenes
             api.change(
-                *self.scenes,
+                before,
+                after,
                 self.output,
                 method=self.job.method,
                 threshold=self.job.threshold,
