@@ -59,4 +59,6 @@ def run(folder: Path, program: tuple[str, ...] = PROGRAM) -> State:
 
 
 if __name__ == "__main__":
+    # A server started in the background by a script ignores interrupts, and would hand that on to the command.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(0 if run(Path(sys.argv[1])) is State.done else 1)

@@ -4,10 +4,15 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # Where the real imagery lies: beside the checkout unless GEODINO_DATA says otherwise (see CONTRIBUTING.md).
 REAL_DATA = Path(os.environ.get("GEODINO_DATA", REPOSITORY.parent / "shared" / "data"))
+
+# An example may take long where other tests keep the processors busy: no test here is about time.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

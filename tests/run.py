@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 
@@ -15,6 +16,10 @@ def main() -> int:
     # One thread a worker: two workers with all cores each fight for them.
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-n", str(workers), "--dist", "loadfile", "--durations", "15"]
+    # A worker that dies ends the run: with another in its place, xdist may wait for ever.
+    command += ["--max-worker-restart", "0"]
+    # Some tests press Ctrl-C; a script that starts this in the background has it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     return subprocess.call([*command, "-m", selection], env=environment)
 
 
