@@ -3,7 +3,6 @@
 import csv
 import json
 import threading
-import time
 
 import geopandas
 import numpy as np
@@ -172,16 +171,19 @@ def test_several_processes_write_the_same_bytes(write_raster, ramp, tmp_path, mo
     paths = [write_raster(f"{i}.tif", np.roll(ramp(3, 40, 40), i, axis=2)) for i in range(3)]
     cut(requests(*paths), tmp_path / "one", CutSettings(size=8), workers=1)
     hands = []
+    joined = threading.Event()
 
     def slowed(works, do, here, done, helpers, threads):
         """Work done here waits until the helper has joined."""
 
         def wait_and_do(job):
-            time.sleep(1.0 if not hands else 0)
+            joined.wait(120)
             return here(job)
 
         def collect(job, receipt):
             hands.append(threading.current_thread().name)
+            if hands[-1] == "helper":
+                joined.set()
             done(job, receipt)
 
         share_out(works, do, wait_and_do, collect, helpers, threads)

@@ -35,7 +35,19 @@ def slowly(number: int) -> tuple[int, int]:
 @pytest.mark.parametrize("helpers", [0, 1, 3])
 def test_every_work_is_done_once(helpers):
     results = {}
-    share_out(range(60), squared, slowly if helpers else squared, results.__setitem__, helpers)
+    joined = threading.Event()
+
+    def here(number):
+        """Wait until a helper has joined, where there is one."""
+        assert not helpers or joined.wait(120)
+        return squared(number)
+
+    def done(number, result):
+        results[number] = result
+        if result[1] != os.getpid():
+            joined.set()
+
+    share_out(range(60), squared, here, done, helpers)
     assert {number: result for number, (result, _) in results.items()} == {i: i**2 for i in range(60)}
     processes = {process for _, process in results.values()}
     assert os.getpid() in processes and (len(processes) > 1) == (helpers > 0)

@@ -107,15 +107,21 @@ def test_a_helper_that_is_killed_ends_the_cut_in_a_sentence(archive, small_shard
     with pytest.MonkeyPatch.context() as patch, pytest.raises(OutputError, match="A worker process was killed"):
         patch.setattr("tiles.work._call", die_in_a_helper)
         patch.setenv("CALLING_PROCESS", str(os.getpid()))
+        patch.setenv("HELPER_DIES", str(tmp_path / "dies"))
         cut(requests(paths), tmp_path / "T", CutSettings(size=16), workers=2)
     cut(requests(paths), tmp_path / "T", CutSettings(size=16))
     assert content(tmp_path / "T") == expected
 
 
 def die_in_a_helper(job):
-    if os.environ.get("CALLING_PROCESS") != str(os.getpid()):
+    """Kill the process where it is a helper; elsewhere do the job once the helper has had its turn."""
+    dies = Path(os.environ["HELPER_DIES"])
+    if os.environ["CALLING_PROCESS"] != str(os.getpid()):
+        dies.touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(0.05)  # until the helper has had its turn
+    deadline = time.monotonic() + 120
+    while not dies.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
     return job()
 
 
