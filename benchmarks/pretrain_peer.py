@@ -35,6 +35,8 @@ lightly_train.pretrain(
 """
 
 OURS = """
+from geodino.process import settle_process
+settle_process()  # as `geodino pretrain` does
 import sys, torch
 torch.set_num_threads(int(sys.argv[4]))
 from geodino.normalize import IMAGENET

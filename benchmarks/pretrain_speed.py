@@ -8,12 +8,13 @@ batches with preparation in its thread: the share of a step spent waiting for da
 """
 
 import argparse
-import os
 import time
 from collections.abc import Callable
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from geodino.process import settle_process
+
+settle_process()  # before torch is imported
 
 import numpy as np
 import torch

@@ -38,8 +38,9 @@ def distill(
     Writes OUTPUT/STUDENT/backbone.safetensors and backbone.json for every student. All students of a run share the
     teacher's forward pass. Under torchrun each student gets processes of its own: `ranks` in the recipe, or by size.
     """
-    # As in `geodino pretrain`: threads that spin take the cores from those that compute.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from geodino.process import settle_process
+
+    settle_process()
     from pretrain.distill_recipe import load_distill_recipe
     from pretrain.distill_run import Distillation
     from pretrain.distill_run import distill as train

@@ -45,9 +45,9 @@ def pretrain(
     Writes OUTPUT/backbone.safetensors and backbone.json, checkpoints/, metrics.csv and recipe.yaml. On several GPUs
     start it with torchrun; batch_size counts the images of all of them.
     """
-    # Threads that spin while others use their core cost more than the wake-up they save: on two shared cores a step
-    # took a quarter of the time without spinning. Read once, when the maths library loads.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from geodino.process import settle_process
+
+    settle_process()
     from pretrain.recipe import load_recipe
     from pretrain.run import RECIPE_FILE, Run, describe
     from pretrain.run import pretrain as train

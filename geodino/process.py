@@ -1,0 +1,26 @@
+"""How a process that computes for hours holds threads and memory; imports nothing that computes."""
+
+import ctypes
+import os
+import sys
+
+# Of glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+def settle_process() -> None:
+    """Set up a training process; call it before PyTorch is imported.
+
+    - Threads sleep while they wait. Threads that spin while others use their core cost more than the wake-up they
+      save: on two shared cores a step took a quarter of the time without spinning. ``OMP_WAIT_POLICY`` is read once,
+      when the maths library loads; one that is set already stays.
+    - Freed memory stays with the process. glibc gives large blocks back at once and asks for the same again in the
+      next operation, and the kernel clears each page anew: a fifth of a step with 65,536 prototypes.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if sys.platform != "linux":
+        return
+    library = ctypes.CDLL(None)
+    if hasattr(library, "gnu_get_libc_version"):
+        for parameter in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
+            library.mallopt(parameter, 2**31 - 1)
