@@ -15,15 +15,21 @@ Sources: Caron et al. 2021 (DINO), Zhou et al. 2022 (iBOT), Sablayrolles et al. 
 (Sinkhorn-Knopp on prototypes), Oquab et al. 2023 (DINOv2), Siméoni et al. 2025 (DINOv3, Gram anchoring).
 """
 
+from collections.abc import Iterator
+from typing import Any, cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from pretrain.ranks import ALONE, Ranks
 
 # exp(-60) beside the largest entry is nothing in float32, and its inverse still is a number.
 _SMALLEST_LOG = -60.0
 _KOLEO_EPS = 1e-8
+# Numbers in a few rows of logits that are turned over at a time: 2 MB of float32.
+_CACHED = 2**19
 
 
 @torch.no_grad()
@@ -43,18 +49,23 @@ def sinkhorn_knopp(logits: Tensor, temperature: float, iterations: int = 3, rank
     Returns:
         ``[N, K]`` float32, each row a distribution.
     """
-    scaled = logits.float() / temperature
-    top = scaled.max() if scaled.numel() else scaled.new_tensor(-torch.inf)
-    matrix = (scaled - ranks.max(top)).clamp_(min=_SMALLEST_LOG).exp_()
+    top = logits.max().float() if logits.numel() else logits.new_tensor(-torch.inf, dtype=torch.float32)
+    top = ranks.max(top)
+    matrix = torch.empty_like(logits, dtype=torch.float32)
+    for rows_at in _slices(matrix):
+        matrix[rows_at].copy_(logits[rows_at]).sub_(top).div_(temperature).clamp_(min=_SMALLEST_LOG).exp_()
     samples = ranks.sum(matrix.new_tensor(float(len(matrix))))
     rows = matrix.new_ones(len(matrix))
     columns = matrix.new_ones(matrix.shape[1])
     for _ in range(iterations):
         columns = samples / (matrix.shape[1] * ranks.sum(matrix.T @ rows))
         rows = 1 / (matrix @ columns)
-    return matrix.mul_(columns).mul_(rows[:, None])
+    for rows_at in _slices(matrix):
+        matrix[rows_at].mul_(columns).mul_(rows[rows_at, None])
+    return matrix
 
 
+@torch.no_grad()
 def softmax_center(logits: Tensor, center: Tensor, temperature: float) -> Tensor:
     """Turn teacher logits into targets by centring and sharpening (DINO, section 3.1).
 
@@ -66,13 +77,16 @@ def softmax_center(logits: Tensor, center: Tensor, temperature: float) -> Tensor
     Returns:
         ``[N, K]`` float32, each row a distribution.
     """
-    return ((logits.float() - center) / temperature).softmax(-1)
+    result = torch.empty_like(logits, dtype=torch.float32)
+    for at in _slices(result):
+        result[at] = logits[at].to(torch.float32, copy=True).sub_(center).div_(temperature).softmax(-1)
+    return result
 
 
 @torch.no_grad()
 def updated_center(center: Tensor, logits: Tensor, momentum: float, ranks: Ranks = ALONE) -> Tensor:
     """Move the centre ``[K]`` towards the mean of the batch's teacher logits ``[N, K]`` of all ranks."""
-    total = ranks.sum(logits.float().sum(0))
+    total = ranks.sum(logits.sum(0, dtype=torch.float32))
     count = ranks.sum(total.new_tensor(float(len(logits)))).clamp(min=1)
     return torch.lerp(total / count, center, momentum)
 
@@ -86,10 +100,52 @@ def cross_entropies(targets: Tensor, logits: Tensor, temperature: float) -> Tens
         temperature: Student temperature, > 0.
 
     Returns:
-        ``[N]`` float32, in nats.
+        ``[N]`` in nats and in the targets' dtype, computed a few rows at a time: nothing of the arguments' size is ever
+        in memory but the gradient, in the logits' dtype.
     """
-    scaled = logits.float() / temperature
-    return torch.logsumexp(scaled, -1) * targets.sum(-1) - (targets * scaled).sum(-1)
+    return cast(Tensor, _CrossEntropies.apply(targets, logits, temperature))
+
+
+class _CrossEntropies(torch.autograd.Function):
+    """:func:`cross_entropies`, whose gradient is (softmax(logits / T) * sum(targets) - targets) / T a row."""
+
+    @staticmethod
+    def forward(ctx: Any, targets: Tensor, logits: Tensor, temperature: float) -> Tensor:
+        masses = targets.sum(-1)
+        logs, products = torch.empty_like(masses), torch.empty_like(masses)
+        for at, scaled in _scaled(logits, temperature, targets.dtype):
+            products[at] = torch.linalg.vecdot(targets[at], scaled)
+            top = scaled.amax(-1, keepdim=True)
+            logs[at] = scaled.sub_(top).exp_().sum(-1).log_().add_(top[:, 0])
+        ctx.save_for_backward(targets, logits, logs, masses)
+        ctx.temperature = temperature
+        return logs * masses - products
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None]:
+        targets, logits, logs, masses = ctx.saved_tensors
+        factors = gradients[0] / ctx.temperature
+        result = torch.empty_like(logits)
+        for at, scaled in _scaled(logits, ctx.temperature, targets.dtype):
+            chosen = scaled.sub_(logs[at, None]).exp_().mul_(masses[at, None])
+            result[at] = chosen.sub_(targets[at]).mul_(factors[at, None])
+        return None, result, None
+
+
+def _scaled(logits: Tensor, temperature: float, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+    """Logits over the temperature, a few rows at a time, all in one piece of memory."""
+    memory: Tensor | None = None
+    for at in _slices(logits):
+        rows = logits[at]
+        memory = torch.empty_like(rows, dtype=dtype) if memory is None else memory[: len(rows)]
+        yield at, memory.copy_(rows).div_(temperature)
+
+
+def _slices(matrix: Tensor) -> Iterator[slice]:
+    """Rows of ``[N, K]``, so many at a time that what is made of them stays in a processor's cache."""
+    rows = max(1, (_CACHED if matrix.device.type == "cpu" else 64 * _CACHED) // max(1, matrix.shape[1]))
+    return (slice(start, start + rows) for start in range(0, len(matrix), rows))
 
 
 def dino_loss(
@@ -119,20 +175,23 @@ def dino_loss(
     Raises:
         ValueError: If the diagonal is ignored and nothing is left.
     """
-    crops, batch, prototypes = logits.shape
+    crops, batch, _ = logits.shape
     if ignore_diagonal and len(targets) < 2:
         raise ValueError("without the diagonal at least two teacher crops are needed")
     if total is None:
         total = pair_weight(len(targets), crops, batch, ignore_diagonal, target_weights, weights)
     weighted = targets if target_weights is None else targets * target_weights[..., None]
-    paired = weighted.sum(0, keepdim=True).expand(crops, -1, -1)
-    if ignore_diagonal:
-        paired = paired.clone()
-        shared = min(crops, len(targets))
-        paired[:shared] -= weighted[:shared]
-    losses = cross_entropies(paired.reshape(-1, prototypes), logits.reshape(-1, prototypes), temperature)
+    everyone = weighted.sum(0)
+    losses = torch.stack(
+        [
+            cross_entropies(
+                everyone - weighted[crop] if ignore_diagonal and crop < len(targets) else everyone, scores, temperature
+            )
+            for crop, scores in enumerate(logits)
+        ]
+    )
     if weights is not None:
-        losses = losses * weights.reshape(-1)
+        losses = losses * weights
     return losses.sum() / total
 
 

@@ -265,3 +265,19 @@ class TestDownsampledTokens:
     def test_a_constant_map_stays_constant(self) -> None:
         found = downsampled_tokens(torch.full((1, 81, 2), 3.0), (9, 9), (6, 6))
         torch.testing.assert_close(found, torch.full((1, 36, 2), 3.0))
+
+
+@pytest.mark.parametrize("numbers", [1, 5, 12])
+def test_how_many_rows_go_at_a_time_changes_nothing(monkeypatch: pytest.MonkeyPatch, numbers: int) -> None:
+    logits, targets, center = random(7, 5), distributions(7, 5, seed=1), random(5, seed=2)
+
+    def everything() -> list[Tensor]:
+        student = logits.clone().requires_grad_()
+        losses = cross_entropies(targets, student, 0.1)
+        (gradient,) = torch.autograd.grad((losses * torch.arange(7)).sum(), student)
+        return [sinkhorn_knopp(logits, 0.1), softmax_center(logits, center, 0.1), losses.detach(), gradient]
+
+    whole = everything()
+    monkeypatch.setattr("pretrain.losses._CACHED", numbers)
+    for few, all_at_once in zip(everything(), whole, strict=True):
+        torch.testing.assert_close(few, all_at_once)
