@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers import Mlp
 from timm.models.eva import EvaAttention
+from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 
 
@@ -88,7 +89,7 @@ def _attention_branch(block: Any, tokens: Tensor, rope: Tensor | None) -> Tensor
 
 def _is_plain_attention(attention: Any, rope: Tensor | None) -> bool:
     return (
-        type(attention) is EvaAttention
+        type(attention) in (EvaAttention, Attention)
         and attention.qkv is not None
         and attention.gate is None
         and isinstance(attention.q_norm, nn.Identity)
@@ -99,8 +100,8 @@ def _is_plain_attention(attention: Any, rope: Tensor | None) -> bool:
 
 def _attend(attention: Any, value: Tensor, rope: Tensor | None) -> Tensor:
     batch, length, _ = value.shape
-    bias = None
-    if attention.q_bias is not None:
+    bias = attention.qkv.bias
+    if getattr(attention, "q_bias", None) is not None:
         bias = torch.cat((attention.q_bias, attention.k_bias.to(attention.q_bias.dtype), attention.v_bias))
     joint = F.linear(value, attention.qkv.weight, bias)
     heads = attention.num_heads
