@@ -52,6 +52,7 @@ def make_scene(path: Path, height: int, width: int) -> Scene:
 def bare(backbone: Backbone, scene: Scene, settings: DenseSettings) -> Callable[[], None]:
     """The model alone over as many windows of as many pixels in the same batches, from memory."""
     grid = token_grid(scene, backbone, settings)
+    assert settings.window is not None and settings.halo is not None
     down, across = (Axis(n, settings.window, 2 * settings.halo) for n in (grid.rows, grid.columns))
     count = len(down.starts) * len(across.starts)
     side = grid.pixels
@@ -105,16 +106,19 @@ def measure(label: str, backbone: Backbone, scene: Scene, folder: Path, rounds: 
         for way in ways:
             times[way].append(seconds(known[way]))
             bares.append(seconds(model))
-    # Whatever else a machine does only adds time, so the shortest of each tells most.
-    wall, processor = np.min(bares, axis=0)
-    for way, found in times.items():
-        whole = np.min(found, axis=0)
+    # A machine's speed drifts: each run is set against the mean of the bare runs just before and after it.
+    for place, (way, found) in enumerate(times.items()):
+        pairs = [
+            (bares[turn * len(ways) + place] + bares[turn * len(ways) + place + 1]) / 2 / whole
+            for turn, whole in enumerate(found)
+        ]
+        wall, processor = np.median(pairs, axis=0)
         print(
-            f"features {label} {way}: end to end / bare model = {wall / whole[0]:.3f} by the clock, "
-            f"{processor / whole[1]:.3f} by processor time (best of {len(found)} and {len(bares)}; "
+            f"features {label} {way}: end to end / bare model = {wall:.3f} by the clock ("
+            f"{', '.join(f'{pair[0]:.2f}' for pair in pairs)}), {processor:.3f} by processor time ("
             f"{scene.height} × {scene.width} pixels, {str(backbone.dtype).removeprefix('torch.')}, "
-            f"batch {settings.batch_size}, {torch.get_num_threads()} threads; bare model {wall:.1f} to "
-            f"{np.max(bares, axis=0)[0]:.1f} s)",
+            f"batch {settings.batch_size}, {torch.get_num_threads()} threads; bare model "
+            f"{np.min(bares, axis=0)[0]:.1f} to {np.max(bares, axis=0)[0]:.1f} s)",
             flush=True,
         )
 

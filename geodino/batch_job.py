@@ -94,8 +94,8 @@ class BatchJob(BaseModel):
         device: Where the backbone runs.
         precision: What it computes in.
         upscale: Tokens per patch side; a model for ``segment`` brings its own.
-        window: Tokens along a window's side.
-        halo: Tokens of context on each side.
+        window: Tokens along a window's side; by the backbone if not given.
+        halo: Tokens of context on each side; by the backbone if not given.
         layers: Layers to concatenate instead of the last.
         batch_size: Windows a pass; chosen by memory when absent.
         dtype: Number type of feature cubes.
@@ -115,8 +115,8 @@ class BatchJob(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     upscale: int = 1
-    window: int = 36
-    halo: int = 2
+    window: int | None = None
+    halo: int | None = None
     layers: tuple[int, ...] = ()
     batch_size: int | None = None
     dtype: Literal["auto", "float16", "float32", "int8"] = "auto"

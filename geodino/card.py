@@ -27,6 +27,7 @@ class BackboneCard(BaseModel):
         std: Standard deviation of each band over values in [0, 1].
         patch_size: Side of a token in pixels.
         gsd_range_m: Smallest and largest ground sample distance in metres that the model was trained on.
+        crop_px: Side in pixels of the largest training crops; windows at inference are laid by it.
         data: What it was trained on, in words, with its source.
         licence: Licence of the weights.
         recipe_hash: Hash of the resolved training recipe.
@@ -49,6 +50,7 @@ class BackboneCard(BaseModel):
     std: tuple[float, ...]
     patch_size: int = Field(gt=0)
     gsd_range_m: tuple[float, float] | None = None
+    crop_px: int | None = Field(default=None, gt=0)
     data: str = ""
     licence: str = ""
     recipe_hash: str = ""

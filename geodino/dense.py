@@ -36,6 +36,8 @@ from tiles.stitch import Axis, BoolArray, FloatArray, MaskBand, RowBand
 _STRIP = 4
 # A processor gains nothing from larger batches, whose activations leave its caches; a GPU needs them to be busy.
 _CPU_BATCH = 4
+# Tokens of a window's side and of its halo, where the backbone asks for no smaller ones.
+_WINDOW, _HALO, _SMALLEST_WINDOW = 36, 2, 16
 _GPU_BATCH_MOST = 64
 # float32 numbers a token needs at once, in units of the width: residual stream, normed copy, queries, keys and values,
 # hidden layer and its activation, output.
@@ -48,9 +50,9 @@ class DenseSettings:
     """How windows are laid and what is taken from the backbone.
 
     Attributes:
-        window: Tokens along a window's side. With 36 tokens of 16 pixels and the default halo, windows start every
-            512 pixels: on the usual blocks of tiled rasters.
-        halo: Tokens of context on each side; neighbouring windows overlap by twice as many and blend over them.
+        window: Tokens along a window's side; None chooses by the backbone (see ``resolved``).
+        halo: Tokens of context on each side; neighbouring windows overlap by twice as many and blend over them. None
+            chooses by the backbone.
         upscale: Tokens per patch side: 1, 2 or 4. The scene is enlarged bilinearly by this factor before the backbone
             sees it, so that a token covers ``patch_size / upscale`` pixels.
         layers: Backbone layers whose tokens are concatenated; empty for the final one alone.
@@ -59,8 +61,8 @@ class DenseSettings:
         readers: Reader threads; no effect on the result.
     """
 
-    window: int = 36
-    halo: int = 2
+    window: int | None = None
+    halo: int | None = None
     upscale: int = 1
     layers: tuple[int, ...] = ()
     batch_size: int | None = None
@@ -70,33 +72,60 @@ class DenseSettings:
     def __post_init__(self) -> None:
         if self.upscale not in (1, 2, 4):
             raise InputError(f"the token grid can be refined by 1, 2 or 4, not by {self.upscale} (--upscale)")
-        if self.halo < 1 or self.window < 4 * self.halo:
-            raise InputError(
-                f"a window of {self.window} tokens has no core beside a halo of {self.halo}; take a larger window"
-            )
+        _check_window(self.window, self.halo)
         if not 0 <= self.min_valid <= 1:
             raise InputError(f"the valid share of a token lies between 0 and 1, not {self.min_valid}")
         if self.batch_size is not None and self.batch_size < 1:
             raise InputError(f"a batch holds at least one window, not {self.batch_size}")
 
     def resolved(self, backbone: Backbone) -> "DenseSettings":
-        """Fill in the batch size, so that the settings say everything the result depends on.
+        """Fill in window, halo and batch size, so that the settings say everything the result depends on.
 
-        On a processor 4; on a GPU as many windows as a quarter of its memory holds, at most 64. All of its memory
-        and not what is free now: a run that goes on later must come to the same number.
+        Window and halo: 36 and 2 tokens; with patches of 16 pixels windows then start every 512 pixels, on the usual
+        blocks of tiled rasters. Every token attends to its whole window, and a backbone that was trained on crops of
+        few tokens carries the window's mean into each of them: its windows are three times its largest crops, and
+        overlap by half (``docs/features.md`` has what that changes).
+
+        Batch size: on a processor as many windows as hold the tokens of four of the largest; on a GPU as many as a
+        quarter of its memory holds, at most 64 of the largest. All of its memory and not what is free now: a run that
+        goes on later must come to the same number.
+
+        Raises:
+            InputError: The halo given does not fit the backbone's window, or the other way round.
         """
-        if self.batch_size is not None:
-            return self
-        batch = _CPU_BATCH
-        if backbone.device.type == "cuda":
-            _, memory = torch.cuda.mem_get_info(backbone.device)
-            window = self.window**2 * backbone.embed_dim * _ACTIVATIONS_PER_TOKEN * 4
-            batch = int(max(1, min(_GPU_BATCH_MOST, memory // 4 // window)))
-        return DenseSettings(**{**asdict(self), "batch_size": batch})
+        window, halo = _window_of(backbone)
+        if self.window is not None:
+            window, halo = self.window, min(_HALO, self.window // 4)
+        if self.halo is not None:
+            halo = self.halo
+        _check_window(window, halo)
+        batch = self.batch_size
+        if batch is None:
+            smaller = max(1, _WINDOW**2 // window**2)
+            batch = _CPU_BATCH * smaller
+            if backbone.device.type == "cuda":
+                _, memory = torch.cuda.mem_get_info(backbone.device)
+                one = window**2 * backbone.embed_dim * _ACTIVATIONS_PER_TOKEN * 4
+                batch = int(max(1, min(_GPU_BATCH_MOST * smaller, memory // 4 // one)))
+        return DenseSettings(**{**asdict(self), "window": window, "halo": halo, "batch_size": batch})
 
     def identity(self) -> dict[str, Any]:
         """What the result depends on, for journals and tags; the number of reader threads is left out."""
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items() if key != "readers"}
+
+
+def _window_of(backbone: Backbone) -> tuple[int, int]:
+    """Window and halo in tokens that suit a backbone."""
+    crop = backbone.card.crop_px if backbone.card else None
+    if crop is None or 3 * crop >= _WINDOW * backbone.patch_size:
+        return _WINDOW, _HALO
+    quarter = max(_SMALLEST_WINDOW // 4, round(3 * crop / backbone.patch_size / 4))
+    return 4 * quarter, quarter
+
+
+def _check_window(window: int | None, halo: int | None) -> None:
+    if (halo is not None and halo < 1) or (window is not None and window < 4 * (halo or 1)):
+        raise InputError(f"a window of {window} tokens has no core beside a halo of {halo}; take a larger window")
 
 
 @dataclass(frozen=True)
@@ -173,6 +202,7 @@ class _Plan:
     def __init__(self, grid: TokenGrid, settings: DenseSettings, rows: range) -> None:
         self.grid = grid
         self.rows = rows
+        assert settings.window is not None and settings.halo is not None, "settings are resolved"
         self.down = Axis(grid.rows, settings.window, 2 * settings.halo)
         self.across = Axis(grid.columns, settings.window, 2 * settings.halo)
         self.needed = self.down.touching(rows.start, rows.stop)

@@ -291,6 +291,7 @@ def card_of(
         std=teacher.normalization.std,
         patch_size=patch_size_of(trainer.student.backbone),
         gsd_range_m=gsd,
+        crop_px=run.recipe.crops.global_size,
         data=f"distilled from {teacher.name} ({teacher.hash[:16]}) on {len(run.tiles)} tiles of "
         f"{Path(run.source).name}",
         licence=teacher.licence,

@@ -41,8 +41,13 @@ def register(cli: typer.Typer) -> None:
         quicklook: Annotated[
             Path | None, typer.Option(help="Also a picture of the three main components: .png or .tif.")
         ] = None,
-        window: Annotated[int, typer.Option(help="Tokens along a window's side; larger sees more context.")] = 36,
-        halo: Annotated[int, typer.Option(help="Tokens of context on each side, over which windows blend.")] = 2,
+        window: Annotated[
+            int | None,
+            typer.Option(help="Tokens along a window's side; chosen by the backbone's training crops if not given."),
+        ] = None,
+        halo: Annotated[
+            int | None, typer.Option(help="Tokens of context on each side, over which windows blend; as the window.")
+        ] = None,
         batch_size: Annotated[int | None, typer.Option(help="Windows a pass; chosen by memory if not given.")] = None,
         device: DeviceOption = Device.auto,
         precision: PrecisionOption = Precision.auto,

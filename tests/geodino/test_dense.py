@@ -1,5 +1,7 @@
 """Dense features: exact for any range of rows, blended by the maths of one whole array, nodata kept out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import rasterio
@@ -202,3 +204,27 @@ def test_a_patch_that_cannot_be_divided_is_refused(scene):
     backbone = untrained_backbone("vit_small_patch14_dinov2", depth=1, embed_dim=64, num_heads=2, img_size=56)
     with pytest.raises(InputError, match="cannot be divided by 4"):
         token_grid(scene, backbone, DenseSettings(upscale=4))
+
+
+@pytest.mark.parametrize(
+    ("crop_px", "patch", "expected"),
+    [
+        (None, 16, (36, 2)),
+        (512, 16, (36, 2)),
+        (192, 16, (36, 2)),
+        (112, 16, (20, 5)),
+        (40, 8, (16, 4)),
+        (16, 8, (16, 4)),
+    ],
+)
+def test_windows_follow_the_crops_that_the_backbone_was_trained_on(crop_px, patch, expected):
+    backbone = untrained_backbone(
+        "vit_small_patch16_dinov3", depth=1, embed_dim=64, num_heads=2, patch_size=patch, precision="fp32"
+    )
+    backbone = replace(backbone, card=backbone.card.model_copy(update={"crop_px": crop_px}))
+    found = DenseSettings().resolved(backbone)
+    assert (found.window, found.halo) == expected
+    assert found.batch_size * found.window**2 >= 36**2
+    assert DenseSettings(window=12).resolved(backbone).halo == 2
+    with pytest.raises(InputError, match="no core"):
+        DenseSettings(halo=20).resolved(backbone)

@@ -295,7 +295,7 @@ from tiles.scene import open_scene
 import geodino
 backbone = untrained_backbone("vit_small_patch16_dinov3", depth=1, embed_dim=64, num_heads=2, precision="fp32")
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (60000, 60000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (30000, 30000))
 scene = open_scene({str(tmp_path / "scene.tif")!r}, band_names={RGB})
 for name in ("f.zarr", "f.tif"):
     try:
