@@ -186,7 +186,8 @@ class Objective:
                 targets.ibot, scores.ibot, recipe.ibot.student_temperature, batch.mask_weights, images
             )
         if recipe.koleo.weight:
-            keep = None if weights is None else weights > 0
+            # Every rank must take part in the same exchanges, also the one whose own crops are all of valid ground.
+            keep = None if batch.all_valid and self.ranks.world == 1 else batch.global_weights > 0
             each = [
                 koleo_loss(cls, recipe.koleo.group, self.ranks, keep=None if keep is None else keep[crop])
                 for crop, cls in enumerate(scores.cls_global)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pretrain.data import Batch
+from pretrain.ranks import Alone
 from pretrain.recipe import Recipe
 from pretrain.teacher import ema_update, gram_update_due
 from pretrain.trainer import LOSSES, NonFiniteLossError, Trainer, build_network
@@ -219,3 +220,44 @@ def test_ranks_and_micro_batches_share_out_one_batch(make_recipe: Make, make_bat
     parts = {rank: make_batches(tiles, cut, 1, rank=rank, world=2)[0] for rank in (0, 1)}
     order = [parts[0][0], parts[1][0], parts[0][1], parts[1][1]]
     torch.testing.assert_close(torch.cat([part.globals_[1] for part in order]), whole.globals_[1], rtol=0, atol=0)
+
+
+class Recorder(Alone):
+    """One of two ranks that writes down what it exchanges, and takes the other to have the same."""
+
+    world = 2
+
+    def __init__(self) -> None:
+        self.exchanges: list[tuple[str, tuple[int, ...]]] = []
+
+    def sum(self, value: torch.Tensor) -> torch.Tensor:
+        self.exchanges.append(("sum", tuple(value.shape)))
+        return 2 * value
+
+    def max(self, value: torch.Tensor) -> torch.Tensor:
+        self.exchanges.append(("max", tuple(value.shape)))
+        return value
+
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        return self.sum(value) / 2
+
+    def gather(self, value: torch.Tensor) -> torch.Tensor:
+        self.exchanges.append(("gather", tuple(value.shape)))
+        return torch.cat([value, value.detach()])
+
+
+@pytest.mark.parametrize("centering", ["sinkhorn_knopp", "softmax"])
+def test_a_rank_whose_ground_is_all_valid_exchanges_what_one_with_gaps_does(
+    centering: str, make_recipe: Make, make_batches: Any, tiles: Any
+) -> None:
+    recipe = make_recipe(teacher={"centering": centering})
+    found = []
+    for gaps in (False, True):
+        tiles.valid[::3] = not gaps
+        ranks = Recorder()
+        trainer = Trainer(recipe, build_network(recipe, 3), ranks=ranks)
+        trainer.refresh_gram(0)
+        trainer.step(0, make_batches(tiles, recipe, 1)[0])
+        found.append(ranks.exchanges)
+    assert found[0] == found[1]
+    assert ("gather", (recipe.batch_size, 64)) in found[0]
