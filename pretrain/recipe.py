@@ -45,6 +45,7 @@ class BackboneSettings(Settings):
         drop_path: Stochastic depth of the student.
         rope_rescale: Largest factor of the random rescaling of RoPE coordinates; None for models without RoPE.
         untie_norms: A last norm of their own for local crops.
+        whiten_patches: Start the patch embedding as a whitening of the tiles' patches, not at random; pays in short runs.
         activation_checkpointing: Trade a second forward pass for memory.
         compile: Compile blocks; pays on GPUs, costs a minute at the start.
     """
@@ -55,6 +56,7 @@ class BackboneSettings(Settings):
     drop_path: float = Field(default=0.0, ge=0, lt=1)
     rope_rescale: float | None = Field(default=None, ge=1)
     untie_norms: bool = False
+    whiten_patches: bool = False
     activation_checkpointing: bool = False
     compile: bool = False
 

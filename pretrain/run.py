@@ -32,6 +32,7 @@ from pretrain.network import Network, is_convnext
 from pretrain.parallel import Parallel
 from pretrain.recipe import ASIDE, Recipe
 from pretrain.trainer import NonFiniteLossError, Trainer, build_network
+from pretrain.whiten import whiten_patch_embedding
 from tiles.errors import InputError, OutputError
 from tiles.progress import progress
 
@@ -186,6 +187,9 @@ def starting_network(run: Run, backbone: Backbone | None) -> tuple[Network, dict
         return network, state
     if backbone is not None:
         initialize(network, backbone, run.bands, run.init or backbone.name)
+    elif run.recipe.backbone.whiten_patches:
+        channels = [run.tiles.bands.index(band) for band in run.bands]
+        whiten_patch_embedding(network.backbone, run.tiles, channels, normalization_of(run), run.recipe.seed)
     return network, None
 
 
@@ -360,6 +364,7 @@ def card_of(run: Run, trainer: Trainer, step: int, hours: float, metrics: dict[s
         std=normalization.std,
         patch_size=trainer.patch,
         gsd_range_m=gsd,
+        crop_px=recipe.crops.global_size,
         data=f"{len(run.tiles)} tiles of {Path(run.source).name}",
         recipe_hash=recipe.hash(),
         version=__version__,
