@@ -20,6 +20,7 @@ from tiles.cog import read_classes
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1500)]
 
 Open = Callable[..., Watched]
+NARROW_PX = 768  # below it Streamlit moves the links of the top bar into the sidebar
 TO_DEGREES = Transformer.from_crs(32631, 4326, always_xy=True)
 
 
@@ -36,15 +37,16 @@ def still(watched: Watched) -> None:
 
 def go(watched: Watched, name: str) -> None:
     """Open a page by its link, which a phone keeps behind a button."""
-    link = watched.page.get_by_role("link", name=name, exact=True)
-    menu = watched.page.get_by_test_id("stExpandSidebarButton")
-    link.or_(menu).first.wait_for()
-    phone = menu.is_visible()
+    page = watched.page
+    # By width, not by what is seen: a phone's page shows the wide page's links for a moment while it opens.
+    phone = page.viewport_size is not None and page.viewport_size["width"] < NARROW_PX
     if phone:
-        menu.click()
-    link.click()
-    if phone:  # Streamlit leaves the menu open over the page
-        watched.page.evaluate("document.querySelector('[data-testid=stSidebarCollapseButton] button')?.click()")
+        page.get_by_test_id("stExpandSidebarButton").click()
+        page.get_by_test_id("stSidebarNavLink").filter(has_text=name).click()
+        # Streamlit leaves the menu open over the page
+        page.evaluate("document.querySelector('[data-testid=stSidebarCollapseButton] button')?.click()")
+    else:
+        page.get_by_role("link", name=name, exact=True).click()
 
 
 class Place:
