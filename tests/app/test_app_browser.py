@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import rasterio
 from app_testing import WAIT_MS, Server, Watched, free_port, landscape, write_raster
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from pyproj import Transformer
 
 from app.jobs import JobStore, State
@@ -41,8 +42,17 @@ def go(watched: Watched, name: str) -> None:
     # By width, not by what is seen: a phone's page shows the wide page's links for a moment while it opens.
     phone = page.viewport_size is not None and page.viewport_size["width"] < NARROW_PX
     if phone:
-        page.get_by_test_id("stExpandSidebarButton").click()
-        page.get_by_test_id("stSidebarNavLink").filter(has_text=name).click()
+        menu = page.get_by_test_id("stExpandSidebarButton")
+        link = page.get_by_test_id("stSidebarNavLink").filter(has_text=name)
+        menu.or_(link).first.wait_for()
+        while True:  # a page that is still being laid out may close the menu again
+            if menu.is_visible():
+                menu.click()
+            try:
+                link.click(timeout=WAIT_MS / 20)
+                break
+            except PlaywrightTimeout:
+                assert menu.is_visible(), f"the menu is open and {name} cannot be pressed"
         # Streamlit leaves the menu open over the page
         page.evaluate("document.querySelector('[data-testid=stSidebarCollapseButton] button')?.click()")
     else:
