@@ -1,5 +1,9 @@
 """What can be known to fail before the first step is said before the first step."""
 
+import os
+import shutil
+import sys
+
 import torch
 
 from geodino.architecture import patch_size_of
@@ -35,7 +39,8 @@ def check_recipe(recipe: Recipe) -> None:
     """Refuse a recipe whose parts do not fit each other.
 
     Raises:
-        InputError: When crops are no whole patches, or a batch cannot balance the prototypes.
+        InputError: When crops are no whole patches, a part would never be trained, or a batch cannot balance the
+            prototypes.
     """
     settings = recipe.backbone
     with torch.device("meta"):  # its shape alone: nothing is allocated
@@ -48,6 +53,10 @@ def check_recipe(recipe: Recipe) -> None:
         if size % patch:
             near = max(patch, round(size / patch) * patch)
             raise InputError(f"{name} {size} is no multiple of the {patch}-pixel patch; set it to {near}")
+    if settings.untie_norms and not recipe.crops.local_count:
+        raise InputError(
+            "backbone.untie_norms gives local crops a norm of their own, and crops.local_count is 0; change one of them"
+        )
     if recipe.uses_gram:
         gram = recipe.crops.gram_size
         if gram is None:
@@ -61,6 +70,22 @@ def check_recipe(recipe: Recipe) -> None:
             tokens = (recipe.crops.global_size // patch) ** 2
             share = recipe.masks.probability * sum(recipe.masks.ratio) / 2
             _balance("ibot.head.prototypes", recipe.ibot.head.prototypes, max(1, int(rows * tokens * share)))
+
+
+def check_compiler(recipe: Recipe, device: torch.device) -> None:
+    """Refuse to compile blocks for a processor where ``torch.compile`` would find no C++ compiler.
+
+    Raises:
+        InputError: Naming the program that it looks for.
+    """
+    if not recipe.backbone.compile or device.type != "cpu":
+        return
+    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(compiler) is None:
+        raise InputError(
+            f"backbone.compile needs a C++ compiler and there is no {compiler} here; install one, or train with "
+            "--set backbone.compile=false"
+        )
 
 
 def _balance(key: str, prototypes: int, rows: int) -> None:

@@ -55,7 +55,7 @@ class DistillRecipe(Settings):
         crops: What teacher and students see; the crops of both are the same.
         optimizer: Of each student.
         checkpoint_every: Steps between checkpoints.
-        keep_checkpoints: Last checkpoints kept.
+        keep_checkpoints: Last checkpoints kept; two at least, since one student's is written after another's.
         log_every: Steps between rows of ``metrics.csv``.
     """
 
@@ -80,7 +80,7 @@ class DistillRecipe(Settings):
         {"lr": Schedule(peak=2e-3, warmup=0.1, end=1e-6), "patch_embed_lr": 1.0, "betas": (0.9, 0.999)}
     )
     checkpoint_every: int = Field(default=200, gt=0)
-    keep_checkpoints: int = Field(default=2, gt=0)
+    keep_checkpoints: int = Field(default=2, ge=2)
     log_every: int = Field(default=10, gt=0)
 
     @model_validator(mode="after")

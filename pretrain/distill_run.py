@@ -31,6 +31,7 @@ from pretrain.distillation import Standardization, smallest_side
 from pretrain.metrics import MetricsLog, Pace
 from pretrain.network import TokenBatch, create_backbone, encode, is_convnext
 from pretrain.ranks import Ranks
+from pretrain.run import fingerprint
 from pretrain.sampling import stream_seed
 from tiles.errors import InputError, OutputError
 from tiles.progress import progress
@@ -94,7 +95,7 @@ def distill(run: Distillation, *, resume: bool = False, show: bool = False) -> P
         )
         for number in place.students
     }
-    step, statistics = _take_over(run, trainers) if resume else (0, None)
+    step, statistics = _take_over(run, teacher, trainers) if resume else (0, None)
 
     def batches(ranks: Ranks) -> Batches:
         made = Batches(
@@ -170,7 +171,9 @@ def _write_recipe(run: Distillation) -> None:
     part.replace(path)
 
 
-def _take_over(run: Distillation, trainers: dict[int, StudentTrainer]) -> tuple[int, Standardization | None]:
+def _take_over(
+    run: Distillation, teacher: Backbone, trainers: dict[int, StudentTrainer]
+) -> tuple[int, Standardization | None]:
     """Load the last step that every student has reached."""
     found = [checkpoints(run.folder / name / "checkpoints") for name in run.recipe.names()]
     common = set.intersection(*(set(steps) for steps in found))
@@ -179,6 +182,10 @@ def _take_over(run: Distillation, trainers: dict[int, StudentTrainer]) -> tuple[
     step, statistics = max(common), None
     for number, trainer in trainers.items():
         state = load_checkpoint(found[number][step])
+        if state["tiles"] != fingerprint(run.tiles):
+            raise InputError(f"{run.source} is not the tile set that {run.folder} was started on; give that one")
+        if state["teacher"] != teacher.hash:
+            raise InputError(f"{run.teacher} has other weights than when {run.folder} was started; give those")
         trainer.load_state(state)
         statistics = Standardization(*(tensor.to(trainer.device) for tensor in state["statistics"]))
     return step, statistics
@@ -232,7 +239,11 @@ def _train(
                     logs[number].write(step, values[number] | extra)
                 if leads and (step % recipe.checkpoint_every == 0 or last):
                     folder = run.folder / names[number]
-                    state = trainer.state() | {"statistics": statistics.state()}
+                    state = trainer.state() | {
+                        "statistics": statistics.state(),
+                        "tiles": fingerprint(run.tiles),
+                        "teacher": teacher.hash,
+                    }
                     save_checkpoint(
                         folder / "checkpoints", step, state, keep=recipe.keep_checkpoints, milestone_every=0
                     )

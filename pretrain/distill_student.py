@@ -48,7 +48,7 @@ class StudentTrainer:
         self.device, self.dtype = device, dtype
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(recipe.seed, WEIGHTS_STREAM, number))
-            self.student = Student(backbone, dim)
+            self.student = Student(backbone, dim, drop_path=settings.drop_path)
         self.student.to(device).train()
         exact = {name: p.detach().float().clone() for name, p in self.student.named_parameters() if p.requires_grad}
         self.student.to(dtype)

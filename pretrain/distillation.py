@@ -71,13 +71,13 @@ class Student(nn.Module):
     Args:
         backbone: Model of :func:`pretrain.network.create_backbone`.
         dim: Width of the teacher's tokens.
-        checkpointing: Compute block activations again in the backward pass.
+        drop_path: Stochastic depth while training; ViTs only, a ConvNeXt has timm's own.
     """
 
-    def __init__(self, backbone: nn.Module, dim: int, *, checkpointing: bool = False) -> None:
+    def __init__(self, backbone: nn.Module, dim: int, *, drop_path: float = 0.0) -> None:
         super().__init__()
         width = int(backbone.num_features)  # type: ignore[arg-type]
-        self.backbone, self.checkpointing = backbone, checkpointing
+        self.backbone, self.drop_path = backbone, drop_path
         self.cls_head = nn.Linear(width, dim)
         self.patch_head = nn.Linear(width, dim)
 
@@ -91,7 +91,7 @@ class Student(nn.Module):
         Returns:
             ``cls [B, D]`` and ``patches [B, side * side, D]`` (``[B, 0, D]`` without).
         """
-        tokens = encode(self.backbone, pixels, checkpointing=self.checkpointing and self.training)
+        tokens = encode(self.backbone, pixels, drop_path=self.drop_path if self.training else 0.0)
         cls = self.cls_head(tokens.cls)
         if side is None:
             return TokenBatch(cls, cls.new_zeros(len(cls), 0, cls.shape[1]))

@@ -130,7 +130,10 @@ def labelled(path: str, bands: Sequence[str], limit: int) -> Labelled:
     if not folder.is_dir():
         raise InputError(f"monitor.knn names {path}, which is no folder")
     kind = LabelledTiles if (folder / "tiles.json").exists() else LabelledImages
-    return kind(folder, bands, limit)
+    found = kind(folder, bands, limit)
+    if bool((found.labels == found.labels[0]).all()):
+        raise InputError(f"{path} has one class only, which every image has right; unset monitor.knn or add a class")
+    return found
 
 
 class DriftMonitor:

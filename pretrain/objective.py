@@ -138,6 +138,8 @@ class Objective:
                 small = None if everything else batch.local_weights
                 local.append(pair_weight(crops, len(batch.locals_), batch.size, False, weights, small))
             keep = self._gram_tokens(batch)
+            if keep is None and self.recipe.uses_gram and not everything:
+                keep = batch.valid  # a whole micro-batch beside one with gaps
             if keep is not None:
                 pairs.append(kept_pairs(keep).clamp(min=1))
         return Totals(mean(between), mean(local) if local else 1.0, self._mean_pairs(pairs))

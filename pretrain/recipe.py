@@ -45,9 +45,9 @@ class BackboneSettings(Settings):
         drop_path: Stochastic depth of the student.
         rope_rescale: Largest factor of the random rescaling of RoPE coordinates; None for models without RoPE.
         untie_norms: A last norm of their own for local crops.
-        whiten_patches: Start the patch embedding as a whitening of the tiles' patches, not at random; pays in short runs.
+        whiten_patches: Start the patch embedding as a whitening of the tiles' patches; pays in short runs.
         activation_checkpointing: Trade a second forward pass for memory.
-        compile: Compile blocks; pays on GPUs, costs a minute at the start.
+        compile: Compile blocks; costs a minute at the start, and on a processor needs a C++ compiler.
     """
 
     architecture: str = "vit_small_patch16_dinov3"

@@ -22,7 +22,7 @@ from geodino.card import RGB, BackboneCard
 from geodino.hardware import pick_dtype
 from geodino.normalize import IMAGENET, SATELLITE, Normalization
 from pretrain.checkpoint import latest, load_checkpoint, save_checkpoint
-from pretrain.checks import check_recipe, check_tiles
+from pretrain.checks import check_compiler, check_recipe, check_tiles
 from pretrain.data import Batches, Tiles
 from pretrain.estimate import estimate
 from pretrain.initialize import adopt_architecture, initialize
@@ -30,6 +30,7 @@ from pretrain.metrics import MetricsLog, Pace
 from pretrain.monitor import DriftMonitor
 from pretrain.network import Network, is_convnext
 from pretrain.parallel import Parallel
+from pretrain.ranks import Ranks
 from pretrain.recipe import ASIDE, Recipe
 from pretrain.trainer import NonFiniteLossError, Trainer, build_network
 from pretrain.whiten import whiten_patch_embedding
@@ -90,9 +91,11 @@ def pretrain(run: Run, *, resume: bool = False, show: bool = False) -> Path:
         trainer.load_state(start, optimizer=False)
     if step == 0 and run.recipe.uses_gram and run.recipe.gram.teacher != "ema":
         set_gram_teacher(trainer, run.recipe.gram.teacher)
-    if parallel.ranks.rank == 0:
+    main = parallel.ranks.rank == 0
+    monitor = drift_monitor(run, trainer, step) if main and run.recipe.monitor.every else None
+    if main:
         _write_recipe(run)
-    _train(run, trainer, batches_of(run, trainer, parallel), step, parallel, show)
+    _train(run, trainer, batches_of(run, trainer, parallel), step, parallel, monitor, show)
     return run.folder
 
 
@@ -114,6 +117,7 @@ def _start(run: Run, parallel: Parallel) -> tuple[Run, Trainer, dict[str, Any] |
     run = replace(run, recipe=adopt_architecture(run.recipe, backbone))
     check_tiles(run.tiles, run.source, run.recipe)
     check_recipe(run.recipe)
+    check_compiler(run.recipe, parallel.device)
     normalization_of(run)
     network, state = starting_network(run, backbone)
     new_bands = backbone is not None and bool({*run.bands} - {*backbone.bands})
@@ -272,7 +276,15 @@ def normalization_of(run: Run) -> Normalization:
     return Normalization.of([tiles.mean[p] for p in places], [max(tiles.std[p], 1e-3) for p in places])
 
 
-def _train(run: Run, trainer: Trainer, batches: Batches, step: int, parallel: Parallel, show: bool) -> None:
+def _train(
+    run: Run,
+    trainer: Trainer,
+    batches: Batches,
+    step: int,
+    parallel: Parallel,
+    monitor: DriftMonitor | None,
+    show: bool,
+) -> None:
     recipe = run.recipe
     main = parallel.ranks.rank == 0
     started = time.perf_counter()
@@ -282,7 +294,6 @@ def _train(run: Run, trainer: Trainer, batches: Batches, step: int, parallel: Pa
         progress("pretrain", recipe.max_steps, show=show and main) as bar,
     ):
         pace = Pace(recipe.batch_size, recipe.max_steps - step)
-        monitor = drift_monitor(run, trainer, step) if main and recipe.monitor.every else None
         if step == 0:
             trainer.refresh_gram(0)
         while step < recipe.max_steps:
@@ -290,7 +301,7 @@ def _train(run: Run, trainer: Trainer, batches: Batches, step: int, parallel: Pa
             try:
                 report = trainer.step(step, micro)
             except NonFiniteLossError as error:
-                raise InputError(_explain(run, error)) from None
+                raise InputError(_explain(run, error, parallel.ranks)) from None
             step += 1
             pace.count(batches.waited)
             if step % recipe.log_every == 0 or step == recipe.max_steps:
@@ -327,9 +338,9 @@ def drift_monitor(run: Run, trainer: Trainer, step: int) -> DriftMonitor:
     )
 
 
-def _explain(run: Run, error: NonFiniteLossError) -> str:
-    """Save the batch and say what to try."""
-    path = run.folder / "nonfinite.pt"
+def _explain(run: Run, error: NonFiniteLossError, ranks: Ranks) -> str:
+    """Save this rank's part of the batch and say what to try."""
+    path = run.folder / ("nonfinite.pt" if ranks.world == 1 else f"nonfinite-{ranks.rank}.pt")
     torch.save({"step": error.step, "losses": error.losses, "batches": [vars(batch) for batch in error.batches]}, path)
     bad = ", ".join(name for name, value in error.losses.items() if value != value or abs(value) == float("inf"))
     return (

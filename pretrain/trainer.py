@@ -161,7 +161,8 @@ class Trainer:
                 total = self.objective.total(losses, step) / len(moved)
                 for name, value in [*losses.items(), ("total", total * len(moved))]:
                     sums[name] = sums.get(name, value.new_zeros(())) + value.detach() / len(moved)
-                if torch.isfinite(total):
+                # Every rank must take part in the exchange of gradients, also the one whose loss is not finite.
+                if self.ranks.world > 1 or torch.isfinite(total):
                     self._backward(total)
         values = self._values(sums)
         if not all(math.isfinite(value) for value in values.values()):

@@ -57,9 +57,12 @@ def pretrain(
     chosen = recipe or (str(own) if resume and own.exists() else "tiny")
     resolved = load_recipe(chosen, settings or [])
     run = Run(TileDataset(tiles, resolved.split), str(tiles), output, resolved, init, device.value)
+    main = os.environ.get("RANK", "0") == "0"
     if dry_run:
-        typer.echo(describe(run))
+        text = describe(run)
+        if main:
+            typer.echo(text)
         return
     train(run, resume=resume, show=True)
-    if os.environ.get("RANK", "0") == "0":
+    if main:
         typer.echo(f"{output}: backbone of {run.recipe.max_steps} steps; look at it with `geodino eval {output} DATA`")

@@ -170,10 +170,11 @@ def _measure(
         found = extract(extractor, images, size, cache=cache, batch_size=settings.batch_size, progress=report)
     if protocol == Protocol.knn:
         bank = parts.fit
-        predicted = knn.knn_predict(found.summary[bank], labels[bank], found.summary[parts.test], ks=KS)
+        ks = [k for k in KS if k <= len(bank)]
+        predicted = knn.knn_predict(found.summary[bank], labels[bank], found.summary[parts.test], ks=ks)
         return [
             result("accuracy", f"k={k}", intervals.accuracy(predicted[k].numpy(), labels[parts.test], settings.seed))
-            for k in KS
+            for k in ks
         ]
     # a floor's summary is its mean already: twice the same columns would only count its penalty differently
     both = found.summary if np.array_equal(found.summary, found.mean) else np.hstack([found.summary, found.mean])

@@ -154,6 +154,16 @@ def test_bad_settings_are_one_sentence(backbone_folder, colours, tmp_path, argum
     assert str(result.exception) == message
 
 
+def test_a_bank_too_small_for_20_neighbours_gives_5(backbone_folder, tmp_path):
+    for name, colour in (("red", (200, 40, 40)), ("blue", (40, 40, 200))):
+        (tmp_path / "few" / name).mkdir(parents=True)
+        for i in range(6):
+            Image.new("RGB", (16, 16), colour).save(tmp_path / "few" / name / f"{i}.png")
+    result = run(backbone_folder, tmp_path / "few", "-o", tmp_path / "out", "--protocol", "knn", "--no-floors")
+    assert result.exit_code == 0 and "k=5" in (tmp_path / "out" / "results.csv").read_text()
+    assert "k=20" not in (tmp_path / "out" / "results.csv").read_text()
+
+
 def test_pictures_are_drawn_when_asked_for(backbone_folder, colours, tmp_path):
     result = run(
         backbone_folder, colours, "-o", tmp_path, "--protocol", "knn", "--no-floors", "--pictures", 2, "--size", 32

@@ -1,6 +1,7 @@
 """Distillation: the maths by hand, a run from end to end, and the same students on one process and on two."""
 
 import csv
+import dataclasses
 import json
 import os
 import socket
@@ -17,11 +18,12 @@ from geodino.backbone import load_backbone, save_backbone, untrained_backbone
 from pretrain import distill_run
 from pretrain.distill_recipe import load_distill_recipe
 from pretrain.distill_run import Distillation, distill
-from pretrain.distillation import Standardization, allotted_ranks, direction_loss, distillation_losses
-from pretrain.network import TokenBatch
+from pretrain.distillation import Standardization, Student, allotted_ranks, direction_loss, distillation_losses
+from pretrain.network import TokenBatch, create_backbone
 from tiles.errors import InputError, OutputError
 
 RGB = ("red", "green", "blue")
+ARCHITECTURE = "vit_tiny_patch16_dinov3_qkvb"
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,14 @@ def test_students_learn(tmp_path, teacher):
         assert sum(totals[-4:]) < 0.9 * sum(totals[:4])
 
 
+def test_stochastic_depth_reaches_a_vit_student_while_it_trains():
+    backbone = create_backbone(ARCHITECTURE, 3, depth=1, embed_dim=48, num_heads=3, init_values=0.5)
+    student, pixels = Student(backbone, 8, drop_path=0.5), torch.randn(4, 3, 32, 32)
+    whole = student.eval()(pixels, 2).cls
+    assert torch.equal(whole, student(pixels, 2).cls)
+    assert not torch.allclose(whole, student.train()(pixels, 2).cls)
+
+
 def test_resuming_gives_the_same_bytes(tmp_path, teacher, monkeypatch):
     distill(_run(tmp_path, teacher, "whole"))
     step = distill_run.StudentTrainer.step
@@ -186,12 +196,19 @@ def test_resuming_gives_the_same_bytes(tmp_path, teacher, monkeypatch):
         assert all(torch.equal(whole[key], halved[key]) for key in whole)
 
 
-def test_a_second_run_or_other_settings_are_refused(tmp_path, teacher):
+def test_a_second_run_or_other_settings_are_refused(tmp_path, teacher, monkeypatch):
     distill(_run(tmp_path, teacher, max_steps=1))
     with pytest.raises(OutputError, match="--resume"):
         distill(_run(tmp_path, teacher, max_steps=1))
     with pytest.raises(InputError, match="max_steps"):
         distill(_run(tmp_path, teacher, max_steps=2), resume=True)
+    again = _run(tmp_path, teacher, max_steps=1)
+    fewer = type("Fewer", (_Tiles,), {"__len__": lambda self: 32})()
+    with pytest.raises(InputError, match="not the tile set"):
+        distill(dataclasses.replace(again, tiles=fewer), resume=True)
+    monkeypatch.setattr(distill_run, "load_backbone", lambda *_, **options: untrained_backbone(ARCHITECTURE, **options))
+    with pytest.raises(InputError, match="other weights"):
+        distill(again, resume=True)
 
 
 @pytest.mark.parametrize(
@@ -217,6 +234,8 @@ def test_recipes_refuse_unknown_keys_and_missing_students(tmp_path):
         load_distill_recipe(
             None, [], ["students=[{architecture: convnext_atto, ranks: 1}, {architecture: convnext_femto}]"]
         )
+    with pytest.raises(InputError, match="keep_checkpoints"):
+        load_distill_recipe(None, ["convnext_atto"], ["keep_checkpoints=1"])
     made = load_distill_recipe(None, ["convnext_atto", "convnext_atto.x"], ["optimizer.lr=1e-3", "crops.local_count=0"])
     assert made.names() == ["convnext_atto", "convnext_atto-2"]
     assert made.optimizer.lr.peak == 1e-3 and made.crops.global_size == 128

@@ -118,6 +118,11 @@ def test_labels_that_cannot_be_used_are_refused_in_one_sentence(tmp_path, folder
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no images"):
         _monitor(tmp_path, MonitorSettings(every=1, knn=str(tmp_path / "empty")))
+    for number in range(2):
+        (tmp_path / "one" / "water").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16)).save(tmp_path / "one" / "water" / f"{number}.png")
+    with pytest.raises(InputError, match="one class only"):
+        _monitor(tmp_path, MonitorSettings(every=1, knn=str(tmp_path / "one")))
     with pytest.raises(InputError, match="nir"):
         LabelledImages(folder, ("nir", "red"), 10)
 

@@ -215,6 +215,7 @@ def test_a_loss_that_stops_being_finite_keeps_the_batch(tmp_path: Path, make_rec
         (48, {"normalization": "satellite", "bands": ["red"]}, "normalization satellite is for red, green, blue"),
         (48, {"dino": {"head": {"prototypes": 99999}}}, "cannot be balanced by the 16 rows"),
         (48, {"phase": "gram", "previous": "nowhere"}, "which holds no checkpoint"),
+        (48, {"monitor": {"every": 1, "knn": "nowhere"}}, "monitor.knn names nowhere, which is no folder"),
     ],
 )
 def test_bad_input_gets_one_sentence_and_leaves_no_folder(

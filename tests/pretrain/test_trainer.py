@@ -10,6 +10,7 @@ import torch
 from pretrain.data import Batch
 from pretrain.ranks import Alone
 from pretrain.recipe import Recipe
+from pretrain.sampling import step_indices
 from pretrain.teacher import ema_update, gram_update_due
 from pretrain.trainer import LOSSES, NonFiniteLossError, Trainer, build_network
 
@@ -109,6 +110,21 @@ def test_accumulation_gives_the_losses_and_gradients_of_the_whole_batch(
         assert two[name] == pytest.approx(one[name], rel=1e-4, abs=1e-6), name
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=2e-3, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_a_micro_batch_without_gaps_counts_beside_one_with_gaps(
+    make_recipe: Make, make_batches: Any, tiles: Any
+) -> None:
+    still = {"rope_rescale": 1.0}
+    whole = make_recipe(batch_size=32, koleo={"group": 8}, backbone=still)
+    cut = make_recipe(batch_size=32, accumulate=2, koleo={"group": 8}, backbone=still)
+    tiles.valid[step_indices(len(tiles), 32, 0, cut.seed)[16:], :, 8:] = False
+    halves = make_batches(tiles, cut, 1)[0]
+    assert [half.all_valid for half in halves] == [True, False]
+    one, _ = gradients(whole, make_batches(tiles, whole, 1)[0])
+    two, _ = gradients(cut, halves)
+    for name in ("dino_global", "dino_local", "ibot", "gram"):
+        assert two[name] == pytest.approx(one[name], rel=1e-4, abs=1e-6), name
 
 
 def test_ground_without_data_reaches_no_loss(make_recipe: Make, make_batches: Any, tiles: Any) -> None:
@@ -261,3 +277,22 @@ def test_a_rank_whose_ground_is_all_valid_exchanges_what_one_with_gaps_does(
         found.append(ranks.exchanges)
     assert found[0] == found[1]
     assert ("gather", (recipe.batch_size, 64)) in found[0]
+
+
+def test_a_rank_whose_loss_is_not_finite_exchanges_its_gradients_all_the_same(
+    make_recipe: Make, make_batches: Any, tiles: Any
+) -> None:
+    exchanged: list[torch.Tensor] = []
+
+    def backward(loss: torch.Tensor) -> None:
+        exchanged.append(loss)
+        loss.backward()
+
+    recipe = make_recipe()
+    trainer = Trainer(recipe, build_network(recipe, 3), ranks=Recorder(), backward=backward)
+    batches = make_batches(tiles, recipe, 1)[0]
+    batches[0].globals_[0][0] = torch.nan
+    with pytest.raises(NonFiniteLossError):
+        trainer.step(0, batches)
+    assert len(exchanged) == 1
+    assert all(parameter.grad is None for parameter in trainer.student.parameters())
