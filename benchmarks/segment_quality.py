@@ -3,10 +3,10 @@
     python benchmarks/segment_quality.py [DATA] [--backbone BACKBONE] [--draws 5] [--json FILE]
 
 For each data set 5, 20 and 100 labelled points a class are drawn from the training half (chips, or for a single scene
-places), a head is trained as `geodino segment --labels` trains it (logistic regression and prototypes on tokens and
-pixels), and both are scored on pixels of the other half. Also each half of the head alone: tokens without pixels, and
-pixels without tokens. mIoU, mean over the draws and 95 % interval of that mean (normal). Borders are not refined here:
-this measures the head, not the guide.
+places), a head is trained as `geodino segment --labels` trains it (logistic regression and prototypes on pixels and on
+tokens, which are made in the windows of a map), and both are scored on pixels of the other half. Also each half of the
+head alone: tokens without pixels, and pixels without tokens. mIoU, mean over the draws and 95 % interval of that mean
+(normal). Borders are not refined here: this measures the head, not the guide.
 """
 
 import argparse
@@ -22,9 +22,10 @@ import rasterio
 import torch
 from PIL import Image
 from rasterio.windows import Window
+from scipy.ndimage import maximum_filter
 
 from geodino.backbone import Backbone, load_backbone
-from geodino.dense import DenseSettings, encode_unit
+from geodino.dense import DenseSettings, encode_unit, feature_dim
 from geodino.normalize import standardize
 from geodino.segmentation.balance import balance, fit_head
 from geodino.segmentation.heads import BlockScale
@@ -35,6 +36,7 @@ from geodino.segmentation.validation import pixel_forest, spatial_blocks
 from geodino.segmentation.waves import Waves
 from tiles.band import Pixels
 from tiles.scene import open_scene
+from tiles.stitch import Axis, RowBand
 
 BUDGETS = (5, 20, 100)
 _PIXELS_PER_CHIP = 600
@@ -143,7 +145,7 @@ def shore(data: Path) -> Iterator[Chip]:
 def sample(chips: Iterator[Chip], backbone: Backbone, upscale: int) -> Samples:
     """Features of pixels drawn from every chip."""
     rng = np.random.default_rng(0)
-    settings = DenseSettings(upscale=upscale)
+    settings = DenseSettings(upscale=upscale).resolved(backbone)
     side = backbone.patch_size // upscale
     parts: list[tuple[np.ndarray, ...]] = []
     for number, chip in enumerate(chips):
@@ -154,14 +156,40 @@ def sample(chips: Iterator[Chip], backbone: Backbone, upscale: int) -> Samples:
         chosen = values[[chip.bands.index(band) for band in backbone.bands]]
         beyond = [(-size) % side for size in chosen.shape[1:]]
         padded = np.pad(chosen, ((0, 0), (0, beyond[0]), (0, beyond[1])), mode="edge")
-        x = torch.from_numpy(np.asarray(standardize(padded, None, backbone.normalization)))[None]
-        tokens = encode_unit(backbone, x, settings)[0].cpu().numpy()
+        x = torch.from_numpy(np.asarray(standardize(padded, None, backbone.normalization)))
+        tokens = encode_windows(backbone, x, settings, tokens_read(x.shape, row, col, side))
         features = spectral_features(Pixels(values, np.ones(values.shape[1:], bool)))
         parts.append(
             (at(tokens, row, col, side), features[:, row, col].T, values[:, row, col].T, chip.classes[row, col],
              chip.train[row, col], _places(number, row, col))
         )  # fmt: skip
     return Samples(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+
+def encode_windows(backbone: Backbone, x: torch.Tensor, settings: DenseSettings, read: np.ndarray) -> np.ndarray:
+    """Tokens `[D, h, w]` of a standardised chip `[C, H, W]` as a map has them: window by window, blended.
+
+    Every token attends to its whole window, so a chip at once would cost the square of its area. Windows without a
+    token that is ``read`` `[h, w]` are left out; so are, in the result, the tokens they alone have.
+    """
+    side = backbone.patch_size // settings.upscale
+    down, across = (Axis(length, settings.window, 2 * settings.halo) for length in read.shape)
+    band = RowBand(feature_dim(backbone, settings), read.shape[1], read.shape[0])
+    for top, below in zip(down.starts, down.weights, strict=True):
+        for left, beside in zip(across.starts, across.weights, strict=True):
+            if read[top : top + down.size, left : left + across.size].any():
+                rows, cols = (slice(at * side, (at + n) * side) for at, n in ((top, down.size), (left, across.size)))
+                found = encode_unit(backbone, x[None, :, rows, cols], settings)[0].cpu().numpy()
+                band.add(top, left, found, (below, beside))
+    tokens = band.take(read.shape[0])
+    return tokens / np.maximum(np.linalg.norm(tokens, axis=0), 1e-12)
+
+
+def tokens_read(shape: tuple[int, ...], rows: np.ndarray, cols: np.ndarray, side: int) -> np.ndarray:
+    """Tokens that pixels of an image of ``shape`` `[C, H, W]` are interpolated from, and their neighbours `[h, w]`."""
+    read = np.zeros((shape[1] // side, shape[2] // side), bool)
+    read[rows // side, cols // side] = True
+    return maximum_filter(read, 3)
 
 
 def _places(chip: int, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
@@ -197,6 +225,8 @@ def evaluate(samples: Samples, draws: int) -> dict[str, dict[int, tuple[float, f
     scales = (BlockScale.of(samples.tokens), waves.scale(raw))
     empty = BlockScale(np.zeros(0, np.float32), np.ones(0, np.float32))
     none = np.zeros((len(truth), 0), np.float32)
+    # The same in every draw: taken once.
+    tested, spectra, bands = samples.tokens[test], samples.spectra[test].T, samples.bands[test]
     found: dict[str, dict[int, list[float]]] = {}
     for budget in BUDGETS:
         for draw in range(draws):
@@ -217,13 +247,15 @@ def evaluate(samples: Samples, draws: int) -> dict[str, dict[int, tuple[float, f
                 own = waves.lift(samples.spectra[members].T).T if pixels else none[members]
                 scale, _ = balance(tokens[members], own, truth[members], samples.groups[members], scale)
                 head = fit_head(tokens[members], own, truth[members], scale)
-                logits = tokens[test] @ head.token_weight.T + head.bias
+                logits = np.repeat(head.bias[None], len(bands), axis=0)
+                if tokens is not none:
+                    logits += tested @ head.token_weight.T
                 if pixels:
-                    logits = logits + waves.logits(head, samples.spectra[test].T).T
+                    logits += waves.logits(head, spectra).T
                 value = score(logits.argmax(axis=1))
                 found.setdefault(name, {}).setdefault(budget, []).append(value)
             trees = pixel_forest(samples.bands[members], truth[members], draw)
-            value = score(trees.predict(samples.bands[test]))
+            value = score(trees.predict(bands))
             found.setdefault("random forest on bands (floor)", {}).setdefault(budget, []).append(value)
     return {
         name: {b: (float(np.mean(v)), float(1.96 * np.std(v, ddof=1) / len(v) ** 0.5)) for b, v in budgets.items()}

@@ -45,8 +45,11 @@ def check_vector_path(path: Path, *, overwrite: bool) -> None:
 
 
 def drop_small(values: NDArray[np.uint8], pixels: int) -> NDArray[np.uint8]:
-    """Merge objects of fewer than ``pixels`` 4-connected pixels into their largest neighbour, `[H, W]`."""
-    return sieve(values, pixels, connectivity=4) if pixels > 1 and values.size else values
+    """Merge objects of fewer than ``pixels`` 4-connected pixels into their largest neighbour, `[H, W]`.
+
+    0, nodata, neither joins an object nor is joined: an object that touches nothing else stays.
+    """
+    return sieve(values, pixels, mask=values > 0, connectivity=4) if pixels > 1 and values.size else values
 
 
 def drop_small_rows(source: Any, pixels: int, *, rows: int = _ROW_BAND) -> Iterator[tuple[int, NDArray[np.uint8]]]:

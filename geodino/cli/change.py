@@ -1,5 +1,6 @@
 """`geodino change`."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -148,13 +149,16 @@ def register(cli: typer.Typer) -> None:
 
 
 def _threshold(text: str) -> float | None:
-    """None for auto; anything but a number is refused."""
+    """None for auto; anything but a finite number is refused."""
     if text == "auto":
         return None
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is neither auto nor a number", param_hint="--threshold") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise typer.BadParameter(f"{text!r} is neither auto nor a number", param_hint="--threshold")
+    return value
 
 
 def _method(text: str) -> "Method":

@@ -135,6 +135,8 @@ def _read_vector(path: Path, geobox: GeoBox, field: str | None) -> Labels:
         raise InputError(f"{path} holds no geometry")
     name, notes = choose_field(frame, field, path)
     frame = frame[frame[name].notna()]
+    if len(frame) == 0:
+        raise InputError(f"field {name!r} of {path} holds no value; name the one with the class with --field")
     if geobox.crs is None:
         frame = frame.set_crs(None, allow_override=True)
         notes = (*notes, "the scene has no coordinate reference system: labels are read in its own coordinates")

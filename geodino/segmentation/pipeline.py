@@ -293,7 +293,7 @@ def write_map(
 
 
 def write_classes_vector(outputs: SegmentationOutputs, legend: Legend, scene: Scene) -> None:
-    """Polygons of the finished map: class, name and true area, nothing below the minimum mapping unit."""
+    """Polygons of the finished map: class, name and true area; those below the minimum mapping unit join another."""
     if outputs.vector is None:
         return
     source = outputs.classes

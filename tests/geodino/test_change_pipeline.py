@@ -11,11 +11,13 @@ from affine import Affine
 from scipy.ndimage import gaussian_filter
 from scipy.ndimage import shift as move
 from shapely.geometry import Point
+from typer.testing import CliRunner
 
 import geodino
 from geodino.backbone import Backbone, untrained_backbone
 from geodino.change_detection.alignment import align, common_grid, measure_shift
 from geodino.change_detection.method import Method, fusion_weight
+from geodino.cli import build
 from geodino.dense import DenseSettings
 from tiles.errors import InputError, OutputError
 from tiles.scene import open_scene
@@ -238,6 +240,27 @@ def test_an_interrupted_run_leaves_no_map_and_goes_on_to_the_same_bytes(tmp_path
     assert sorted(p.name for p in tmp_path.iterdir() if "part" in p.name) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("b.tif",), "two dates or more"),
+        (("b.tif", "a.tif", "--threshold", "often"), "neither auto nor a number"),
+        (("b.tif", "a.tif", "--threshold", "nan"), "neither auto nor a number"),
+        (("b.tif", "a.tif", "--method", "magic"), "none of auto, features, spectral, fused"),
+        (("b.tif", "a.tif", "l.tif", "--score", "s.tif", "--objects"), "--score, --objects go with two dates only"),
+    ],
+)
+def test_bad_requests_are_refused_before_a_file_is_opened(
+    tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    done = CliRunner().invoke(
+        build(), ["change", *arguments, "-o", str(tmp_path / "c.tif")], env={"COLUMNS": "200", "NO_COLOR": "1"}
+    )
+    assert done.exit_code == 2
+    assert message in done.output
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_rasters_that_do_not_overlap_are_refused(tmp_path: Path) -> None:
     first = ground()
     before = write(tmp_path / "b.tif", first)
@@ -328,6 +351,32 @@ def test_examples_must_say_which_class_is_wanted(tmp_path: Path) -> None:
     like = examples(tmp_path / "l.gpkg", {"a": [(70, 90)], "b": [(20, 20)]})
     with pytest.raises(InputError, match="the wanted one called one of"):
         geodino.change(before, after, tmp_path / "c.tif", like=like, method="spectral")
+
+
+def test_examples_that_teach_nothing_are_refused(tmp_path: Path) -> None:
+    first = ground()
+    before = write(tmp_path / "b.tif", first, nodata=0)
+    with rasterio.open(before, "r+") as file:
+        file.write(np.zeros((4, 20, 30), np.uint8), window=((0, 20), (0, 30)))
+    after = write(tmp_path / "a.tif", second_date(first))
+    arguments: dict[str, Any] = {"method": "spectral"}
+    with pytest.raises(InputError, match="does not exist"):
+        geodino.change(before, after, tmp_path / "c.tif", like=tmp_path / "none.gpkg", **arguments)
+    like = examples(tmp_path / "l.gpkg", {"yes": [(5, 5), (8, 12)], "no": [(140, 30), (120, 160)]})
+    with pytest.raises(InputError, match="examples of both classes are needed"):
+        geodino.change(before, after, tmp_path / "c.tif", like=like, **arguments)
+    assert not (tmp_path / "c.tif").exists()
+
+
+def test_dates_without_a_valid_pixel_in_common_are_refused(tmp_path: Path) -> None:
+    values = ground()
+    before = write(tmp_path / "b.tif", values, nodata=0)
+    after = write(tmp_path / "a.tif", values, nodata=0)
+    for path, rows in ((before, (0, 80)), (after, (80, 160))):
+        with rasterio.open(path, "r+") as file:
+            file.write(np.zeros((4, 80, SIZE[1]), np.uint8), window=(rows, (0, SIZE[1])))
+    with pytest.raises(InputError, match="hardly a valid pixel in common"):
+        geodino.change(before, after, tmp_path / "c.tif", method="spectral")
 
 
 def test_a_segmentation_model_says_from_what_to_what(tmp_path: Path, backbone: Backbone) -> None:

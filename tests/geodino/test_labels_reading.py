@@ -173,6 +173,21 @@ def test_labels_without_a_reference_system_are_refused(tmp_path: Path) -> None:
         read_labels(path, GRID)
 
 
+def test_labels_without_a_geometry_or_a_class_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no geometry"):
+        read_labels(write(tmp_path / "e.gpkg", [None, None], kind=["a", "b"]), GRID)
+    blank = write(tmp_path / "b.gpkg", [square(0, 0, 3, 3), square(9, 9, 3, 3)], kind=[None, None], ok=["x", "y"])
+    with pytest.raises(InputError, match=r"field 'kind' of .* holds no value"):
+        read_labels(blank, GRID, field="kind")
+
+
+def test_a_raster_without_a_reference_system_must_be_the_same_grid(tmp_path: Path) -> None:
+    bare = GeoBox((20, 60), GRID.affine, None)
+    path = raster(tmp_path / "a.tif", np.ones((40, 60), np.uint8))
+    with pytest.raises(InputError, match="must be the same grid"):
+        read_labels(path, bare)
+
+
 def test_a_missing_or_unreadable_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         read_labels(tmp_path / "none.gpkg", GRID)

@@ -114,6 +114,19 @@ def test_a_model_for_another_backbone_or_normalisation_is_refused(tmp_path: Path
     SegmentationModel(model.head, model.legend, shifted).save(tmp_path / "n.safetensors")
     with pytest.raises(InputError, match="was made with normalisation mean"):
         geodino.segment(scene, tmp_path / "b.tif", model=tmp_path / "n.safetensors", backbone=backbone)
+    layered = model.recipe.model_copy(update={"layers": (0,)})
+    SegmentationModel(model.head, model.legend, layered).save(tmp_path / "o.safetensors")
+    with pytest.raises(InputError, match="other bands, layers or token size"):
+        geodino.segment(scene, tmp_path / "b.tif", model=tmp_path / "o.safetensors", backbone=backbone)
+    assert not (tmp_path / "b.tif").exists()
+
+
+def test_a_model_for_bands_that_the_scene_lacks_is_refused(tmp_path: Path, backbone: Backbone) -> None:
+    scene, labels = make_scene(tmp_path / "s.tif", bands=4), make_labels(tmp_path / "l.gpkg")
+    path = tmp_path / "m.safetensors"
+    geodino.segment(scene, tmp_path / "a.tif", labels=labels, backbone=backbone, save_model=path)
+    with pytest.raises(InputError, match="has no band called"):
+        geodino.segment(make_scene(tmp_path / "t.tif"), tmp_path / "b.tif", model=path, backbone=backbone)
     assert not (tmp_path / "b.tif").exists()
 
 
@@ -206,6 +219,8 @@ def test_an_interrupted_run_leaves_no_map_and_goes_on_to_the_same_bytes(tmp_path
         ({"clusters": 255}, "2 to 254"),
         ({"labels": "l.gpkg", "field": "klass"}, "no field 'klass'"),
         ({"labels": "none.gpkg"}, "does not exist"),
+        ({"labels": "l.gpkg", "cube": "f.zarr", "vector": "v.gpkg"}, "leave the other outputs out"),
+        ({"clusters": 2, "cube": "f.zarr"}, "takes labels"),
         ({"clusters": 2, "vector": "v.doc"}, "no known vector suffix"),
     ],
 )

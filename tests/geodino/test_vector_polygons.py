@@ -69,6 +69,13 @@ def test_small_objects_join_their_largest_neighbour() -> None:
     assert (cleaned[12:18, 12:18] == 3).all()
 
 
+def test_small_holes_of_nodata_stay_and_no_object_joins_nodata() -> None:
+    values = np.ones((20, 20), np.uint8)
+    values[5:7, 5:7] = values[:, 12:] = 0
+    values[9:11, 15:17] = 2
+    np.testing.assert_array_equal(drop_small(values, 10), values)
+
+
 @pytest.mark.parametrize("rows", [16, 33, 100])
 def test_small_objects_are_the_same_whatever_the_bands_of_rows(tmp_path: Path, rows: int) -> None:
     rng = np.random.default_rng(0)
