@@ -25,7 +25,7 @@ from geodino.extraction import Extraction, arithmetic_of, draw
 from geodino.quicklook import check_quicklook
 from geodino.stac_output import item_path
 from tiles.cog import DiskFullError, check_output
-from tiles.errors import InputError
+from tiles.errors import InputError, OutputError
 from tiles.journal import Journal
 from tiles.progress import Progress, Silent
 from tiles.scene import Scene
@@ -66,17 +66,23 @@ def run_batch(
         say: Gets one line for each scene.
 
     Raises:
-        InputError: The job names no scene, two scenes would share an output, or the model cannot be loaded.
+        InputError: The job names no scene, two scenes would share an output, the folder of the outputs or the journal
+            cannot be made, or the model cannot be loaded or has no such layers.
         DiskFullError: There is no space left.
     """
     progress, say = progress or Silent(), say or (lambda line: None)
     items = job.items()
     folder = Path(job.output.split("{name}")[0] + "x").absolute().parent
-    folder.mkdir(parents=True, exist_ok=True)
+    journal = journal or folder / "geodino-batch.jsonl"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"the folder {folder} of the outputs cannot be made: {error.strerror}") from None
+    check_output(journal, overwrite=True)
     spec = ModelSpec.of(job.backbone, job.device, job.precision)
     report = BatchReport()
     with Cluster(dask, spec) if dask else nullcontext() as cluster:
-        run = _Run(job, Journal(journal or folder / "geodino-batch.jsonl", {"kind": "batch"}), spec, cluster, overwrite)
+        run = _Run(job, Journal(journal, {"kind": "batch"}), spec, cluster, overwrite)
         with ThreadPoolExecutor(run.at_once) as pool:
             futures = {pool.submit(run.item, item): item for item in items}
             try:
@@ -148,11 +154,11 @@ class _Run:
             job = job.model_copy(update={"model": job.model.absolute()})  # the same file in a worker's own folder
         self.model_hash = None if job.model is None else file_hash(job.model)
         self.job, self.journal, self.spec, self.cluster, self.overwrite = job, journal, spec, cluster, overwrite
-        self.settings = job.settings
         self.backbone: Backbone = spec.load() if cluster is None else cluster.local
-        self.arithmetic = arithmetic_of(self.backbone)
-        if cluster is not None:
-            self.arithmetic, self.settings = cluster.describe(self.settings)
+        if cluster is None:
+            self.arithmetic, self.settings = arithmetic_of(self.backbone), job.settings.resolved(self.backbone)
+        else:
+            self.arithmetic, self.settings = cluster.describe(job.settings)
 
     @property
     def at_once(self) -> int:
@@ -213,7 +219,7 @@ class _Run:
             "task": self.job.task,
             "backbone": self.backbone.hash,
             "arithmetic": self.arithmetic,
-            "settings": self.settings.resolved(self.backbone).identity(),
+            "settings": self.settings.identity(),
             "dtype": self.job.dtype,
             "change": [self.job.method, self.job.threshold],
             "output": str(output),

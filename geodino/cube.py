@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 from odc.geo.geobox import GeoBox
+from rasterio.errors import RasterioError
 
 from geodino.codes import CODE_FORMULA, CODE_NODATA, decode_int8, encode_int8
 from geodino.dense import DenseSettings, TokenRows
@@ -307,11 +308,17 @@ def open_cube(path: str | Path) -> "xr.DataArray":
     if not path.exists():
         raise InputError(f"{path} does not exist")
     if path.suffix == ".zarr":
-        cube = xr.open_zarr(path, consolidated=False)
+        try:
+            cube = xr.open_zarr(path, consolidated=False)
+        except (OSError, ValueError, KeyError):  # a folder or file that only has the name
+            cube = xr.Dataset()
         if VARIABLE not in cube:
             raise InputError(f"{path} is no feature cube; `geodino features` makes one")
         return cube[VARIABLE].astype(np.float32)
-    raster = rioxarray.open_rasterio(path, chunks={"y": PIECE_ROWS, "x": PIECE_ROWS})
+    try:
+        raster = rioxarray.open_rasterio(path, chunks={"y": PIECE_ROWS, "x": PIECE_ROWS})
+    except RasterioError:
+        raise InputError(f"{path} is no feature cube; `geodino features` makes one") from None
     if not isinstance(raster, xr.DataArray) or "GEODINO_CUBE" not in raster.attrs:
         raise InputError(f"{path} is no feature cube; `geodino features` makes one")
     raster = raster.rename(band="feature").drop_vars("feature")

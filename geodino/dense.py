@@ -84,15 +84,18 @@ class DenseSettings:
         Window and halo: 36 and 2 tokens; with patches of 16 pixels windows then start every 512 pixels, on the usual
         blocks of tiled rasters. Every token attends to its whole window, and a backbone that was trained on crops of
         few tokens carries the window's mean into each of them: its windows are three times its largest crops, and
-        overlap by half (``docs/features.md`` has what that changes).
+        overlap by half (``docs/features.md``, No seams).
 
         Batch size: on a processor as many windows as hold the tokens of four of the largest; on a GPU as many as a
         quarter of its memory holds, at most 64 of the largest. All of its memory and not what is free now: a run that
         goes on later must come to the same number.
 
         Raises:
-            InputError: The halo given does not fit the backbone's window, or the other way round.
+            InputError: The halo given does not fit the backbone's window, or the other way round; or the backbone has
+                no such layers.
         """
+        if self.layers:
+            _check_layers(self.layers, backbone)
         window, halo = _window_of(backbone)
         if self.window is not None:
             window, halo = self.window, min(_HALO, self.window // 4)
@@ -126,6 +129,17 @@ def _window_of(backbone: Backbone) -> tuple[int, int]:
 def _check_window(window: int | None, halo: int | None) -> None:
     if (halo is not None and halo < 1) or (window is not None and window < 4 * (halo or 1)):
         raise InputError(f"a window of {window} tokens has no core beside a halo of {halo}; take a larger window")
+
+
+def _check_layers(layers: tuple[int, ...], backbone: Backbone) -> None:
+    depth = backbone.depth
+    if not all(-depth <= layer < depth for layer in layers):
+        raise InputError(
+            f"{backbone.name} has layers 0 to {depth - 1} (or -{depth} to -1), not {','.join(map(str, layers))}; "
+            "choose others with --layers"
+        )
+    if not hasattr(backbone.module, "blocks") and any(layer not in (-1, depth - 1) for layer in layers):
+        raise InputError(f"the layers of {backbone.name} have grids of their own, so only the last can be taken")
 
 
 @dataclass(frozen=True)
@@ -320,7 +334,13 @@ def _run_model(
             encoded = None
             if any(read.tokens.any() for read in reads):
                 x = torch.from_numpy(np.stack([read.values for read in reads]))
-                encoded = encode_unit(backbone, x, settings)
+                try:
+                    encoded = encode_unit(backbone, x, settings)
+                except torch.OutOfMemoryError:
+                    raise InputError(
+                        f"{backbone.device} has no memory left for {len(reads)} windows of {readers.scene.source} at "
+                        "once; end what else runs there, or take a smaller --batch-size"
+                    ) from None
             # One batch stays on its way: a GPU computes the next while the last one is copied and blended.
             if pending is not None:
                 put((pending[0], None if pending[1] is None else pending[1].cpu().numpy()))
@@ -349,7 +369,8 @@ def stream_tokens(
         Every wanted token row once, in order, several at a time.
 
     Raises:
-        InputError: The scene lacks a band of the backbone, or a file turns out damaged; the sentence names it.
+        InputError: The scene lacks a band of the backbone, a file turns out damaged, or the GPU has no memory for a
+            batch; the sentence names it.
         ValueError: ``rows`` is not a range of the grid's rows.
     """
     settings = (settings or DenseSettings()).resolved(backbone)

@@ -12,6 +12,7 @@ from geodino.provenance import provenance
 from geodino.quicklook import check_quicklook, quicklook
 from geodino.stac_output import write_item
 from tiles.cog import check_output
+from tiles.errors import OutputError
 from tiles.progress import Progress, Silent
 from tiles.scene import Scene
 
@@ -126,11 +127,13 @@ def check_outputs(output: Path, *, dtype: str, quicklook: Path | None, overwrite
     """Refuse outputs that exist or cannot be, before the scene is opened and the model loaded.
 
     Raises:
-        OutputError: One exists, or its name says no known format.
+        OutputError: One exists, its name says no known format, or both have one name.
     """
     cube_type(output, dtype)
     check_output(output, overwrite=overwrite)
     if quicklook is not None:
+        if quicklook.absolute() == output.absolute():
+            raise OutputError(f"the cube and its quicklook would both become {output}; name them apart")
         check_quicklook(quicklook, overwrite=overwrite)
 
 

@@ -14,7 +14,7 @@ from geodino.extraction import Extraction
 from geodino.provenance import provenance
 from geodino.similarity import Query, write_similarity
 from geodino.sparse import check_hits, embed, search, write_hits
-from geodino.stac_output import write_item
+from geodino.stac_output import write_item, write_item_of_cube
 from tiles.cog import check_output
 from tiles.errors import InputError
 from tiles.progress import Progress
@@ -52,14 +52,12 @@ class SimilarPlaces:
                 return self.output
             tags = {"GEODINO_SIMILARITY": "cosine to the mean feature of the chosen places", **made.tags}
             write_similarity(made.cube, vector, self.output, scene=made.scene, tags=tags, overwrite=self.overwrite)
-            if made.scene is not None:
-                write_item(
-                    self.output,
-                    {"scene": made.scene},
-                    made.backbone,
-                    task="similarity-search",
-                    settings={"points": self.points, "crs": self.crs, **settings.identity()},
-                )
+            task, asked = "similarity-search", {"points": self.points, "crs": self.crs}
+            if made.scene is None:
+                write_item_of_cube(self.output, Path(str(self.scene)), task=task, settings=asked)
+            else:
+                asked |= settings.identity()
+                write_item(self.output, {"scene": made.scene}, made.backbone, task=task, settings=asked)
         return self.output
 
 

@@ -66,13 +66,14 @@ class Query:
         if self.crs is not None:
             here = _transform(self.crs, box, x, y)
         affine: Affine = ~box.affine
-        column, row = (int(np.floor(n)) for n in affine @ here)
+        column, row = np.floor(affine @ here)
+        # A place that its CRS does not hold comes as infinity: outside, like any other.
         if not (0 <= row < box.shape[0] and 0 <= column < box.shape[1]):
             raise InputError(
                 f"{x:g},{y:g} lies outside the scene, which covers {_extent(box)}; "
                 "give X,Y in its CRS or name theirs with --crs"
             )
-        feature = cube.isel(y=row, x=column).values.astype(np.float32)
+        feature = cube.isel(y=int(row), x=int(column)).values.astype(np.float32)
         if np.isnan(feature).any():
             raise InputError(f"{x:g},{y:g} lies on nodata; choose another place")
         return feature[None]

@@ -77,7 +77,56 @@ def write_item(
             geobox = GeoBox.from_rio(file)
             data_type, nodata = file.dtypes[0], file.nodata
     asset = _asset(product, geobox, data_type, nodata, task)
-    start, end = _times(tuple(scenes.values()))
+    inputs = ", ".join(f"{role} {scene.name} ({scene.sensor})" for role, scene in scenes.items())
+    units = {role: {band.name: [band.scale, band.offset] for band in scene.bands} for role, scene in scenes.items()}
+    properties = _processing(inputs, task, {"units": units, "settings": settings or {}})
+    if backbone is not None:
+        properties |= _model(backbone, task, settings)
+    links = [pystac.Link("derived_from", scene.source, title=scene.name) for scene in scenes.values()]
+    return _write(product, asset, geobox, _times(tuple(scenes.values())), properties, links)
+
+
+def write_item_of_cube(product: Path, cube: Path, *, task: str, settings: dict[str, Any]) -> Path:
+    """Write the item of a raster that was made from a feature cube: dates and model are those of the cube's item.
+
+    Args:
+        product: The raster, already in place.
+        cube: The cube. Without its item nothing is known of the model, and of the dates that they are not younger
+            than the cube.
+        task: See ``write_item``.
+        settings: What else the product depends on.
+
+    Returns:
+        Where the item is.
+
+    Raises:
+        OutputError: The disk is full.
+    """
+    with rasterio.open(product) as file:
+        geobox = GeoBox.from_rio(file)
+        asset = _asset(product, geobox, file.dtypes[0], file.nodata, task)
+    times = min(_EARLIEST, _age(cube)), _age(cube)
+    properties = _processing(f"cube {cube.name}", task, {"settings": settings})
+    if item_path(cube).exists():
+        known = pystac.Item.from_file(item_path(cube))
+        times = (
+            known.datetime or known.common_metadata.start_datetime or times[0],
+            known.datetime or known.common_metadata.end_datetime or times[1],
+        )
+        properties |= {key: value for key, value in known.properties.items() if key.startswith("mlm:")}
+    link = pystac.Link("derived_from", str(cube.absolute()), title=cube.name)
+    return _write(product, asset, geobox, times, properties, [link])
+
+
+def _write(
+    product: Path,
+    asset: pystac.Asset,
+    geobox: GeoBox,
+    times: tuple[datetime, datetime],
+    properties: dict[str, Any],
+    links: list[pystac.Link],
+) -> Path:
+    start, end = times
     item = pystac.Item(
         id=product.name,
         geometry=None,
@@ -85,19 +134,17 @@ def write_item(
         datetime=start if start == end else None,
         start_datetime=None if start == end else start,
         end_datetime=None if start == end else end,
-        properties={**_projection(geobox), **_processing(scenes, task, settings)},
+        properties={**_projection(geobox), **properties},
     )
-    if backbone is not None:
-        item.properties |= _model(backbone, task, settings)
-        asset.extra_fields["mlm:name"] = _model_name(backbone)
+    if "mlm:name" in properties:
+        asset.extra_fields["mlm:name"] = properties["mlm:name"]
     footprint = _footprint(geobox)
     if footprint is not None:
         item.geometry, item.bbox = json.loads(shapely.to_geojson(footprint)), list(footprint.bounds)
     used = ["proj", "raster", "processing"] + ["classification"] * ("classification:classes" in asset.extra_fields)
     item.stac_extensions = [_EXTENSIONS[name] for name in used]
     item.add_asset("product", asset)
-    for scene in scenes.values():
-        item.add_link(pystac.Link("derived_from", scene.source, title=scene.name))
+    item.add_links(links)
     text = json.dumps(item.to_dict(include_self_link=False), indent=2, default=str) + "\n"
     target = item_path(product)
     part = part_of(target)
@@ -137,10 +184,15 @@ def _times(scenes: tuple[Scene, ...]) -> tuple[datetime, datetime]:
     known = [interval(text) for scene in scenes if (text := scene.datetime)]
     if len(known) < len(scenes):
         # A picture is not younger than its file.
-        ages = [os.stat(scene.source).st_mtime for scene in scenes if os.path.exists(scene.source)]
-        latest = datetime.fromtimestamp(int(max(ages)), UTC) if len(ages) == len(scenes) else _LATEST
+        ages = [_age(Path(scene.source)) for scene in scenes if os.path.exists(scene.source)]
+        latest = max(ages) if len(ages) == len(scenes) else _LATEST
         known.append((min(_EARLIEST, latest), latest))
     return min(start for start, _ in known), max(end for _, end in known)
+
+
+def _age(path: Path) -> datetime:
+    """Second in which a file was last changed."""
+    return datetime.fromtimestamp(int(path.stat().st_mtime), UTC)
 
 
 def interval(text: str) -> tuple[datetime, datetime]:
@@ -177,22 +229,14 @@ def _projection(geobox: GeoBox) -> dict[str, Any]:
     return fields
 
 
-def _processing(scenes: dict[str, Scene], task: str, settings: dict[str, Any] | None) -> dict[str, Any]:
-    inputs = ", ".join(f"{role} {scene.name} ({scene.sensor})" for role, scene in scenes.items())
+def _processing(inputs: str, task: str, how: dict[str, Any]) -> dict[str, Any]:
     return {
         "processing:level": "L4",
         "processing:lineage": f"{task} by geodino from {inputs}",
         "processing:software": {"geodino": geodino.__version__},
         "processing:expression": {
             "format": "geodino",
-            "expression": {
-                "task": task,
-                "units": {
-                    role: {band.name: [band.scale, band.offset] for band in scene.bands}
-                    for role, scene in scenes.items()
-                },
-                "settings": settings or {},
-            },
+            "expression": {"task": task, **how},
         },
     }
 

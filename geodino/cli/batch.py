@@ -46,8 +46,11 @@ def register(cli: typer.Typer) -> None:
         from tiles.progress import progress
 
         if len(sources) == 1 and sources[0].lower().endswith((".yaml", ".yml")):
-            if output is not None or backbone is not None:
-                raise InputError("a job file says its own output and backbone; leave out -o and --backbone")
+            if output or backbone or quicklook or (device, precision) != (Device.auto, Precision.auto):
+                raise InputError(
+                    f"{sources[0]} says itself where results go and how they are made: write output, backbone, device, "
+                    "precision and quicklook into it"
+                )
             job = read_job(Path(sources[0]))
         elif output is None:
             raise InputError("say where results go: -o 'out/{name}.zarr'")

@@ -17,7 +17,7 @@ from geodino.backbone import load_backbone, save_backbone, untrained_backbone
 from geodino.batch import run_batch
 from geodino.batch_job import BatchJob, read_job
 from geodino.cli import build
-from geodino.cluster import split
+from geodino.cluster import Cluster, ModelSpec, split
 from geodino.extraction import Extraction
 from tiles.cog import DiskFullError
 from tiles.errors import InputError
@@ -170,6 +170,29 @@ def test_two_scenes_of_one_name_and_no_scene_at_all_are_refused(tmp_path, run_fo
         run_batch(job(tmp_path, run_folder, scenes=both))
     with pytest.raises(InputError, match="no scene matches"):
         run_batch(job(tmp_path, run_folder, scenes=[str(tmp_path / "nothing*.tif")]))
+
+
+def test_what_a_job_file_says_is_not_said_again(tmp_path):
+    (tmp_path / "job.yaml").write_text("scenes: [a.tif]\noutput: 'o/{name}.zarr'")
+    for more in (["-o", "o"], ["--backbone", "b"], ["--device", "cpu"], ["--precision", "fp32"], ["--quicklook"]):
+        result = CliRunner().invoke(build(), ["batch", str(tmp_path / "job.yaml"), *more])
+        assert isinstance(result.exception, InputError) and "job.yaml says itself" in str(result.exception), more
+    for arguments, says in ((["a.tif"], "-o"), ([str(tmp_path / "absent.yaml")], "absent.yaml cannot be read")):
+        result = CliRunner().invoke(build(), ["batch", *arguments])
+        assert isinstance(result.exception, InputError) and says in str(result.exception)
+
+
+def test_what_spoils_every_scene_is_refused_before_the_first(tmp_path, run_folder, count_runs):
+    make_scenes(tmp_path / "in", 2)
+    (tmp_path / "file").write_text("no folder")
+    for words, more, says in (
+        ({"layers": (7,)}, {}, "has layers 0 to 0"),
+        ({"output": str(tmp_path / "file" / "{name}.tif")}, {}, "cannot be made"),
+        ({}, {"journal": tmp_path / "absent" / "journal.jsonl"}, "absent .* does not exist"),
+    ):
+        with pytest.raises(InputError, match=says):
+            run_batch(job(tmp_path, run_folder, **words), **more)
+    assert not count_runs
 
 
 def test_a_full_disk_stops_the_batch(tmp_path, run_folder, monkeypatch):
@@ -343,6 +366,67 @@ def test_a_dask_cluster_gives_the_bytes_of_one_machine_even_when_a_worker_dies(t
     assert not mapped.failed and len(mapped.made) == 2
     assert not report.failed and len(report.made) == 2
     assert digests(tmp_path / "two") == digests(tmp_path / "one")
+
+
+class Away:
+    """A task whose file comes back at its third try, or never."""
+
+    def __init__(self, folder, comes_back):
+        self.folder, self.comes_back = folder, comes_back
+
+    def run(self, backbone):
+        tries = len(list(self.folder.iterdir()))
+        (self.folder / str(tries)).touch()
+        if tries < 2 or not self.comes_back:
+            raise InputError("a.tif cannot be read")
+        return tries
+
+    def __str__(self):
+        return "a.tif"
+
+
+def test_a_cluster_tries_again_and_refuses_what_would_give_other_bytes(tmp_path, run_folder):
+    distributed = pytest.importorskip("distributed")
+    spec = ModelSpec.of(run_folder, "cpu", "fp32")
+    with distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=None) as local:
+        with pytest.raises(InputError, match="has no workers"):
+            Cluster(local.scheduler_address, spec)
+        local.scale(1)
+        local.wait_for_workers(1)
+        with Cluster(local.scheduler_address, spec) as cluster:
+            for name in ("once", "ever"):
+                (tmp_path / name).mkdir()
+            assert list(cluster.run([Away(tmp_path / "once", True)], "cpu float32")) == [2]
+            with pytest.raises(InputError, match=r"a\.tif cannot be read"):
+                list(cluster.run([Away(tmp_path / "ever", False)], "cpu float32"))
+            assert len(list((tmp_path / "ever").iterdir())) == 3
+            with pytest.raises(InputError, match="computes in cpu float32 and another in cpu bfloat16"):
+                list(cluster.run([Away(tmp_path / "once", True)], "cpu bfloat16"))
+
+
+def test_workers_that_die_of_a_task_are_one_sentence(monkeypatch, run_folder):
+    pytest.importorskip("distributed")
+    from distributed.scheduler import KilledWorker
+
+    class Died:
+        def result(self):
+            raise KilledWorker("task", None, 3)
+
+    class Client:
+        loop = None
+
+        def submit(self, *arguments, **options):
+            return died
+
+        def cancel(self, futures):
+            assert futures == [died]
+
+    died = Died()
+    cluster = Cluster.__new__(Cluster)
+    cluster.model, cluster.client = ModelSpec.of(run_folder, "cpu", "fp32"), Client()
+    monkeypatch.setattr("geodino.cluster.as_completed", lambda futures, loop: futures)
+    with pytest.raises(InputError, match=r"died repeatedly on a\.tif"):
+        list(cluster.run([Away(None, False)], "cpu float32"))
 
 
 def test_a_dask_address_without_a_scheduler_is_one_sentence(tmp_path, run_folder):

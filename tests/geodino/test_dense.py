@@ -193,7 +193,13 @@ def test_a_scene_without_the_bands_says_which(tmp_path, backbone):
 
 
 @pytest.mark.parametrize(
-    ("bad", "says"), [({"upscale": 3}, "1, 2 or 4"), ({"window": 6, "halo": 2}, "core"), ({"batch_size": 0}, "batch")]
+    ("bad", "says"),
+    [
+        ({"upscale": 3}, "1, 2 or 4"),
+        ({"window": 6, "halo": 2}, "core"),
+        ({"batch_size": 0}, "batch"),
+        ({"min_valid": 1.5}, "between 0 and 1"),
+    ],
 )
 def test_settings_that_cannot_be_are_refused(bad, says):
     with pytest.raises(InputError, match=says):
@@ -204,6 +210,41 @@ def test_a_patch_that_cannot_be_divided_is_refused(scene):
     backbone = untrained_backbone("vit_small_patch14_dinov2", depth=1, embed_dim=64, num_heads=2, img_size=56)
     with pytest.raises(InputError, match="cannot be divided by 4"):
         token_grid(scene, backbone, DenseSettings(upscale=4))
+
+
+def test_layers_that_the_backbone_does_not_have_are_refused(backbone):
+    assert DenseSettings(layers=(0, -1)).resolved(backbone).layers == (0, -1)
+    for layers in ((1,), (0, -2)):
+        with pytest.raises(InputError, match=r"has layers 0 to 0 .* --layers"):
+            DenseSettings(layers=layers).resolved(backbone)
+    stages = untrained_backbone("convnext_tiny", depths=(1, 1, 1, 1), dims=(8, 8, 8, 8), precision="fp32")
+    assert DenseSettings(layers=(-1,)).resolved(stages)
+    with pytest.raises(InputError, match="only the last"):
+        DenseSettings(layers=(1, 3)).resolved(stages)
+
+
+def test_a_gpu_takes_the_windows_that_its_memory_holds(backbone, monkeypatch):
+    gpu = replace(backbone, device=torch.device("cuda"))
+    found = {}
+    for gib in (1, 4, 16, 80):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, gib=gib: (0, gib << 30))
+        found[gib] = DenseSettings(window=64).resolved(gpu).batch_size
+    # 64 x 64 tokens of 64 channels take 16 MiB at once, and a quarter of the memory is theirs.
+    assert found == {1: 16, 4: 64, 16: 64, 80: 64}
+
+
+def test_a_gpu_without_memory_is_one_sentence_that_names_the_scene(scene, backbone, monkeypatch):
+    def full(*arguments):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("geodino.dense.encode_unit", full)
+    with pytest.raises(InputError, match=r"3 windows of .*scene\.tif .* --batch-size"):
+        list(stream_tokens(scene, backbone, SMALL))
+
+
+def test_windows_start_on_the_usual_blocks():
+    down = Axis(1000, 36, 4)
+    assert {start * 16 % 512 for start in down.starts[:-1]} == {0}  # the last one ends where the scene ends
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,11 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 from pystac.validation.local_validator import LocalValidator
 from rio_cogeo.cogeo import cog_validate
+from typer.testing import CliRunner
 
 import geodino
 from geodino.backbone import untrained_backbone
+from geodino.cli import build
 from geodino.codes import component_error, decode_int8, encode_int8, vector_error
 from geodino.cube import open_cube, pieces
 from geodino.dense import DenseSettings, TokenRows, stream_tokens
@@ -220,8 +222,43 @@ def test_existing_outputs_are_refused_before_the_scene_is_read(backbone, tmp_pat
 
 @pytest.mark.parametrize(("name", "dtype"), [("f.png", "auto"), ("f.tif", "float16"), ("f.zarr", "int8")])
 def test_formats_that_cannot_be_are_refused(backbone, tmp_path, name, dtype):
-    with pytest.raises(OutputError, match="f"):
+    with pytest.raises(OutputError, match="neither Zarr nor GeoTIFF" if dtype == "auto" else f"not {dtype}"):
         geodino.features("absent.tif", tmp_path / name, backbone=backbone, dtype=dtype)
+
+
+def test_a_cube_and_its_quicklook_need_two_names_and_a_picture_a_known_one(backbone, tmp_path):
+    for picture, says in (("f.tif", "name them apart"), ("q.jpg", r"\.png or a \.tif")):
+        with pytest.raises(InputError, match=says):
+            geodino.features("absent.tif", tmp_path / "f.tif", backbone=backbone, quicklook=tmp_path / picture)
+
+
+def test_a_scene_without_a_valid_pixel_has_no_quicklook(backbone, tmp_path):
+    scene = open_scene(write(tmp_path / "s.tif", np.zeros((3, 64, 64), np.uint8), nodata=0), band_names=RGB)
+    with pytest.raises(InputError, match="no valid token"):
+        geodino.features(scene, tmp_path / "f.tif", backbone=backbone, settings=SMALL, quicklook=tmp_path / "q.png")
+    assert np.isnan(open_cube(tmp_path / "f.tif").values).all()
+
+
+def test_what_only_has_the_name_of_a_cube_is_refused(scene, tmp_path):
+    (tmp_path / "text.tif").write_text("no raster")
+    (tmp_path / "text.zarr").write_text("no store")
+    (tmp_path / "empty.zarr").mkdir()
+    xr.Dataset({"other": ("x", [1.0])}).to_zarr(tmp_path / "other.zarr", consolidated=False)
+    for name in ("text.tif", "text.zarr", "empty.zarr", "other.zarr", "scene.tif"):
+        with pytest.raises(InputError, match=f"{name} is no feature cube"):
+            open_cube(tmp_path / name)
+    with pytest.raises(InputError, match=r"absent\.zarr does not exist"):
+        open_cube(tmp_path / "absent.zarr")
+
+
+def test_layers_on_the_command_line_are_numbers(scene, tmp_path):
+    result = CliRunner().invoke(build(), ["features", scene.source, "-o", str(tmp_path / "f.tif"), "--layers", "last"])
+    assert isinstance(result.exception, InputError) and "not 'last'" in str(result.exception)
+
+
+def test_a_loaded_backbone_cannot_go_to_a_cluster(scene, backbone, tmp_path):
+    with pytest.raises(InputError, match="give its name or folder"):
+        geodino.features(scene, tmp_path / "f.zarr", backbone=backbone, dask="tcp://127.0.0.1:1")
 
 
 def test_a_scene_with_too_few_bands_is_one_sentence(backbone, tmp_path):

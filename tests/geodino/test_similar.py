@@ -1,11 +1,14 @@
 """Similarity: the chosen place is like itself, like its kin, unlike the rest; across scenes too."""
 
+import json
+
 import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
 import shapely
 from affine import Affine
+from pystac.validation.local_validator import LocalValidator
 from rio_cogeo.cogeo import cog_validate
 from typer.testing import CliRunner
 
@@ -16,7 +19,7 @@ from geodino.cube import open_cube
 from geodino.dense import DenseSettings
 from geodino.major_tom import Cell
 from geodino.similarity import Query, parse_points
-from geodino.sparse import COLUMNS, embed, search, write_index
+from geodino.sparse import COLUMNS, check_hits, embed, search, write_index
 from tiles.errors import InputError, OutputError
 from tiles.scene import open_scene
 
@@ -78,6 +81,17 @@ def test_a_cube_needs_no_model_and_gives_the_same_scores(scene, backbone, tmp_pa
     expected = np.einsum("d,dhw->hw", query, features) / np.linalg.norm(features, axis=0)
     with rasterio.open(out) as file:
         np.testing.assert_allclose(file.read(1), expected, atol=1e-5)
+    items = [json.loads((tmp_path / f"{name}.tif.stac.json").read_text()) for name in ("f", "s")]
+    assert not list(LocalValidator().item_validator().iter_errors(items[1]))
+    of_cube, of_map = (item["properties"] for item in items)
+    for key in ("mlm:name", "mlm:input", "proj:code", "end_datetime", "processing:software"):
+        assert of_map[key] == of_cube[key], key
+    asset = items[1]["assets"]["product"]
+    assert asset["data_type"] == "float32" and asset["mlm:name"] == of_cube["mlm:name"]
+    (tmp_path / "f.tif.stac.json").unlink()
+    geodino.similar(tmp_path / "f.tif", tmp_path / "t.tif", at=[(5e5 + 400, 5e6 - 400)])
+    item = json.loads((tmp_path / "t.tif.stac.json").read_text())
+    assert not list(LocalValidator().item_validator().iter_errors(item)) and "mlm:name" not in item["properties"]
 
 
 def test_polygons_and_places_are_averaged(scene, backbone, tmp_path):
@@ -110,11 +124,23 @@ def test_what_cannot_be_looked_for_is_one_sentence(scene, backbone, tmp_path):
     (tmp_path / "no.gpkg").write_text("nothing")
     gpd.GeoSeries([shapely.box(0, 0, 1, 1)], crs="EPSG:32633").to_file(tmp_path / "far.gpkg")
     gpd.GeoSeries([shapely.Point(5e5, 5e6)], crs="EPSG:32633").to_file(tmp_path / "points.gpkg")
+    gpd.GeoSeries([shapely.box(0, 0, 1, 1)]).to_file(tmp_path / "placeless.gpkg")
+    gpd.GeoDataFrame(geometry=[shapely.Point(9, 57)], crs="EPSG:4326").to_parquet(tmp_path / "bare.parquet")
+    nowhere = cube.drop_vars("spatial_ref")
     for query, says in (
         (lambda: Query(), "--at"),
         (lambda: Query(points=((0, 0),)).vector(cube), "outside"),
         (lambda: Query(points=((5e5 + 2500, 5e6 - 1300),)).vector(cube), "nodata"),
         (lambda: Query(points=((0, 0),), crs="nonsense").vector(cube), "nonsense"),
+        (lambda: Query(points=((5e5, 5e6),), crs="EPSG:4326").vector(cube), "outside"),  # metres, not degrees
+        (lambda: Query(points=((float("nan"), 0),)).vector(cube), "outside"),
+        (lambda: Query(points=((0, 0),), crs="EPSG:4326").vector(nowhere), "without --crs"),
+        (lambda: Query(polygons=tmp_path / "placeless.gpkg").vector(cube), "no coordinate reference system"),
+        (lambda: embed(nowhere, "scene"), "no place in an index"),
+        (lambda: search(tmp_path / "absent.parquet", np.ones(64)), "does not exist"),
+        (lambda: search(tmp_path / "no.gpkg", np.ones(64)), "no GeoParquet"),
+        (lambda: search(tmp_path / "bare.parquet", np.ones(64)), "no column 'embedding'"),
+        (lambda: check_hits(tmp_path / "hits.csv", overwrite=False), "hits.csv"),
         (lambda: Query(polygons=tmp_path / "absent.gpkg").vector(cube), "absent"),
         (lambda: Query(polygons=tmp_path / "no.gpkg").vector(cube), "no.gpkg"),
         (lambda: Query(polygons=tmp_path / "far.gpkg").vector(cube), "no polygon"),
