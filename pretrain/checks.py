@@ -38,6 +38,9 @@ def check_tiles(tiles: Tiles, source: str, recipe: Recipe) -> None:
 def check_recipe(recipe: Recipe) -> None:
     """Refuse a recipe whose parts do not fit each other.
 
+    Softmax centring sets no limit to prototypes: it sharpens each row by itself, and prototypes that no row chooses
+    stay unused. Sinkhorn-Knopp gives every prototype its share of each batch, however few rows there are.
+
     Raises:
         InputError: When crops are no whole patches, a part would never be trained, or a batch cannot balance the
             prototypes.

@@ -31,8 +31,9 @@ from pretrain.distillation import Standardization, smallest_side
 from pretrain.metrics import MetricsLog, Pace
 from pretrain.network import TokenBatch, create_backbone, encode, is_convnext
 from pretrain.ranks import Ranks
-from pretrain.run import fingerprint
+from pretrain.run import explain_nonfinite, fingerprint
 from pretrain.sampling import stream_seed
+from pretrain.trainer import NonFiniteLossError
 from tiles.errors import InputError, OutputError
 from tiles.progress import progress
 
@@ -72,7 +73,8 @@ def distill(run: Distillation, *, resume: bool = False, show: bool = False) -> P
         The run's folder.
 
     Raises:
-        InputError: Before the first step, when tiles, teacher, students and processes do not fit each other.
+        InputError: Before the first step, when tiles, teacher, students and processes do not fit each other; in the
+            middle, when a loss stops being finite.
         OutputError: When the folder holds another run.
     """
     recipe = run.recipe
@@ -228,7 +230,12 @@ def _train(
             batch = next(source).to(device, dtype)
             tokens = statistics(place.exchanged(teacher_tokens(teacher, batch), len(batch.globals_)))
             mine = batch if alone else next(students).to(device, dtype)
-            values = {number: trainer.step(step, mine, tokens, side) for number, trainer in trainers.items()}
+            values = {}
+            for number, trainer in trainers.items():
+                try:
+                    values[number] = trainer.step(step, mine, tokens, side)
+                except NonFiniteLossError as error:
+                    raise InputError(explain_nonfinite(run.folder / names[number], error, place.group)) from None
             step += 1
             pace.count(shared.waited)
             bar.update(step, pace.note(sum(value["total"] for value in values.values()) / len(values)))

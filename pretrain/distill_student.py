@@ -14,7 +14,7 @@ from pretrain.optimizer import MasterAdamW
 from pretrain.ranks import Ranks
 from pretrain.sampling import stream_seed
 from pretrain.teacher import ema_update, frozen_copy
-from tiles.errors import InputError
+from pretrain.trainer import NonFiniteLossError
 
 WEIGHTS_STREAM, _STEP_STREAM = 11, 12
 
@@ -66,7 +66,7 @@ class StudentTrainer:
             side: Tokens along the teacher's grid.
 
         Raises:
-            InputError: When the loss is not finite; nothing is updated then.
+            NonFiniteLossError: Before anything is updated, when a loss is not finite.
         """
         recipe = self.recipe
         torch.manual_seed(stream_seed(recipe.seed, _STEP_STREAM, step, self.number, self.ranks.rank))
@@ -78,10 +78,7 @@ class StudentTrainer:
         total = torch.stack([getattr(recipe.weights, name) * loss for name, loss in losses.items()]).sum()
         values = self._values({**losses, "total": total})
         if not all(math.isfinite(value) for value in values.values()):
-            raise InputError(
-                f"the loss of {self.settings.architecture} stopped being finite at step {step}; go on from the last "
-                "checkpoint with --resume after halving optimizer.lr, or start again with --set precision=fp32"
-            )
+            raise NonFiniteLossError(step, values, [batch])
         total.backward()  # type: ignore[no-untyped-call]
         self._share_gradients()
         norms = self.optimizer.step(step, recipe.max_steps)

@@ -232,7 +232,12 @@ def ibot_loss(targets: Tensor, logits: Tensor, temperature: float, weights: Tens
 
 
 def koleo_loss(
-    features: Tensor, group: int | None = None, ranks: Ranks = ALONE, *, keep: Tensor | None = None
+    features: Tensor,
+    group: int | None = None,
+    ranks: Ranks = ALONE,
+    *,
+    keep: Tensor | None = None,
+    total: Tensor | float | None = None,
 ) -> Tensor:
     """Kozachenko-Leonenko regulariser: minus the mean log distance to the nearest neighbour.
 
@@ -242,6 +247,7 @@ def koleo_loss(
             None searches the whole batch of all ranks.
         ranks: Processes that share the batch.
         keep: ``[B]`` bool, samples that take part; the others are nobody's neighbour. All by default.
+        total: Number of samples to divide by, when this is a part of a larger batch; see :func:`neighboured`.
 
     Returns:
         Scalar, to be averaged over ranks; 0 when no sample has a neighbour.
@@ -265,7 +271,15 @@ def koleo_loss(
     neighbours = torch.gather(groups, 1, nearest[..., None].expand_as(groups))
     # The small shift keeps the gradient of the norm finite for two identical samples.
     distance = torch.linalg.vector_norm(groups - neighbours + _KOLEO_EPS, dim=-1)
-    return -(torch.log(distance + _KOLEO_EPS) * counted).sum() / counted.sum().clamp(min=1)
+    if total is None:
+        total = counted.sum().clamp(min=1)
+    return -(torch.log(distance + _KOLEO_EPS) * counted).sum() / total
+
+
+def neighboured(keep: Tensor, group: int | None = None) -> Tensor:
+    """Number of samples of ``keep [B, ...]`` that have a kept neighbour in their group, float32 ``[...]``."""
+    counts = keep.float().reshape(-1, group or len(keep), *keep.shape[1:]).sum(1)
+    return torch.where(counts > 1, counts, 0).sum(0)
 
 
 def gram_loss(

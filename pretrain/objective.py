@@ -19,6 +19,7 @@ from pretrain.losses import (
     ibot_loss,
     kept_pairs,
     koleo_loss,
+    neighboured,
     pair_weight,
     sinkhorn_knopp,
     softmax_center,
@@ -52,10 +53,18 @@ class Centers:
 
 @dataclass(frozen=True)
 class Totals:
-    """Divisors of the means of a step, shared by its micro-batches and ranks."""
+    """Divisors of the means of a step, shared by its micro-batches and ranks.
+
+    Attributes:
+        dino_global, dino_local, gram: Scalars.
+        koleo: ``[G]``, one a global crop.
+
+    None where a micro-batch's own divisor is that of the step.
+    """
 
     dino_global: Tensor | float
     dino_local: Tensor | float
+    koleo: Tensor | None
     gram: Tensor | float | None
 
 
@@ -142,7 +151,17 @@ class Objective:
                 keep = batch.valid  # a whole micro-batch beside one with gaps
             if keep is not None:
                 pairs.append(kept_pairs(keep).clamp(min=1))
-        return Totals(mean(between), mean(local) if local else 1.0, self._mean_pairs(pairs))
+        koleo = None if everything and self.ranks.world == 1 else self._mean_neighboured(batches)
+        return Totals(mean(between), mean(local) if local else 1.0, koleo, self._mean_pairs(pairs))
+
+    def _mean_neighboured(self, batches: Sequence[Batch]) -> Tensor | None:
+        """Samples ``[G]`` that KoLeo counts in a micro-batch of all ranks, on average."""
+        settings = self.recipe.koleo
+        if not settings.weight or len(batches) == 1:
+            return None
+        kept = [self.ranks.gather((batch.global_weights > 0).float().mT) for batch in batches]
+        counts = torch.stack([neighboured(keep, settings.group) for keep in kept])
+        return counts.sum(0).clamp(min=1) / len(batches)
 
     def _mean_pairs(self, pairs: list[Tensor]) -> Tensor | None:
         return self.ranks.mean(torch.stack(pairs).mean()) if pairs else None
@@ -191,7 +210,13 @@ class Objective:
             # Every rank must take part in the same exchanges, also the one whose own crops are all of valid ground.
             keep = None if batch.all_valid and self.ranks.world == 1 else batch.global_weights > 0
             each = [
-                koleo_loss(cls, recipe.koleo.group, self.ranks, keep=None if keep is None else keep[crop])
+                koleo_loss(
+                    cls,
+                    recipe.koleo.group,
+                    self.ranks,
+                    keep=None if keep is None else keep[crop],
+                    total=None if totals.koleo is None else totals.koleo[crop],
+                )
                 for crop, cls in enumerate(scores.cls_global)
             ]
             found["koleo"] = torch.stack(each).sum()

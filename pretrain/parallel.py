@@ -51,9 +51,9 @@ class Parallel:
         problem = batch_problem(recipe, world)
         if problem:
             raise InputError(problem)
+        if place.type == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = True
         if world == 1:
-            if place.type == "cuda":
-                torch.backends.cuda.matmul.allow_tf32 = True
             return cls(place)
         from lightning.fabric import Fabric
 

@@ -26,6 +26,9 @@ class Ranks(Protocol):
     def gather(self, value: Tensor) -> Tensor:
         """Concatenate equal-sized ``[B, ...]`` of all ranks in rank order, differentiably."""
 
+    def first(self, value: Tensor) -> Tensor:
+        """What a constant is on rank 0."""
+
 
 class Alone:
     """One process: every statistic is its own."""
@@ -46,6 +49,10 @@ class Alone:
         return value
 
     def gather(self, value: Tensor) -> Tensor:
+        """Return the value."""
+        return value
+
+    def first(self, value: Tensor) -> Tensor:
         """Return the value."""
         return value
 
@@ -80,6 +87,12 @@ class Group:
         group = self.group if self.group is not None else torch.distributed.group.WORLD
         gather: Any = torch.distributed.nn.functional.all_gather
         return torch.cat(gather(value.contiguous(), group=group))
+
+    def first(self, value: Tensor) -> Tensor:
+        """What a constant is on the group's rank 0."""
+        result = value.detach().clone(memory_format=torch.contiguous_format)
+        torch.distributed.broadcast(result, group=self.group, group_src=0)
+        return result
 
 
 ALONE = Alone()

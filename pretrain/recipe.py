@@ -23,6 +23,8 @@ from tiles.errors import InputError
 Method = Literal["dino", "dinov2", "dinov3"]
 Phase = Literal["pretrain", "gram", "hires"]
 BASES = "method", "phase"
+# The phase whose finished run a phase goes on from.
+PHASE_BEFORE = {"gram": "pretrain", "hires": "gram"}
 # Keys that decide where and how fast a run goes, not what comes out.
 ASIDE = frozenset(
     {"name", "workers", "log_every", "checkpoint_every", "keep_checkpoints", "milestone_every", "monitor", "strategy"}
@@ -254,9 +256,9 @@ class Recipe(Settings):
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} does not split into {self.accumulate} micro-batches")
         if self.phase != "pretrain" and self.previous is None:
-            before = {"gram": "pretrain", "hires": "gram"}[self.phase]
             raise ValueError(
-                f"phase {self.phase} goes on from a finished {before} run: name its folder with --set previous=RUN"
+                f"phase {self.phase} goes on from a finished {PHASE_BEFORE[self.phase]} run: name its folder with "
+                "--set previous=RUN"
             )
         micro = self.batch_size // self.accumulate
         if self.koleo.weight and self.accumulate > 1 and (self.koleo.group is None or micro % self.koleo.group):

@@ -21,7 +21,7 @@ from geodino.backbone import Backbone, load_backbone, save_backbone
 from geodino.card import RGB, BackboneCard
 from geodino.hardware import pick_dtype
 from geodino.normalize import IMAGENET, SATELLITE, Normalization
-from pretrain.checkpoint import latest, load_checkpoint, save_checkpoint
+from pretrain.checkpoint import checkpoints, latest, load_checkpoint, save_checkpoint
 from pretrain.checks import check_compiler, check_recipe, check_tiles
 from pretrain.data import Batches, Tiles
 from pretrain.estimate import estimate
@@ -31,7 +31,7 @@ from pretrain.monitor import DriftMonitor
 from pretrain.network import Network, is_convnext
 from pretrain.parallel import Parallel
 from pretrain.ranks import Ranks
-from pretrain.recipe import ASIDE, Recipe
+from pretrain.recipe import ASIDE, PHASE_BEFORE, Recipe
 from pretrain.trainer import NonFiniteLossError, Trainer, build_network
 from pretrain.whiten import whiten_patch_embedding
 from tiles.errors import InputError, OutputError
@@ -180,12 +180,7 @@ def starting_network(run: Run, backbone: Backbone | None) -> tuple[Network, dict
     """
     network = build_network(run.recipe, len(run.bands))
     if run.recipe.previous is not None:
-        path = latest(Path(run.recipe.previous))
-        if path is None:
-            raise InputError(
-                f"phase {run.recipe.phase} goes on from {run.recipe.previous}, which holds no checkpoint of "
-                "`geodino pretrain`; give the folder of the finished run before it"
-            )
+        path = _last_of_previous(run.recipe.phase, Path(run.recipe.previous))
         state = load_checkpoint(path)
         check_state(network, state, str(path))
         return network, state
@@ -195,6 +190,42 @@ def starting_network(run: Run, backbone: Backbone | None) -> tuple[Network, dict
         channels = [run.tiles.bands.index(band) for band in run.bands]
         whiten_patch_embedding(network.backbone, run.tiles, channels, normalization_of(run), run.recipe.seed)
     return network, None
+
+
+def _last_of_previous(phase: str, previous: Path) -> Path:
+    """The last checkpoint of the run that a phase goes on from.
+
+    Raises:
+        InputError: When that run is none, is of another phase than the one before, or has not finished.
+    """
+    found = checkpoints(previous / "checkpoints")
+    if not found:
+        raise InputError(
+            f"phase {phase} goes on from {previous}, which holds no checkpoint of `geodino pretrain`; give the folder "
+            "of the finished run before it"
+        )
+    path = previous / RECIPE_FILE
+    try:
+        recipe = yaml.safe_load(path.read_text())
+        before, steps = recipe["phase"], int(recipe["max_steps"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
+        raise InputError(
+            f"{path} does not tell the phase and max_steps of the run that phase {phase} goes on from; give the folder "
+            "as `geodino pretrain` wrote it"
+        ) from None
+    expected = PHASE_BEFORE.get(phase, before)
+    if before != expected:
+        raise InputError(
+            f"phase {phase} goes on from a finished {expected} run, and {previous} is a {before} run; name a "
+            f"{expected} run with --set previous=RUN"
+        )
+    last = max(found)
+    if last < steps:
+        raise InputError(
+            f"{previous} has come to step {last} of {steps}, and phase {phase} goes on from a finished run; finish it "
+            "with --resume first"
+        )
+    return found[last]
 
 
 def check_state(network: Network, state: dict[str, Any], source: str) -> None:
@@ -301,7 +332,7 @@ def _train(
             try:
                 report = trainer.step(step, micro)
             except NonFiniteLossError as error:
-                raise InputError(_explain(run, error, parallel.ranks)) from None
+                raise InputError(explain_nonfinite(run.folder, error, parallel.ranks)) from None
             step += 1
             pace.count(batches.waited)
             if step % recipe.log_every == 0 or step == recipe.max_steps:
@@ -338,14 +369,14 @@ def drift_monitor(run: Run, trainer: Trainer, step: int) -> DriftMonitor:
     )
 
 
-def _explain(run: Run, error: NonFiniteLossError, ranks: Ranks) -> str:
-    """Save this rank's part of the batch and say what to try."""
-    path = run.folder / ("nonfinite.pt" if ranks.world == 1 else f"nonfinite-{ranks.rank}.pt")
+def explain_nonfinite(folder: Path, error: NonFiniteLossError, ranks: Ranks) -> str:
+    """Save this rank's part of the batch in ``folder`` and say what to try."""
+    path = folder / ("nonfinite.pt" if ranks.world == 1 else f"nonfinite-{ranks.rank}.pt")
     torch.save({"step": error.step, "losses": error.losses, "batches": [vars(batch) for batch in error.batches]}, path)
     bad = ", ".join(name for name, value in error.losses.items() if value != value or abs(value) == float("inf"))
     return (
-        f"the loss {bad} stopped being finite at step {error.step}; the batch is in {path}; go on from the last "
-        "checkpoint with --resume after halving optimizer.lr, or with --set precision=fp32 in a new run"
+        f"the loss {bad} stopped being finite at step {error.step}; the batch is in {path}; start a new run "
+        "after halving optimizer.lr, or with --set precision=fp32; --init takes the backbone of the last checkpoint"
     )
 
 

@@ -111,6 +111,9 @@ class Trainer:
         self.recipe, self.ranks, self.dtype = recipe, ranks, dtype
         self.device = device or torch.device("cpu")
         self.student = student.to(self.device).train()
+        with torch.no_grad():  # what every copy below is taken of is the same on all ranks
+            for parameter in self.student.parameters():
+                parameter.copy_(ranks.first(parameter))
         self.teacher = cast(Network, frozen_copy(self.student)).to(dtype)
         if shard:
             shard(self.student)

@@ -32,10 +32,12 @@ def whitening_filters(patches: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
     Returns:
         ``[count, F]`` filters, the strongest direction first, and ``[count]`` biases that take the mean off. Beyond F
-        filters the strongest come again with opposite sign.
+        filters the strongest come again with opposite sign. A direction's largest component is positive, since
+        eigenvectors come with either sign.
     """
     variance, directions = torch.linalg.eigh(torch.cov(patches.double().T).reshape(2 * (patches.shape[1],)))
     variance, directions = variance.flip(0).clamp(min=0), directions.flip(1)
+    directions = directions * directions.gather(0, directions.abs().argmax(0, keepdim=True)).sign()
     floor = _FLOOR * variance.mean().clamp(min=1e-12)
     own = _GAIN * (directions / (variance + floor).sqrt()).T
     times = -(-count // len(own))

@@ -211,6 +211,21 @@ def test_a_second_run_or_other_settings_are_refused(tmp_path, teacher, monkeypat
         distill(again, resume=True)
 
 
+def test_a_loss_that_stops_being_finite_keeps_the_batch(tmp_path, teacher):
+    class Broken(_Tiles):
+        def read_batch(self, indices):
+            read = super().read_batch(indices)
+            return dataclasses.replace(read, values=np.full_like(read.values, np.nan))
+
+    run = dataclasses.replace(_run(tmp_path, teacher), tiles=Broken())
+    folder = tmp_path / "run" / ARCHITECTURE
+    with pytest.raises(InputError, match=f"stopped being finite at step 0; the batch is in {folder}/nonfinite.pt"):
+        distill(run)
+    kept = torch.load(folder / "nonfinite.pt", weights_only=False)
+    assert kept["step"] == 0 and len(kept["batches"]) == 1 and "total" in kept["losses"]
+    assert not (folder / "checkpoints").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

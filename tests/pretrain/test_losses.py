@@ -15,6 +15,7 @@ from pretrain.losses import (
     gram_loss,
     ibot_loss,
     koleo_loss,
+    neighboured,
     pair_weight,
     sinkhorn_knopp,
     softmax_center,
@@ -185,6 +186,15 @@ class TestKoleo:
     def test_a_group_of_one_or_with_one_kept_gives_zero(self) -> None:
         assert float(koleo_loss(random(1, 5))) == 0
         assert float(koleo_loss(random(3, 5), keep=torch.tensor([True, False, False]))) == 0
+
+    def test_parts_of_a_batch_add_up(self) -> None:
+        features = random(12, 5)
+        keep = torch.tensor([True] * 4 + [True, False, False, False] + [True, False, True, True])
+        total = neighboured(keep, 4)
+        assert float(total) == 4 + 0 + 3
+        parts = [koleo_loss(features[i : i + 4], keep=keep[i : i + 4], total=total) for i in (0, 4, 8)]
+        torch.testing.assert_close(sum(parts), koleo_loss(features, 4, keep=keep))
+        assert neighboured(torch.stack([keep, ~keep], 1)).tolist() == [8, 4]
 
     def test_equal_samples_keep_a_finite_gradient(self) -> None:
         features = torch.ones(4, 5, requires_grad=True)

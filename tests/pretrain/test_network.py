@@ -1,5 +1,7 @@
 """The network equals timm's own forward pass, and differs where a mask says so."""
 
+import os
+import shutil
 from typing import Any
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 
 from pretrain.network import HeadSize, Network, create_backbone, encode
 from pretrain.recipe import load_recipe
+from pretrain.vit_block import compiled_block, run_block
 from tiles.errors import InputError
 
 SMALL = {"depth": 2, "embed_dim": 64, "num_heads": 2}
@@ -98,6 +101,23 @@ def test_checkpointing_changes_no_gradient() -> None:
         gradients.append([p.grad for p in model.backbone.parameters() if p.grad is not None])
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX") or "g++") is None, reason="compiling needs a C++ compiler")
+def test_a_compiled_block_gives_the_values_and_gradients_of_the_plain_one() -> None:
+    backbone: Any = network().backbone
+    tokens = torch.randn(2, backbone.num_prefix_tokens + 9, 64)
+    rope = backbone.rope.get_embed((3, 3))
+    found = []
+    for run in (run_block, compiled_block()):
+        backbone.zero_grad()
+        given = tokens.clone().requires_grad_()
+        result = run(backbone.blocks[0], given, rope, 0.0)
+        result.square().sum().backward()
+        gradients = [p.grad.clone() for p in backbone.blocks[0].parameters() if p.grad is not None]
+        found.append([result.detach(), given.grad, *gradients])
+    assert len(found[0]) > 10
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-4)
 
 
 def test_stochastic_depth_leaves_samples_out_and_keeps_the_expectation() -> None:

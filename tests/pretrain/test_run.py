@@ -202,6 +202,7 @@ def test_a_loss_that_stops_being_finite_keeps_the_batch(tmp_path: Path, make_rec
     with pytest.raises(InputError, match=r"stopped being finite at step 0; the batch is in .*nonfinite.pt") as error:
         pretrain(Run(tiles, "TILES", tmp_path / "run", make_recipe()))
     assert "halving optimizer.lr" in str(error.value)
+    assert "--resume" not in str(error.value)  # which refuses another recipe
     kept = torch.load(tmp_path / "run" / "nonfinite.pt", weights_only=False)
     assert kept["step"] == 0 and len(kept["batches"]) == 1
 
@@ -257,6 +258,36 @@ def test_a_phase_goes_on_from_the_run_before(finished: Path, tmp_path: Path, mak
     other = make_recipe(phase="gram", previous=str(finished), backbone={"arguments": {"depth": 3}})
     with pytest.raises(InputError, match="comes from another architecture"):
         pretrain(Run(tiles, "TILES", tmp_path / "other", other))
+
+
+@pytest.mark.parametrize(
+    ("phase", "before", "last", "sentence"),
+    [
+        (
+            "hires",
+            "phase: pretrain\nmax_steps: 6\n",
+            6,
+            "goes on from a finished gram run, and BEFORE is a pretrain run",
+        ),
+        ("gram", "phase: gram\nmax_steps: 6\n", 6, "goes on from a finished pretrain run, and BEFORE is a gram run"),
+        ("gram", "phase: pretrain\nmax_steps: 6\n", 3, "BEFORE has come to step 3 of 6"),
+        ("gram", "max_steps: 6\n", 6, "recipe.yaml does not tell the phase and max_steps"),
+        ("gram", "[", 6, "recipe.yaml does not tell the phase and max_steps"),
+        ("gram", None, 6, "recipe.yaml does not tell the phase and max_steps"),
+    ],
+)
+def test_a_phase_refuses_a_run_of_another_phase_or_one_that_has_not_finished(
+    phase: str, before: str | None, last: int, sentence: str, tmp_path: Path, make_recipe: Make, tiles: Any
+) -> None:
+    previous = tmp_path / "before"
+    save_checkpoint(previous / "checkpoints", last, {"student": {}}, keep=1, milestone_every=0)
+    if before is not None:
+        (previous / "recipe.yaml").write_text(before)
+    recipe = make_recipe(phase=phase, previous=str(previous), koleo={"group": None})
+    with pytest.raises(InputError) as error:
+        pretrain(Run(tiles, "TILES", tmp_path / "run", recipe))
+    assert sentence.replace("BEFORE", str(previous)) in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
 
 
 def test_init_brings_the_weights_and_expands_the_bands(

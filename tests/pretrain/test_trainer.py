@@ -1,7 +1,9 @@
 """One step of training: what the losses are, what moves, and what a cut batch changes (nothing)."""
 
 import math
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -121,10 +123,80 @@ def test_a_micro_batch_without_gaps_counts_beside_one_with_gaps(
     tiles.valid[step_indices(len(tiles), 32, 0, cut.seed)[16:], :, 8:] = False
     halves = make_batches(tiles, cut, 1)[0]
     assert [half.all_valid for half in halves] == [True, False]
-    one, _ = gradients(whole, make_batches(tiles, whole, 1)[0])
-    two, _ = gradients(cut, halves)
-    for name in ("dino_global", "dino_local", "ibot", "gram"):
+    one, expected = gradients(whole, make_batches(tiles, whole, 1)[0])
+    two, found = gradients(cut, halves)
+    for name in (*LOSSES, "total"):
         assert two[name] == pytest.approx(one[name], rel=1e-4, abs=1e-6), name
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=2e-3, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+class Threads(Alone):
+    """One of two ranks that are threads; what they share are values, not gradients."""
+
+    world = 2
+
+    def __init__(self, rank: int, values: list[torch.Tensor], barrier: threading.Barrier) -> None:
+        self.rank, self.values, self.barrier = rank, values, barrier
+
+    def gather(self, value: torch.Tensor) -> torch.Tensor:
+        self.values[self.rank] = value.detach()
+        self.barrier.wait()
+        both = list(self.values)
+        self.barrier.wait()
+        both[self.rank] = value
+        return torch.cat(both)
+
+    def sum(self, value: torch.Tensor) -> torch.Tensor:
+        return self.gather(value.detach()[None]).sum(0)
+
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        return self.sum(value) / 2
+
+    def max(self, value: torch.Tensor) -> torch.Tensor:
+        return self.gather(value.detach()[None]).amax(0)
+
+
+def test_two_ranks_and_two_micro_batches_give_the_losses_of_the_whole_batch(
+    make_recipe: Make, make_batches: Any, make_tiles: Any
+) -> None:
+    tiles, still = make_tiles(64), {"rope_rescale": 1.0}
+    whole = make_recipe(batch_size=64, koleo={"group": 8}, backbone=still)
+    cut = make_recipe(batch_size=64, accumulate=2, koleo={"group": 8}, backbone=still)
+    tiles.valid[step_indices(64, 64, 0, cut.seed)[40:], :, 8:] = False  # in the second half, more on the second rank
+    expected = trainer_of(whole).step(0, make_batches(tiles, whole, 1)[0]).values
+    values, barrier = [torch.empty(0)] * 2, threading.Barrier(2, timeout=60)
+    trainers = [trainer_of(cut, ranks=Threads(rank, values, barrier)) for rank in (0, 1)]
+    parts = [make_batches(tiles, cut, 1, rank=rank, world=2)[0] for rank in (0, 1)]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda rank: trainers[rank].step(0, parts[rank]).values, (0, 1)))
+    for values_of_rank in found:
+        for name in (*LOSSES, "total"):
+            assert values_of_rank[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-6), name
+
+
+class Follower(Alone):
+    """A rank whose constants are those of another network on rank 0."""
+
+    rank, world = 1, 2
+
+    def __init__(self, lead: torch.nn.Module) -> None:
+        self.values = lead.parameters()
+
+    def first(self, value: torch.Tensor) -> torch.Tensor:
+        return next(self.values).detach()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_rank_starts_from_the_weights_of_the_first(dtype: torch.dtype, make_recipe: Make) -> None:
+    lead = build_network(make_recipe(seed=5), 3)
+    expected = [value.detach().clone() for value in lead.parameters()]
+    trainer = trainer_of(make_recipe(), ranks=Follower(lead), dtype=dtype)
+    for copies in (trainer.optimizer.masters, trainer.teacher_masters):
+        torch.testing.assert_close([copy.detach() for copy in copies], expected, rtol=0, atol=0)
+    for network in (trainer.student, trainer.teacher):
+        for found, value in zip(network.parameters(), expected, strict=True):
+            torch.testing.assert_close(found.detach(), value.to(dtype), rtol=0, atol=0)
 
 
 def test_ground_without_data_reaches_no_loss(make_recipe: Make, make_batches: Any, tiles: Any) -> None:
@@ -262,11 +334,12 @@ class Recorder(Alone):
         return torch.cat([value, value.detach()])
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("centering", ["sinkhorn_knopp", "softmax"])
 def test_a_rank_whose_ground_is_all_valid_exchanges_what_one_with_gaps_does(
-    centering: str, make_recipe: Make, make_batches: Any, tiles: Any
+    centering: str, accumulate: int, make_recipe: Make, make_batches: Any, tiles: Any
 ) -> None:
-    recipe = make_recipe(teacher={"centering": centering})
+    recipe = make_recipe(teacher={"centering": centering}, accumulate=accumulate, koleo={"group": 4})
     found = []
     for gaps in (False, True):
         tiles.valid[::3] = not gaps
@@ -276,7 +349,7 @@ def test_a_rank_whose_ground_is_all_valid_exchanges_what_one_with_gaps_does(
         trainer.step(0, make_batches(tiles, recipe, 1)[0])
         found.append(ranks.exchanges)
     assert found[0] == found[1]
-    assert ("gather", (recipe.batch_size, 64)) in found[0]
+    assert ("gather", (recipe.batch_size // accumulate, 64)) in found[0]
 
 
 def test_a_rank_whose_loss_is_not_finite_exchanges_its_gradients_all_the_same(

@@ -34,6 +34,23 @@ def test_filters_decorrelate_and_level_what_is_stronger_than_the_floor(features:
         torch.testing.assert_close(filters[features : features + repeated], -filters[:repeated])
 
 
+def test_the_largest_component_is_positive_whatever_sign_a_direction_comes_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    patches = torch.randn(200, 5, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 6)
+    filters, bias = whitening_filters(patches, 8)
+    assert (filters[:5].gather(1, filters[:5].abs().argmax(1, keepdim=True)) > 0).all()
+    plain, signs = torch.linalg.eigh, torch.tensor([-1.0, 1, -1, -1, 1])
+
+    def turned(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        values, vectors = plain(matrix)
+        return values, vectors * signs
+
+    monkeypatch.setattr(torch.linalg, "eigh", turned)
+    again, same_bias = whitening_filters(patches, 8)
+    assert torch.equal(again, filters) and torch.equal(same_bias, bias)
+
+
 class Tiles:
     """Generated tiles whose first half has a corner of nodata with wild values."""
 
