@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from geodino.backbone import Backbone, load_backbone
 from geodino.dense import DenseSettings
+from geodino.inputs import check_not_input
 from tiles.errors import InputError
 from tiles.progress import Progress
 from tiles.scene import Scene, open_scene
@@ -42,7 +43,8 @@ def features(
         backbone: A backbone, or what ``load_backbone`` takes; None for the packaged one.
         settings: Window, halo, finer grid, layers and batch.
         dtype: ``auto`` (float16 in Zarr, one-byte code in GeoTIFF), ``float16``, ``float32`` or ``int8``.
-        quicklook: Also a picture of the three main components, ``.png`` or ``.tif``.
+        quicklook: Also a picture of the three main components, ``.png`` or ``.tif``. Where it alone is missing, it is
+            drawn from the cube that lies there, if that is of the same scene, model and settings.
         device: Where a backbone that is not loaded yet shall run.
         precision: What it shall compute in.
         dask: Address of a Dask scheduler to spread rows over; the backbone must be one that workers can load by name.
@@ -59,24 +61,33 @@ def features(
         OutputError: An output exists or cannot be written.
     """
     from geodino.cube import open_cube
-    from geodino.extraction import Extraction, check_outputs, draw
+    from geodino.extraction import Extraction, check_outputs, draw, lacks_quicklook
 
     target, picture = Path(output).absolute(), _path(quicklook)
     check_outputs(target, dtype=dtype, quicklook=picture, overwrite=overwrite)
     scene = scene if isinstance(scene, Scene) else open_scene(scene)
+    check_not_input((target, picture), scene)
+    settings = settings or DenseSettings()
+    keep = not overwrite and lacks_quicklook(target, picture)
     if dask is not None:
         from geodino.cluster import Cluster, ModelSpec
 
         if isinstance(backbone, Backbone):
             raise InputError("a cluster loads the backbone itself: give its name or folder")
         with Cluster(dask, ModelSpec.of(backbone, device, precision)) as cluster:
-            cluster.extract(scene, target, settings or DenseSettings(), dtype, overwrite=overwrite, progress=progress)
+            if keep:
+                cluster.plan(scene, target, settings, dtype).check_made()
+            else:
+                cluster.extract(scene, target, settings, dtype, overwrite=overwrite, progress=progress)
     else:
         model = (
             backbone if isinstance(backbone, Backbone) else load_backbone(backbone, device=device, precision=precision)
         )
-        plan = Extraction.plan(scene, model, target, settings or DenseSettings(), dtype=dtype)
-        plan.run(overwrite=overwrite, progress=progress)
+        plan = Extraction.plan(scene, model, target, settings, dtype=dtype)
+        if keep:
+            plan.check_made()
+        else:
+            plan.run(overwrite=overwrite, progress=progress)
     if picture is not None:
         draw(target, picture, overwrite=overwrite)
     return open_cube(target)
@@ -149,6 +160,7 @@ def segment(
         check_clusters(clusters)
     trained = None if model is None else SegmentationModel.load(Path(model))
     scene = scene if isinstance(scene, Scene) else open_scene(scene)
+    check_not_input((outputs.classes, outputs.confidence, outputs.vector, outputs.model), scene, labels, model, cube)
     found = None if labels is None else read_labels(labels, scene.geobox, field=field)
     if cube is not None:
         from geodino.segmentation.cube_map import map_cube
@@ -188,6 +200,7 @@ def change(
     vector: str | Path | None = None,
     min_area_m2: float = 0.0,
     upscale: int = 1,
+    layers: Sequence[int] = (),
     backbone: str | Path | Backbone | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -215,6 +228,7 @@ def change(
         vector: Polygons of change with area, score, dates and, with a model, classes; the suffix chooses the format.
         min_area_m2: Smaller polygons are left out.
         upscale: Tokens per patch side, 1, 2 or 4.
+        layers: Layers of the backbone to compare instead of the last, each on its own; a model brings its own.
         backbone: A backbone, or what ``load_backbone`` takes; None for the packaged one.
         device: Where a backbone that is not loaded yet shall run.
         precision: What it shall compute in.
@@ -229,18 +243,21 @@ def change(
         InputError: An input does not fit; one sentence says which and how to go on.
         OutputError: An output exists or cannot be written.
     """
+    from geodino.change_detection.background import check_threshold
     from geodino.change_detection.method import Method
     from geodino.change_detection.pipeline import ChangeOutputs, ChangeQuestion, change_scenes
     from geodino.segmentation.model_file import SegmentationModel
 
+    chosen = Method.named(method).settled()
+    check_threshold(threshold)
     outputs = ChangeOutputs(Path(output), _path(score), _path(vector), min_area_m2, overwrite)
     outputs.check()
     trained = None if model is None else SegmentationModel.load(Path(model))
     before = before if isinstance(before, Scene) else open_scene(before)
     after = after if isinstance(after, Scene) else open_scene(after)
-    chosen = Method(method).settled()
+    check_not_input((outputs.mask, outputs.score, outputs.vector), before, after, like, model)
     question = ChangeQuestion(chosen, threshold, objects, _path(like), field, trained, _path(model))
-    settings = DenseSettings(upscale=upscale)
+    settings = DenseSettings(upscale=upscale, layers=tuple(layers))
     if not chosen.reads_features and trained is None:
         return change_scenes(before, after, outputs, question, backbone=None, settings=settings, progress=progress)
     with _workers(backbone, device, precision, dask) as (loaded, cluster):
@@ -256,6 +273,7 @@ def change_series(
     threshold: float | None = None,
     method: str = "auto",
     upscale: int = 1,
+    layers: Sequence[int] = (),
     backbone: str | Path | Backbone | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -272,6 +290,7 @@ def change_series(
         threshold: Scores above are change; None for each pair's own.
         method: As for ``change``.
         upscale: Tokens per patch side, 1, 2 or 4.
+        layers: As for ``change``.
         backbone: A backbone, or what ``load_backbone`` takes; None for the packaged one.
         device: Where a backbone that is not loaded yet shall run.
         precision: What it shall compute in.
@@ -283,11 +302,16 @@ def change_series(
         InputError: Fewer than three dates, dates out of order or without overlap.
         OutputError: The output exists or cannot be written.
     """
+    from geodino.change_detection.background import check_threshold
     from geodino.change_detection.method import Method
     from geodino.change_detection.series import change_series as run
 
+    chosen = Method.named(method).settled()
+    check_threshold(threshold)
     opened = [scene if isinstance(scene, Scene) else open_scene(scene) for scene in scenes]
-    chosen = Method(method).settled() if opened else Method.spectral
+    check_not_input((Path(output),), *opened)
+    if not opened:
+        chosen = Method.spectral
     if not chosen.reads_features:
         return run(
             opened, Path(output), backbone=None, method=chosen, threshold=threshold, overwrite=overwrite,
@@ -300,7 +324,7 @@ def change_series(
             backbone=loaded,
             method=chosen,
             threshold=threshold,
-            settings=DenseSettings(upscale=upscale),
+            settings=DenseSettings(upscale=upscale, layers=tuple(layers)),
             cluster=cluster,
             overwrite=overwrite,
             progress=progress,

@@ -234,15 +234,16 @@ def load_backbone(spec: str | Path | None = None, *, device: str = "auto", preci
     """Load a backbone.
 
     Args:
-        spec: None for the packaged default; a folder or file that ``geodino pretrain`` wrote; a timm name whose weights
-            are on this machine; a checkpoint in the original layout of dino, dinov2 or dinov3 (``.pth``).
+        spec: None or ``packaged`` for the one inside the package; a folder or file that ``geodino pretrain`` wrote; a
+            timm name whose weights are on this machine; a checkpoint in the original layout of dino, dinov2 or dinov3
+            (``.pth``).
         device: ``auto`` (a GPU when there is one), ``cpu`` or ``cuda``.
         precision: ``auto`` (bf16 where the processor or GPU computes in it), ``fp32`` or ``bf16``.
 
     Raises:
         InputError: One sentence when it cannot be found, read or does not fit.
     """
-    if spec is None:
+    if spec is None or spec == "packaged":
         if not (PACKAGED / WEIGHTS_FILE).exists():
             raise InputError(
                 "this installation has no packaged backbone: name one with --backbone (a timm name, or a folder that "
@@ -278,6 +279,7 @@ def save_backbone(module: nn.Module, card: BackboneCard, folder: Path, *, dtype:
         folder.mkdir(parents=True, exist_ok=True)
         part = weights.with_suffix(weights.suffix + ".part")
         save_file(tensors, part, metadata={"format": "pt"})
+        part.chmod(0o644)  # safetensors lets its owner alone read it
         part.replace(weights)
         part = text.with_suffix(text.suffix + ".part")
         part.write_text(card.model_dump_json(indent=2) + "\n")

@@ -2,7 +2,7 @@
 
 A scene is finished when the journal says so under a key made of the scene's fingerprint, the model and the settings; a
 job started again does only the rest, and goes on inside a scene where it was cut off. A scene that cannot be read is
-reported and the others go on; a full disk stops everything, for no other scene would fare better.
+reported and the others go on; a full disk or a lost scheduler stops everything, for no other scene would fare better.
 """
 
 import hashlib
@@ -20,8 +20,9 @@ from rasterio.errors import RasterioError
 import geodino
 from geodino.backbone import Backbone
 from geodino.batch_job import BatchJob, Item
-from geodino.cluster import Cluster, ModelSpec
+from geodino.cluster import Cluster, ClusterLostError, ModelSpec
 from geodino.extraction import Extraction, arithmetic_of, draw
+from geodino.inputs import check_not_input
 from geodino.quicklook import check_quicklook
 from geodino.stac_output import item_path
 from tiles.cog import DiskFullError, check_output
@@ -69,6 +70,7 @@ def run_batch(
         InputError: The job names no scene, two scenes would share an output, the folder of the outputs or the journal
             cannot be made, or the model cannot be loaded or has no such layers.
         DiskFullError: There is no space left.
+        ClusterLostError: The scheduler is gone.
     """
     progress, say = progress or Silent(), say or (lambda line: None)
     items = job.items()
@@ -92,7 +94,7 @@ def run_batch(
                         output, made = future.result()
                         (report.made if made else report.kept).append(output)
                         say(f"{'made' if made else 'kept'}  {output}")
-                    except DiskFullError:
+                    except (DiskFullError, ClusterLostError):
                         raise
                     except (InputError, OSError, RasterioError, MemoryError) as error:
                         report.failed[label] = " ".join(str(error).split()) or type(error).__name__
@@ -136,6 +138,7 @@ class MapTask:
                 threshold=self.job.threshold,
                 model=self.job.model,
                 upscale=self.job.upscale,
+                layers=self.job.layers,
                 backbone=backbone,
                 overwrite=self.overwrite,
             )
@@ -177,6 +180,8 @@ class _Run:
             raise InputError(item.problem)
         output = self.job.path(item)
         scenes = tuple(source.open(path) for path, source in item.sources)
+        picture = output.with_suffix(".png") if self.job.quicklook else None
+        check_not_input((output, picture), *scenes)
         key = self._key(scenes, output)
         if output.exists() and f"done {key}" in self.journal.done:
             return output, False
@@ -192,8 +197,7 @@ class _Run:
             self.journal.mark(f"begun {key}", output=str(output), replaces=output.exists())
         if not (ours and item_path(output).exists()):
             self._make(scenes, output, overwrite=self.overwrite or ours)
-        if self.job.quicklook:
-            picture = output.with_suffix(".png")
+        if picture is not None:
             check_quicklook(picture, overwrite=True)
             draw(output, picture, overwrite=True)
         self.journal.mark(f"done {key}", output=str(output))

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from geodino.change_detection.background import check_threshold
 from geodino.cube import cube_type
 from geodino.dense import DenseSettings
 from tiles.errors import InputError, OutputError
@@ -96,7 +97,7 @@ class BatchJob(BaseModel):
         upscale: Tokens per patch side; a model for ``segment`` brings its own.
         window: Tokens along a window's side; by the backbone if not given.
         halo: Tokens of context on each side; by the backbone if not given.
-        layers: Layers to concatenate instead of the last.
+        layers: Layers to take instead of the last; not for ``segment``.
         batch_size: Windows a pass; chosen by memory when absent.
         dtype: Number type of feature cubes.
         quicklook: Also draw each feature cube, as ``.png`` beside it.
@@ -130,7 +131,7 @@ class BatchJob(BaseModel):
         foreign = {
             "features": (other, "model", *_OF_CHANGE),
             "segment": (other, "upscale", *_OF_CUBES, *_OF_CHANGE),
-            "change": (other, *_OF_CUBES),
+            "change": (other, *(key for key in _OF_CUBES if key != "layers")),
         }[self.task]
         given = [key for key in foreign if key in self.model_fields_set and getattr(self, key) not in (None, ())]
         if given:
@@ -145,6 +146,7 @@ class BatchJob(BaseModel):
             elif Path(self.output).suffix.lower() not in (".tif", ".tiff"):
                 raise ValueError(f"a map is a GeoTIFF: name the output .tif, not {Path(self.output).name}")
             _ = self.settings
+            check_threshold(self.threshold)
         except (InputError, OutputError) as error:
             raise ValueError(str(error)) from None
         return self

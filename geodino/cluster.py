@@ -8,13 +8,16 @@ its name. Inputs and outputs must lie where every worker sees them under the sam
 
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
 import torch
-from distributed import Client, as_completed, get_worker
+from distributed import CancelledError, Client, as_completed, get_worker
+from distributed.client import ClosedClientError
+from distributed.comm import CommClosedError
 from distributed.scheduler import KilledWorker
 
 from geodino.backbone import Backbone, load_backbone
@@ -31,8 +34,14 @@ _RETRIES = 2
 # ranges both compute stay a small share.
 _TASKS_A_WORKER = 4
 _MOST_PIECES = 16
+# How the client says that the scheduler does not answer any more.
+_LOST = (CancelledError, ClosedClientError, CommClosedError)
 _one_model = threading.Lock()
 T = TypeVar("T", covariant=True)
+
+
+class ClusterLostError(InputError):
+    """The scheduler is gone: nothing more can be done on its workers."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +148,7 @@ class Cluster:
     """
 
     def __init__(self, address: str, model: ModelSpec) -> None:
-        self.model = model
+        self.address, self.model = address, model
         try:
             self.client = Client(address, timeout="10s", set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:
@@ -151,7 +160,8 @@ class Cluster:
     @property
     def workers(self) -> int:
         """Workers at this moment."""
-        return len(self.client.scheduler_info(n_workers=-1)["workers"])
+        with self._answering():
+            return len(self.client.scheduler_info(n_workers=-1)["workers"])
 
     def plan(self, scene: Scene, output: Path, settings: DenseSettings, dtype: str) -> Extraction:
         """Plan a cube in the arithmetic of the workers, with the batch size that one of them can hold."""
@@ -160,7 +170,8 @@ class Cluster:
 
     def describe(self, settings: DenseSettings) -> tuple[str, DenseSettings]:
         """Ask a worker for its arithmetic, and for the settings with the batch size that it can hold."""
-        return self.client.submit(_describe, self.model, settings).result()
+        with self._answering():
+            return self.client.submit(_describe, self.model, settings).result()
 
     @cached_property
     def local(self) -> Backbone:
@@ -206,20 +217,33 @@ class Cluster:
 
         Raises:
             InputError: A task failed again and again, or workers died of it.
+            ClusterLostError: The scheduler is gone.
         """
         submit = partial(self.client.submit, on_worker, self.model, arithmetic, pure=False, retries=_RETRIES)
-        futures = {submit(task): task for task in tasks}
+        with self._answering():
+            futures = {submit(task): task for task in tasks}
+            try:
+                for future in as_completed(list(futures), loop=self.client.loop):
+                    try:
+                        yield future.result()
+                    except KilledWorker:
+                        raise InputError(
+                            f"workers died repeatedly on {futures[future]}, most likely for want of memory: "
+                            "give them more, or take a smaller --batch-size"
+                        ) from None
+            finally:
+                with suppress(*_LOST):
+                    self.client.cancel(list(futures))
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Say in one sentence that the scheduler is gone."""
         try:
-            for future in as_completed(list(futures), loop=self.client.loop):
-                try:
-                    yield future.result()
-                except KilledWorker:
-                    raise InputError(
-                        f"workers died repeatedly on {futures[future]}, most likely for want of memory: "
-                        "give them more, or take a smaller --batch-size"
-                    ) from None
-        finally:
-            self.client.cancel(list(futures))
+            yield
+        except _LOST:
+            raise ClusterLostError(
+                f"the Dask scheduler at {self.address} is gone; start it and workers, then run the same command again"
+            ) from None
 
     def close(self) -> None:
         """Disconnect; the cluster stays."""

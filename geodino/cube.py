@@ -4,6 +4,7 @@ A cube lies on the token grid, in the scene's CRS. Both kinds are filled in piec
 by any number of processes, in a folder beside the target that becomes the target when every piece is there.
 """
 
+import json
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -295,8 +296,8 @@ def open_cube(path: str | Path) -> "xr.DataArray":
         path: A cube that ``geodino features`` wrote.
 
     Returns:
-        float32 ``[feature, y, x]`` with coordinates and ``.rio.crs``; NaN where nodata. Values are read, and codes
-        decoded, chunk by chunk when they are used.
+        float32 ``[feature, y, x]`` with coordinates, ``.rio.crs`` and, as attributes, the tags that say what made it;
+        NaN where nodata. Values are read, and codes decoded, chunk by chunk when they are used.
 
     Raises:
         InputError: It is no feature cube.
@@ -314,7 +315,7 @@ def open_cube(path: str | Path) -> "xr.DataArray":
             cube = xr.Dataset()
         if VARIABLE not in cube:
             raise InputError(f"{path} is no feature cube; `geodino features` makes one")
-        return cube[VARIABLE].astype(np.float32)
+        return cube[VARIABLE].astype(np.float32).assign_attrs(_tags_of(cube.attrs))
     try:
         raster = rioxarray.open_rasterio(path, chunks={"y": PIECE_ROWS, "x": PIECE_ROWS})
     except RasterioError:
@@ -327,6 +328,15 @@ def open_cube(path: str | Path) -> "xr.DataArray":
         decoded.attrs = raster.attrs
         raster = decoded.rio.write_crs(raster.rio.crs) if raster.rio.crs else decoded
     return raster
+
+
+def _tags_of(attributes: Mapping[str, Any]) -> dict[str, str]:
+    """The tags among a Zarr store's attributes, written as a GeoTIFF has them."""
+    return {
+        key.upper(): value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+        for key, value in attributes.items()
+        if key.startswith("geodino_")
+    }
 
 
 def cube_tags(dtype: str, settings: DenseSettings) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """From a scene to a feature cube: what `geodino features` does, on this machine or on a cluster."""
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from geodino.cube import CubeSpec, CubeWriter, cube_tags, cube_type, open_cube
 from geodino.dense import DenseSettings, feature_dim, stream_tokens, token_grid
 from geodino.provenance import provenance
 from geodino.quicklook import check_quicklook, quicklook
-from geodino.stac_output import write_item
+from geodino.stac_output import read_settings, write_item
 from tiles.cog import check_output
 from tiles.errors import OutputError
 from tiles.progress import Progress, Silent
@@ -113,9 +115,26 @@ class Extraction:
             geobox=self.spec.geobox,
             data_type=self.spec.dtype,
             nodata=-128 if self.spec.dtype == "int8" else None,
-            settings=self.settings.identity(),
+            settings=self.settings.identity() | {"identity": self._digest},
         )
         writer.finish()
+
+    def check_made(self) -> None:
+        """Refuse to go on with a cube that lies there already, unless it is this very one.
+
+        Raises:
+            OutputError: It was made from another scene, by another model or with other settings, or nothing says so.
+        """
+        # Beside an unfinished run the item may be that of the cube to come.
+        if self.spec.work.exists() or read_settings(self.spec.path).get("identity") != self._digest:
+            raise OutputError(
+                f"{self.spec.path} exists already, made from other inputs or settings; replace it with --overwrite"
+            )
+
+    @property
+    def _digest(self) -> str:
+        text = json.dumps(self.identity | {"dtype": self.spec.dtype}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def arithmetic_of(backbone: Backbone) -> str:
@@ -126,15 +145,22 @@ def arithmetic_of(backbone: Backbone) -> str:
 def check_outputs(output: Path, *, dtype: str, quicklook: Path | None, overwrite: bool) -> None:
     """Refuse outputs that exist or cannot be, before the scene is opened and the model loaded.
 
+    A cube of which only the quicklook is missing is left to ``Extraction.check_made``.
+
     Raises:
         OutputError: One exists, its name says no known format, or both have one name.
     """
     cube_type(output, dtype)
-    check_output(output, overwrite=overwrite)
+    check_output(output, overwrite=overwrite or lacks_quicklook(output, quicklook))
     if quicklook is not None:
         if quicklook.absolute() == output.absolute():
             raise OutputError(f"the cube and its quicklook would both become {output}; name them apart")
         check_quicklook(quicklook, overwrite=overwrite)
+
+
+def lacks_quicklook(output: Path, quicklook: Path | None) -> bool:
+    """Whether a cube lies there and the picture that shall go with it does not, as a kill in between leaves them."""
+    return quicklook is not None and output.exists() and not quicklook.exists()
 
 
 def draw(cube: Path, picture: Path, *, overwrite: bool) -> None:

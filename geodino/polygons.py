@@ -5,6 +5,7 @@ the objects, not with the raster. Simplification works on all polygons together 
 so that neighbours keep one common border.
 """
 
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from rasterio.features import shapes, sieve
 from rasterio.windows import Window
 from shapely.geometry import shape
 
-from tiles.errors import OutputError
+from tiles.errors import InputError, OutputError
 
 _ROW_BAND = 4096
 DRIVERS = {
@@ -67,6 +68,16 @@ def drop_small_rows(source: Any, pixels: int, *, rows: int = _ROW_BAND) -> Itera
         top, bottom = max(start - halo, 0), min(stop + halo, source.height)
         values = source.read(1, window=Window(0, top, source.width, bottom - top))
         yield start, drop_small(values, pixels)[start - top : stop - top]
+
+
+def check_area(area_m2: float) -> None:
+    """Refuse a smallest area that is no area, before any work.
+
+    Raises:
+        InputError: it is negative or no finite number.
+    """
+    if not 0 <= area_m2 < math.inf:
+        raise InputError(f"the smallest area is a number of m² from 0 on, not {area_m2:g}")
 
 
 def pixels_of_area(area_m2: float, pixel_m2: float) -> int:

@@ -11,11 +11,12 @@ from geodino.backbone import Backbone, load_backbone
 from geodino.cube import open_cube
 from geodino.dense import DenseSettings
 from geodino.extraction import Extraction
+from geodino.inputs import check_not_input
 from geodino.provenance import provenance
 from geodino.similarity import Query, write_similarity
-from geodino.sparse import check_hits, embed, search, write_hits
+from geodino.sparse import check_hits, embed, model_of, search, write_hits
 from geodino.stac_output import write_item, write_item_of_cube
-from tiles.cog import check_output
+from tiles.cog import check_output, part_of
 from tiles.errors import InputError
 from tiles.progress import Progress
 from tiles.scene import Scene, open_scene
@@ -45,10 +46,14 @@ class SimilarPlaces:
             check_output(self.output, overwrite=self.overwrite)
         else:
             check_hits(self.output, overwrite=self.overwrite)
-        with cube_of(self.scene, backbone, settings, self.output, progress) as made:
+        source = self.scene
+        if not isinstance(source, Scene) and not is_cube(source):
+            source = open_scene(source)
+        check_not_input((self.output,), source, self.index, self.polygons)
+        with cube_of(source, backbone, settings, self.output, progress) as made:
             vector = query.vector(made.cube)
             if self.index is not None:
-                write_hits(search(self.index, vector, self.count), self.output)
+                write_hits(search(self.index, vector, self.count, model=model_of(made.cube)), self.output)
                 return self.output
             tags = {"GEODINO_SIMILARITY": "cosine to the mean feature of the chosen places", **made.tags}
             write_similarity(made.cube, vector, self.output, scene=made.scene, tags=tags, overwrite=self.overwrite)
@@ -114,12 +119,13 @@ def cube_of(
     """
     if not isinstance(source, Scene) and is_cube(source):
         cube = open_cube(source)
-        tags = {str(k): v for k, v in cube.attrs.items() if str(k).upper().startswith("GEODINO_")}
+        how = ("GEODINO_CUBE", "GEODINO_CODE")  # how to read the cube: no product of it is one
+        tags = {str(k): v for k, v in cube.attrs.items() if str(k).startswith("GEODINO_") and k not in how}
         yield MadeCube(cube, None, None, 1, tags)
         return
     scene = source if isinstance(source, Scene) else open_scene(source)
     model = backbone if isinstance(backbone, Backbone) else load_backbone(backbone)
-    work = beside.with_name(beside.name + ".features.zarr")
+    work = _temporary(beside)
     plan = Extraction.plan(scene, model, work, settings)
     try:
         plan.run(overwrite=True, progress=progress)
@@ -130,6 +136,15 @@ def cube_of(
         # The unfinished work folder stays for the next run; the whole cube has served.
         shutil.rmtree(work, ignore_errors=True)
         work.with_name(work.name + ".stac.json").unlink(missing_ok=True)
+
+
+def _temporary(beside: Path) -> Path:
+    return beside.with_name(beside.name + ".features.zarr")
+
+
+def unfinished(beside: Path) -> Path:
+    """Folder that ``cube_of`` leaves beside an output when it is cut off."""
+    return part_of(_temporary(beside))
 
 
 def embed_source(

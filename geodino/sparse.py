@@ -4,9 +4,10 @@ The columns are those of the Major TOM embedding data sets (arXiv 2412.05600), s
 with the tools of both. A search compares a query with every row and keeps the best.
 """
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import geopandas as gpd
 import numpy as np
@@ -39,6 +40,12 @@ COLUMNS = (
     "utm_crs",
     "pixel_bbox",
 )
+# What vectors must share to be comparable, by the name of its tag.
+_MODEL_TAGS = {
+    "GEODINO_BACKBONE_HASH": "backbone",
+    "GEODINO_NORMALIZATION": "normalisation",
+    "GEODINO_LAYERS": "layers",
+}
 _WRITERS = {".parquet": None, ".gpkg": "GPKG", ".geojson": "GeoJSON"}
 
 
@@ -55,7 +62,8 @@ def embed(
         pixels: Scene pixels along a token's side, for ``pixel_bbox``; 1 leaves it in tokens.
 
     Returns:
-        One row a block, in WGS 84, with the columns ``COLUMNS``. ``embedding`` is the mean feature at unit length.
+        One row a block, in WGS 84, with the columns ``COLUMNS``. ``embedding`` is the mean feature at unit length;
+        ``attrs`` are those of ``model_of``.
 
     Raises:
         InputError: The cube has no coordinate reference system.
@@ -82,7 +90,37 @@ def embed(
         rows, columns=[c for c in COLUMNS if c != "embedding"], geometry="geometry", crs="EPSG:4326"
     )
     frame.insert(1, "embedding", pd.Series(held, dtype=object))
+    frame.attrs = model_of(cube)
     return frame
+
+
+def model_of(cube: "xr.DataArray") -> dict[str, str]:
+    """What a cube says of the model whose features it holds; empty when nothing."""
+    found = {tag: str(cube.attrs[tag]) for tag in (*_MODEL_TAGS, "GEODINO_BACKBONE") if tag in cube.attrs}
+    if "GEODINO_SETTINGS" in cube.attrs:
+        found["GEODINO_LAYERS"] = json.dumps(json.loads(cube.attrs["GEODINO_SETTINGS"])["layers"])
+    return found
+
+
+def check_model(known: Mapping[str, Any], asked: Mapping[str, Any], index: str, other: str) -> None:
+    """Refuse vectors of two models, whose cosines mean nothing; what does not say its model is taken as it is.
+
+    Args:
+        known: What ``model_of`` gave for the index.
+        asked: What it gave for the other cube.
+        index: How to call the index.
+        other: How to call the other cube.
+
+    Raises:
+        InputError: They differ.
+    """
+    differ = [what for tag, what in _MODEL_TAGS.items() if tag in known and tag in asked and known[tag] != asked[tag]]
+    if differ:
+        names = [model.get("GEODINO_BACKBONE", "unnamed") for model in (known, asked)]
+        raise InputError(
+            f"{index} has another {' and '.join(differ)} ({names[0]}) than {other} ({names[1]}); "
+            "make both with the same backbone and settings"
+        )
 
 
 def _row(window: GeoBox, product: str, timestamp: str | None, bounds: list[int]) -> dict[str, object]:
@@ -110,33 +148,40 @@ def _row(window: GeoBox, product: str, timestamp: str | None, bounds: list[int])
 def write_index(frames: Iterable[gpd.GeoDataFrame], output: Path, *, overwrite: bool = False) -> int:
     """Write the embeddings of many scenes into one GeoParquet; returns the number of rows.
 
+    The file's metadata name the model, for ``search`` to compare.
+
     Raises:
         OutputError: The output exists, cannot be written, or is no ``.parquet``.
     """
     check_output(output, overwrite=overwrite)
     if output.suffix != ".parquet":
         raise OutputError(f"an index is a GeoParquet: name it .parquet, not {output.name}")
-    whole = pd.concat(list(frames), ignore_index=True)
+    frames = list(frames)
+    whole = gpd.GeoDataFrame(pd.concat(frames, ignore_index=True), geometry="geometry", crs="EPSG:4326")
+    whole.attrs = dict(frames[0].attrs)
     part = part_of(output)
     try:
         with disk_errors(output):
-            gpd.GeoDataFrame(whole, geometry="geometry", crs="EPSG:4326").to_parquet(part, index=False)
+            whole.to_parquet(part, index=False)
             part.replace(output)
     finally:
         part.unlink(missing_ok=True)
     return len(whole)
 
 
-def search(index: Path, query: npt.NDArray[np.float32], count: int = 100) -> gpd.GeoDataFrame:
+def search(
+    index: Path, query: npt.NDArray[np.float32], count: int = 100, *, model: Mapping[str, Any] | None = None
+) -> gpd.GeoDataFrame:
     """The rows of an index that are most like a query, best first, with their cosine as ``similarity``.
 
     Args:
         index: GeoParquet with an ``embedding`` column.
         query: Unit vector ``[D]``.
         count: How many.
+        model: What ``model_of`` gives for the query's cube.
 
     Raises:
-        InputError: The file is no index, or of another backbone's width.
+        InputError: The file is no index, or another backbone made it.
     """
     if not index.exists():
         raise InputError(f"{index} does not exist")
@@ -148,6 +193,7 @@ def search(index: Path, query: npt.NDArray[np.float32], count: int = 100) -> gpd
         raise InputError(f"{index} has no column 'embedding'; `geodino index` makes such a file")
     if frame.empty:
         return frame.assign(similarity=pd.Series(dtype=float))
+    check_model(frame.attrs, model or {}, str(index), "the query")
     vectors = np.stack(list(frame["embedding"])).astype(np.float32)
     if vectors.shape[1] != len(query):
         raise InputError(

@@ -86,6 +86,15 @@ def write_item(
     return _write(product, asset, geobox, _times(tuple(scenes.values())), properties, links)
 
 
+def read_settings(product: Path) -> dict[str, Any]:
+    """The settings that ``write_item`` put into the item of a product; empty where there is no such item."""
+    try:
+        item = json.loads(item_path(product).read_text(encoding="utf-8"))
+        return dict(item["properties"]["processing:expression"]["expression"]["settings"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
 def write_item_of_cube(product: Path, cube: Path, *, task: str, settings: dict[str, Any]) -> Path:
     """Write the item of a raster that was made from a feature cube: dates and model are those of the cube's item.
 

@@ -9,6 +9,7 @@ infrared, so that those bands keep 0.55.
 
 import re
 from dataclasses import dataclass
+from enum import StrEnum
 
 VISIBLE_MAX = 0.275
 INFRARED_MAX = 0.55
@@ -32,6 +33,14 @@ WAVELENGTHS_UM = {
     "swir22": 2.190,
 }
 _VISIBLE = ("coastal", "blue", "green", "yellow", "red")
+
+
+class Meaning(StrEnum):
+    """What kind of values a band has in [0, 1]."""
+
+    reflectance = "reflectance"
+    display = "display"
+    stretched = "stretched"  # by the scene's own percentiles
 
 
 @dataclass(frozen=True)
@@ -223,6 +232,14 @@ _ALIASES = {
 }
 _BAND_ID = re.compile(r"(?:^|[_\-. ])(B(?:\d{1,2}|8A))(?:[_\-. ]|$)", re.IGNORECASE)
 _WORD = re.compile(r"[^a-z0-9]+")
+
+
+def meaning(sensor: str, units: dict[str, tuple[float, float]]) -> Meaning:
+    """What the bands of a scene stand for, by its row of the table and each band's scale and offset to [0, 1]."""
+    row = SENSORS[sensor]
+    if row.scale is not None:
+        return Meaning.reflectance
+    return Meaning.display if all(row.to_unit(n) == unit for n, unit in units.items()) else Meaning.stretched
 
 
 def common_name(text: str) -> str | None:

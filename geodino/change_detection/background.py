@@ -8,12 +8,15 @@ standard deviations above the background: comparable between methods, dates and 
 expected false-alarm rate.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 from scipy.stats import norm
+
+from tiles.errors import InputError
 
 BINS = 2048
 # Log distances outside this range carry no information: e^-14 is below float rounding of any of our distances.
@@ -140,6 +143,16 @@ def automatic_threshold(
         return Threshold(float(border), rule, float(norm.sf(border)))
     rule = f"log-normal stable background: one in {1 / false_alarm_rate:,.0f} stable pixels expected above"
     return Threshold(limit, rule, false_alarm_rate)
+
+
+def check_threshold(value: float | None) -> None:
+    """Refuse a threshold that is no finite number, before any work; None is the automatic one.
+
+    Raises:
+        InputError: it is none.
+    """
+    if value is not None and not (isinstance(value, (int, float, np.number)) and math.isfinite(value)):
+        raise InputError(f"a threshold is a finite number, or left out to be calibrated, not {value!r}")
 
 
 def given_threshold(value: float) -> Threshold:

@@ -2,6 +2,8 @@
 
 from enum import StrEnum
 
+from tiles.errors import InputError
+
 # Below this ground sample distance pixels differ with every shadow and lean of a roof, and tokens cover parts of one
 # object; above it a token covers several objects and a pixel's bands say more.
 FINE_GSD_M = 3.0
@@ -14,6 +16,17 @@ class Method(StrEnum):
     features = "features"
     spectral = "spectral"
     fused = "fused"
+
+    @classmethod
+    def named(cls, name: str) -> "Method":
+        """The method of that name.
+
+        Raises:
+            InputError: there is none; the sentence lists them.
+        """
+        if name not in set(cls):
+            raise InputError(f"method {name!r} is none of {', '.join(cls)}")
+        return cls(name)
 
     def settled(self) -> "Method":
         """``auto`` decided: both halves, each in deviations of its own background, weighed by ``fusion_weight``."""

@@ -25,7 +25,7 @@ from geodino.change_detection.tokens import compare_dates
 from geodino.change_detection.transitions import Transitions, classify_dates, count_transitions
 from geodino.dense import DenseSettings, token_grid
 from geodino.extraction import arithmetic_of
-from geodino.polygons import check_vector_path
+from geodino.polygons import check_area, check_vector_path
 from geodino.provenance import provenance
 from geodino.segmentation.labels import read_labels
 from geodino.segmentation.model_file import SegmentationModel
@@ -69,8 +69,10 @@ class ChangeOutputs:
         """Refuse outputs that cannot be written, before any work; a score that exists may be one to go on from.
 
         Raises:
+            InputError: the smallest area is none.
             OutputError: one of them exists or has no folder.
         """
+        check_area(self.min_area_m2)
         check_output(self.mask, overwrite=self.overwrite)
         if self.score is not None:
             check_output(self.score, overwrite=True)
@@ -146,7 +148,7 @@ def change_scenes(
         outputs: where the results go.
         question: method, threshold and the like.
         backbone: the model; None is enough for the spectral method without a model.
-        settings: how windows are laid.
+        settings: how windows are laid and which layers are compared; a model brings its own layers.
         cluster: workers that run the backbone instead of this machine.
         progress: reporter of the share done, 0 to 1.
 
@@ -162,18 +164,23 @@ def change_scenes(
     if question.like is not None and not question.like.exists():
         raise InputError(f"{question.like} does not exist")
     settings = replace(settings or DenseSettings(), min_valid=0.0)
+    notes = [f"method {method}"]
     if backbone is not None:
         settings = settings.resolved(backbone)
     elif method.reads_features or question.model is not None:
         raise InputError(f"method {method} compares features; name a backbone or take --method spectral")
     if question.model is not None and backbone is not None:
+        if settings.layers not in ((), question.model.recipe.layers):
+            raise InputError(
+                f"{question.model_path or 'the model'} reads layers of its own; leave --layers or --model out"
+            )
         settings = replace(settings, upscale=question.model.recipe.upscale, layers=question.model.recipe.layers)
         recipe = make_recipe(before, backbone, settings, use_pixels=False)
-        question.model.recipe.refuse_other(recipe, question.model_path or Path("the model"))
+        notes += question.model.recipe.fit(recipe, question.model_path or Path("the model"))
     identity = _identity(before, after, backbone if method.reads_features else None, question, settings)
     score_path = outputs.score or part_of(outputs.mask, ".score")
     kept = outputs.score is not None and outputs.score.exists() and not outputs.overwrite
-    run = _Run(before, after, outputs, question, backbone, settings, progress, [f"method {method}"], cluster)
+    run = _Run(before, after, outputs, question, backbone, settings, progress, notes, cluster)
     transitions = None
     try:
         if kept:
@@ -201,7 +208,8 @@ def change_scenes(
     run.remove_tokens()
     write_item(
         outputs.mask, {"before": before, "after": after}, backbone if method.reads_features else None,
-        task="change-detection", settings=question.identity(),
+        task="change-detection",
+        settings=question.identity() | (settings.identity() if method.reads_features else {}),
     )  # fmt: skip
     return ChangeResult(outputs.mask, method, limit, share, tuple(run.notes), transitions)
 
@@ -272,6 +280,8 @@ class _Run:
             rows, threshold = kind.rows(), kind.threshold()
             description = "log odds of the wanted kind of change"
         tags = provenance(self.backbone if method.reads_features else None, before=self.before, after=self.after)
+        if method.reads_features:
+            tags["GEODINO_LAYERS"] = list(self.settings.layers) or "last"
         tags |= {IDENTITY_TAG: identity, "GEODINO_METHOD": method.value, AUTO_TAG: asdict(threshold)}
         grid = self.pair.before.geobox
         with CogWriter(

@@ -142,6 +142,8 @@ def change_series(
         done = len(fields) / (len(dates) * (len(dates) - 1) / 2)
         progress.update(0.7 + 0.2 * done, f"{scenes[first].name} and {scenes[second].name}")
     tags = provenance(backbone if stores else None, first=scenes[0], last=scenes[-1])
+    if stores:
+        tags["GEODINO_LAYERS"] = list(settings.layers) or "last"
     tags |= {"GEODINO_METHOD": method.value, "GEODINO_DATES": [scene.datetime for scene in scenes]}
     names = [scene.datetime or scene.name for scene in scenes[1:]]
     legend = Legend.of([f"changed for good by {name}" for name in names])

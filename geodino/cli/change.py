@@ -14,11 +14,13 @@ from geodino.cli.options import (
     Device,
     DeviceOption,
     GsdOption,
+    LayersOption,
     OutputOption,
     OverwriteOption,
     Precision,
     PrecisionOption,
     SensorOption,
+    layer_numbers,
     names,
 )
 
@@ -61,6 +63,7 @@ def register(cli: typer.Typer) -> None:
         ] = None,
         min_area: Annotated[float, typer.Option(metavar="M2", min=0, help="Leave out smaller polygons.")] = 0,
         upscale: Annotated[int, typer.Option(help="Tokens per patch side, 1, 2 or 4: finer and slower.")] = 1,
+        layers: LayersOption = None,
         backbone: BackboneOption = None,
         device: DeviceOption = Device.auto,
         precision: PrecisionOption = Precision.auto,
@@ -73,6 +76,7 @@ def register(cli: typer.Typer) -> None:
         """Map what changed between two dates of one place; of three or more, the year of the first lasting change."""
         limit = _threshold(threshold)
         kind = _method(method)
+        chosen = layer_numbers(layers)
         if len(scenes) < 2:
             raise typer.BadParameter("give two dates or more", param_hint="BEFORE AFTER")
         alone = {"--score": score, "--vector": vector, "--like": like, "--model": model, "--objects": objects or None}
@@ -99,6 +103,7 @@ def register(cli: typer.Typer) -> None:
                     threshold=limit,
                     method=kind,
                     upscale=upscale,
+                    layers=chosen,
                     backbone=backbone,
                     device=device,
                     precision=precision,
@@ -129,6 +134,7 @@ def register(cli: typer.Typer) -> None:
                 vector=vector,
                 min_area_m2=min_area,
                 upscale=upscale,
+                layers=chosen,
                 backbone=backbone,
                 device=device,
                 precision=precision,
@@ -164,9 +170,9 @@ def _threshold(text: str) -> float | None:
 def _method(text: str) -> "Method":
     """The method of that name; unknown names are refused with the list."""
     from geodino.change_detection.method import Method
+    from tiles.errors import InputError
 
     try:
-        return Method(text)
-    except ValueError:
-        known = ", ".join(Method)
-        raise typer.BadParameter(f"{text!r} is none of {known}", param_hint="--method") from None
+        return Method.named(text)
+    except InputError as error:
+        raise typer.BadParameter(str(error), param_hint="--method") from None

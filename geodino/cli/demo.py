@@ -20,11 +20,13 @@ def run(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the results.")] = Path("demo"),
     steps: Annotated[
         int,
-        typer.Option("--steps", min=2, help="Training steps of the tiny backbone; more take longer and learn more."),
+        typer.Option(
+            "--steps", min=2, help="Training steps from the packaged backbone on; more take longer and learn more."
+        ),
     ] = 60,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Cut tiles, pretrain a tiny backbone, make feature, segmentation and change maps, and a page that shows them.
+    """Cut tiles, go on with the packaged backbone's pretraining on them, and make maps.
 
     Takes a few minutes. Everything is written under the output folder, maps as Cloud-Optimized GeoTIFFs; open
     index.html there in a browser.

@@ -69,7 +69,7 @@ def register(cli: typer.Typer) -> None:
         unknown = [name for name in protocol or () if name not in list(Protocol)]
         if unknown:
             raise InputError(f"--protocol {unknown[0]} is not one of {', '.join(Protocol)}")
-        loaded = load_backbone(None if backbone == "packaged" else backbone, device=device, precision=precision)
+        loaded = load_backbone(backbone, device=device, precision=precision)
         settings = EvaluationSettings(
             protocols=tuple(Protocol(name) for name in protocol) if protocol else None,
             size=size,

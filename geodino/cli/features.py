@@ -12,11 +12,13 @@ from geodino.cli.options import (
     Device,
     DeviceOption,
     GsdOption,
+    LayersOption,
     OutputOption,
     OverwriteOption,
     Precision,
     PrecisionOption,
     SensorOption,
+    layer_numbers,
     names,
 )
 
@@ -30,10 +32,7 @@ def register(cli: typer.Typer) -> None:
         output: OutputOption,
         backbone: BackboneOption = None,
         upscale: Annotated[int, typer.Option(help="Tokens per patch side, 1, 2 or 4: finer and slower.")] = 1,
-        layers: Annotated[
-            str | None,
-            typer.Option(help="Layers to concatenate instead of the last: 5,11 or -4,-1."),
-        ] = None,
+        layers: LayersOption = None,
         dtype: Annotated[
             str,
             typer.Option(help="auto: float16 in .zarr, one-byte code in .tif. float32 is exact in either."),
@@ -65,14 +64,10 @@ def register(cli: typer.Typer) -> None:
         from geodino.api import features as run
         from geodino.dense import DenseSettings
         from geodino.extraction import check_outputs
-        from tiles.errors import InputError
         from tiles.progress import progress
         from tiles.scene import open_scene
 
-        try:
-            chosen = tuple(int(layer) for layer in names(layers) or ())
-        except ValueError:
-            raise InputError(f"layers are numbers such as 5,11 or -4,-1, not '{layers}'") from None
+        chosen = layer_numbers(layers)
         settings = DenseSettings(window=window, halo=halo, upscale=upscale, layers=chosen, batch_size=batch_size)
         check_outputs(output, dtype=dtype, quicklook=quicklook, overwrite=overwrite)
         opened = open_scene(absolute(scene), sensor=sensor, band_names=names(band_names), gsd_m=gsd)

@@ -48,7 +48,7 @@ def register(cli: typer.Typer) -> None:
                 ",".join(row.bands),
                 "web images"
                 if row.gsd_range_m is None
-                else " to ".join(f"{g:g}" for g in sorted(set(row.gsd_range_m))) + " m",
+                else " to ".join(f"{g:.3g}" for g in sorted(set(row.gsd_range_m))) + " m",
                 row.normalization,
                 row.licence,
                 "yes" if row.here else "no",

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from tiles.errors import InputError
+
 
 class Device(StrEnum):
     """Where the model runs."""
@@ -52,6 +54,23 @@ GsdOption = Annotated[
     typer.Option("--gsd", metavar="METRES", help="Pixel size of a raster without a coordinate reference system."),
 ]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Where to write.")]
+
+
+LayersOption = Annotated[
+    str | None, typer.Option("--layers", help="Layers to take instead of the last: 5,11 or -4,-1.")
+]
+
+
+def layer_numbers(value: str | None) -> tuple[int, ...]:
+    """Split a comma-separated list of layers.
+
+    Raises:
+        InputError: One is no number.
+    """
+    try:
+        return tuple(int(layer) for layer in names(value) or ())
+    except ValueError:
+        raise InputError(f"layers are numbers such as 5,11 or -4,-1, not '{value}'") from None
 
 
 def names(value: str | None) -> tuple[str, ...] | None:

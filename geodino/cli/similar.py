@@ -98,24 +98,46 @@ def register(cli: typer.Typer) -> None:
         gsd: GsdOption = None,
         overwrite: OverwriteOption = False,
     ) -> None:
-        """Sparse embeddings of many scenes in one GeoParquet (Major TOM's columns), for `similar --index`."""
+        """Sparse embeddings of many scenes in one GeoParquet (Major TOM's columns), for `similar --index`.
+
+        Exits with 0 when every scene is in it, with 1 when some could not be: each is named with its reason.
+        """
+        import shutil
+
+        import geopandas as gpd
+        from rasterio.errors import RasterioError
+
         from geodino.backbone import load_backbone
         from geodino.dense import DenseSettings
-        from geodino.similar_places import embed_source, is_cube
-        from geodino.sparse import write_index
-        from tiles.cog import check_output
+        from geodino.similar_places import embed_source, is_cube, unfinished
+        from geodino.sparse import check_model, write_index
+        from tiles.cog import DiskFullError, check_output
+        from tiles.errors import InputError
         from tiles.progress import progress
         from tiles.scene import open_scene
 
         check_output(output, overwrite=overwrite)
         model = None if all(map(is_cube, sources)) else load_backbone(backbone, device=device, precision=precision)
-        frames = []
+        frames: list[gpd.GeoDataFrame] = []
+        bands = names(band_names)
         with progress("index", len(sources)) as report:
             for number, source in enumerate(sources, 1):
-                known = is_cube(source)
-                scene = source if known else open_scene(source, sensor=sensor, band_names=names(band_names), gsd_m=gsd)
-                frames.append(embed_source(scene, model, DenseSettings(), output.absolute(), tokens=tokens))
+                try:
+                    known = is_cube(source)
+                    scene = source if known else open_scene(source, sensor=sensor, band_names=bands, gsd_m=gsd)
+                    frame = embed_source(scene, model, DenseSettings(), output.absolute(), tokens=tokens)
+                    if frames:
+                        check_model(frames[0].attrs, frame.attrs, "the index", source)
+                    frames.append(frame)
+                except DiskFullError:
+                    raise
+                except (InputError, OSError, RasterioError, MemoryError) as error:
+                    typer.echo(f"FAILED  {source}: {' '.join(str(error).split()) or type(error).__name__}")
+                    shutil.rmtree(unfinished(output.absolute()), ignore_errors=True)
                 report.update(number)
-        typer.echo(
-            f"wrote {output}: {write_index(frames, output, overwrite=overwrite)} places of {len(sources)} scenes"
-        )
+        if not frames:
+            raise InputError(f"none of the {len(sources)} sources can be indexed, so {output} is not made")
+        rows = write_index(frames, output, overwrite=overwrite)
+        typer.echo(f"wrote {output}: {rows} places of {len(frames)} scenes")
+        if len(frames) < len(sources):
+            raise typer.Exit(1)

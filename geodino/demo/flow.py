@@ -61,7 +61,7 @@ def make_demo(scenes: Sequence[str], folder: Path, *, steps: int, overwrite: boo
     Args:
         scenes: The user's own scenes; none takes those that come with installed packages.
         folder: Where everything goes.
-        steps: Training steps of the tiny backbone.
+        steps: Training steps from the packaged backbone on.
         overwrite: Make everything anew where ``folder`` holds a demo already.
         say: Prints a line.
 
@@ -90,34 +90,22 @@ def make_demo(scenes: Sequence[str], folder: Path, *, steps: int, overwrite: boo
         shutil.rmtree(run)  # a run of an earlier demo; `geodino pretrain` itself never replaces one
 
     shell.geodino("tile", *archive, "-o", tiles, "--size", str(TILE_SIZE), "--bands", ",".join(RGB), *flag)
-    shell.geodino("pretrain", tiles, "-o", run, "--recipe", "tiny", "--set", f"max_steps={steps}")
-    shell.geodino(
-        "features", shown, "-o", maps["features"], "--backbone", run, "--quicklook", maps["features_pca"], *flag
-    )
+    adapt = ["--recipe", "sentinel_adapt", "--init", "packaged"]
+    shell.geodino("pretrain", tiles, "-o", run, *adapt, "--set", f"max_steps={steps}")
+    shell.geodino("features", shown, "-o", maps["features"], "--quicklook", maps["features_pca"], *flag)
     if scenes:
         wanted: list[str | Path] = ["--clusters", str(CLUSTERS)]
     else:
         points = folder / "labels.geojson"
         imagery.write_points(bay.path, imagery.SAN_FRANCISCO_POINTS, points)
         wanted = ["--labels", points]
-    shell.geodino("segment", shown, "-o", maps["land_cover"], *wanted, "--backbone", run, *flag)
+    shell.geodino("segment", shown, "-o", maps["land_cover"], *wanted, *flag)
     pair = _pair(scenes, opened, folder)
-    shell.geodino(
-        "change",
-        pair.before,
-        pair.after,
-        "-o",
-        maps["change"],
-        "--score",
-        maps["change_score"],
-        "--backbone",
-        run,
-        *flag,
-    )
+    shell.geodino("change", pair.before, pair.after, "-o", maps["change"], "--score", maps["change_score"], *flag)
     page.write_page(
         folder / "index.html",
-        f"A backbone pretrained for {steps} steps on tiles of these scenes, and the maps that it makes. {subject} "
-        "A few minutes of training show the way, not the quality that hours give.",
+        f"Maps by the backbone that comes with geodino, and its pretraining gone on with for {steps} steps on tiles of "
+        f"these scenes: maps by the result need only `--backbone {run}`. {subject}",
         (
             _feature_section(opened[0], maps),
             _segmentation_section(opened[0], maps, labelled=not scenes),

@@ -43,10 +43,10 @@ def check_clusters(clusters: int) -> None:
     """Refuse a number of clusters that a map cannot hold, before any work.
 
     Raises:
-        InputError: fewer than 2 or more than 254.
+        InputError: no whole number, fewer than 2 or more than 254.
     """
-    if not 2 <= clusters <= LARGEST_CLASS:
-        raise InputError(f"--clusters takes 2 to {LARGEST_CLASS}, not {clusters}")
+    if not isinstance(clusters, (int, np.integer)) or not 2 <= clusters <= LARGEST_CLASS:
+        raise InputError(f"--clusters takes a whole number from 2 to {LARGEST_CLASS}, not {clusters}")
 
 
 class Reservoir:

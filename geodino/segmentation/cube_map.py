@@ -56,8 +56,9 @@ def segment_cube(
     patch = _patch_of(cube, transform, geobox, valid.shape)
     tokens, known = _interpolate(features, valid, labels, patch)
     classes = labels.classes[known]
-    if len(np.unique(classes)) < len(labels.legend):
-        raise InputError(f"a class of the labels lies on no feature of {cube} at all")
+    gone = [name for index, name in enumerate(labels.legend.names) if not (classes == index).any()]
+    if gone:
+        raise InputError(f"every label of {', '.join(gone)} lies where {cube} has no features; give labels elsewhere")
     rows, columns = np.nonzero(valid)
     step = max(1, len(rows) // _SCALE_SAMPLE)
     sample = features[:, rows[::step], columns[::step]].T.astype(np.float32)

@@ -199,7 +199,10 @@ def choose_field(frame: gpd.GeoDataFrame, field: str | None, path: Path) -> tupl
         beside = f" (also there: {', '.join(others)})" if others else ""
         return candidates[0], (f"classes are read from field {candidates[0]!r}{beside}",)
     if not candidates:
-        raise InputError(f"{path} has no field that looks like a class; name one with --field: {', '.join(columns)}")
+        raise InputError(
+            f"{path} has no field that looks like a class, with two values or more; name one with --field: "
+            f"{', '.join(columns)}"
+        )
     raise InputError(f"{path} has several fields that may be the class; name one with --field: {', '.join(candidates)}")
 
 

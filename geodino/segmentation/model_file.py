@@ -18,8 +18,9 @@ from geodino.segmentation.heads import LinearHead
 from geodino.segmentation.legend import Legend
 from geodino.segmentation.waves import Waves
 from tiles.errors import InputError, OutputError
+from tiles.sensor import Meaning
 
-FORMAT = "geodino-segmentation-2"
+FORMAT = "geodino-segmentation-3"
 _TENSORS = ("token_weight", "pixel_weight", "bias", "wave_directions", "wave_phases")
 
 
@@ -35,6 +36,9 @@ class Recipe(BaseModel):
         layers: layers the tokens come from.
         upscale: how many times finer than a patch the token grid is.
         pixel_bands: bands whose pixel values the head reads beside the tokens; empty for none.
+        sensor: row of the sensor table that gave the scene's units.
+        units: scale and offset of each band to [0, 1].
+        meaning: what a value in [0, 1] stands for, see ``tiles.sensor.meaning``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,9 +51,15 @@ class Recipe(BaseModel):
     layers: tuple[int, ...]
     upscale: int
     pixel_bands: tuple[str, ...]
+    sensor: str
+    units: dict[str, tuple[float, float]]
+    meaning: Meaning
 
-    def refuse_other(self, other: "Recipe", path: Path) -> None:
-        """Raise when ``other``, the recipe at hand, is not this one, the model's.
+    def fit(self, other: "Recipe", path: Path) -> list[str]:
+        """Raise when ``other``, the recipe at hand, is not this one, the model's; what may differ is noted.
+
+        Returns:
+            Notes to print: none, or that values of this scene may not mean what they meant in training.
 
         Raises:
             InputError: one sentence that says what differs.
@@ -66,6 +76,24 @@ class Recipe(BaseModel):
             )
         if (self.bands, self.layers, self.upscale) != (other.bands, other.layers, other.upscale):
             raise InputError(f"{path} was made with other bands, layers or token size; train again from labels")
+        if self._same_units(other):
+            return []
+        if self.meaning != other.meaning:
+            raise InputError(
+                f"{path} was trained on {self.meaning} values ({self.sensor}), and the scene holds {other.meaning} "
+                f"values ({other.sensor}); name the scene's units with --sensor or train again from labels"
+            )
+        if self.sensor == other.sensor and self.meaning is Meaning.reflectance:
+            return []  # another processing baseline, say: both are the same reflectance
+        return [
+            f"{path} was trained on {self.meaning} values of {self.sensor}; those of this scene ({other.sensor}) may "
+            "differ for the same ground: look at the map before trusting it"
+        ]
+
+    def _same_units(self, other: "Recipe") -> bool:
+        """Whether every band that the head reads comes to [0, 1] alike; a missing one is refused elsewhere."""
+        read = (name for name in (*self.bands, *self.pixel_bands) if name in other.units)
+        return all(self.units[name] == other.units[name] for name in read)
 
 
 def _short(values: tuple[float, ...]) -> str:

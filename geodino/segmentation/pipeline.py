@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 
 from geodino.backbone import Backbone
 from geodino.dense import DenseSettings, token_grid
-from geodino.polygons import areas_m2, check_vector_path, drop_small_rows, pixels_of_area, polygonize, write_vector
+from geodino.polygons import (
+    areas_m2,
+    check_area,
+    check_vector_path,
+    drop_small_rows,
+    pixels_of_area,
+    polygonize,
+    write_vector,
+)
 from geodino.provenance import provenance
 from geodino.segmentation.balance import balance, fit_head
 from geodino.segmentation.clusters import Reservoir, fit_clusters
@@ -30,6 +38,7 @@ from tiles.cog import CogWriter, MapClass, check_output, part_of
 from tiles.errors import InputError
 from tiles.progress import Progress, Silent
 from tiles.scene import Scene
+from tiles.sensor import meaning
 
 if TYPE_CHECKING:
     from geodino.cluster import Cluster
@@ -63,8 +72,10 @@ class SegmentationOutputs:
         """Refuse outputs that cannot be written, before any work.
 
         Raises:
+            InputError: the smallest area is none.
             OutputError: one of them exists or has no folder.
         """
+        check_area(self.min_area_m2)
         for path in (self.classes, self.confidence, self.model):
             if path is not None:
                 check_output(path, overwrite=self.overwrite)
@@ -140,11 +151,11 @@ def segment_scene(
     settings = segmentation_settings(settings, backbone)
     grid = token_grid(scene, backbone, settings)
     recipe = make_recipe(scene, backbone, settings, use_pixels=use_pixels and labels is not None)
+    notes = list(labels.notes) if labels is not None else []
     if model is not None:
-        model.recipe.refuse_other(recipe, model_path or Path("the model"))
+        notes += model.recipe.fit(recipe, model_path or Path("the model"))
         recipe = model.recipe
     pixels = scene.select(recipe.pixel_bands) if recipe.pixel_bands else None
-    notes = list(labels.notes) if labels is not None else []
 
     store = fill_tokens(
         scene, backbone, settings, part_of(outputs.classes, ".tokens"), progress,
@@ -181,6 +192,7 @@ def segment_scene(
 
 def make_recipe(scene: Scene, backbone: Backbone, settings: DenseSettings, *, use_pixels: bool) -> Recipe:
     """What the head's input goes through here."""
+    units = {band.name: (band.scale, band.offset) for band in scene.bands}
     return Recipe(
         backbone=backbone.name,
         backbone_hash=backbone.hash,
@@ -190,6 +202,9 @@ def make_recipe(scene: Scene, backbone: Backbone, settings: DenseSettings, *, us
         layers=settings.layers,
         upscale=settings.upscale,
         pixel_bands=scene.band_names if use_pixels else (),
+        sensor=scene.sensor,
+        units=units,
+        meaning=meaning(scene.sensor, units),
     )
 
 

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from distributed import CancelledError
+from distributed.client import ClosedClientError
+from distributed.comm import CommClosedError
 from typer.testing import CliRunner
 
 import geodino
@@ -17,7 +20,7 @@ from geodino.backbone import load_backbone, save_backbone, untrained_backbone
 from geodino.batch import run_batch
 from geodino.batch_job import BatchJob, read_job
 from geodino.cli import build
-from geodino.cluster import Cluster, ModelSpec, split
+from geodino.cluster import Cluster, ClusterLostError, ModelSpec, on_worker, split
 from geodino.extraction import Extraction
 from tiles.cog import DiskFullError
 from tiles.errors import InputError
@@ -151,6 +154,9 @@ def test_globs_need_no_job_file(tmp_path, run_folder):
         ("pairs: [{before: a.tif, after: b.tif}]\noutput: 'o/{name}.zarr'\ntask: change", "GeoTIFF"),
         ("scenes: [a.tif]\noutput: 'o/{name}.tif'\ntask: segment\nmodel: m\nwindow: 8", "window"),
         ("scenes: [a.tif]\noutput: 'o/{name}.tif'\nthreshold: 2", "threshold"),
+        ("pairs: [{before: a, after: b}]\noutput: 'o/{name}.tif'\ntask: change\nthreshold: .nan", "finite number"),
+        ("pairs: [{before: a, after: b}]\noutput: 'o/{name}.tif'\ntask: change\nwindow: 8", "window"),
+        ("scenes: [a.tif]\noutput: 'o/{name}.tif'\ntask: segment\nmodel: m\nlayers: [0]", "layers"),
         ("scenes: [a.tif]\noutput: 'o/{name}.png'", "neither Zarr nor GeoTIFF"),
         ("scenes: [a.tif]\noutput: 'o/{name}.tif'\nupscale: 3", "1, 2 or 4"),
         ("scenes: [", "no YAML"),
@@ -331,6 +337,11 @@ def test_changes_of_many_pairs_found_by_name(tmp_path, run_folder):
         changed = file.read(1) == 1
     assert changed[30:70, 40:60].mean() > 0.5 > changed[120:].mean()
     assert len(run_batch(work).kept) == 2
+    layered = work.model_copy(update={"layers": (0,)})
+    assert len(run_batch(layered).failed) == 3  # the maps that are there were made from other layers
+    assert len(run_batch(layered, overwrite=True).made) == 2
+    with rasterio.open(tmp_path / "out" / "s1-change.tif") as file:
+        assert file.tags()["GEODINO_LAYERS"] == "[0]"
 
 
 @pytest.mark.slow
@@ -427,6 +438,57 @@ def test_workers_that_die_of_a_task_are_one_sentence(monkeypatch, run_folder):
     monkeypatch.setattr("geodino.cluster.as_completed", lambda futures, loop: futures)
     with pytest.raises(InputError, match=r"died repeatedly on a\.tif"):
         list(cluster.run([Away(None, False)], "cpu float32"))
+
+
+@pytest.mark.parametrize("lost", [CancelledError, ClosedClientError, CommClosedError])
+def test_a_lost_scheduler_stops_the_batch_and_keeps_what_is_finished(tmp_path, run_folder, monkeypatch, lost):
+    """A client whose scheduler goes away with the second scene."""
+    make_scenes(tmp_path / "in", 4)
+    backbone = load_backbone(run_folder, device="cpu", precision="fp32")
+    asked = []
+
+    class Done:
+        def __init__(self, value):
+            self.value = value
+
+        def result(self):
+            return self.value
+
+    class Gone:
+        def result(self):
+            raise lost("the scheduler does not answer")
+
+    class Client:
+        loop = None
+
+        def __init__(self, address, **options):
+            pass
+
+        def scheduler_info(self, **options):
+            return {"workers": {"one": {}}}
+
+        def submit(self, function, model, *arguments, **options):
+            if function is not on_worker:
+                return Done(("cpu float32", arguments[0].resolved(backbone)))
+            asked.append(arguments[-1])
+            return Done(arguments[-1].run(backbone)) if len(asked) == 1 else Gone()
+
+        def cancel(self, futures):
+            if len(asked) > 1:
+                raise lost("the scheduler does not answer")
+
+        def close(self):
+            pass
+
+    with monkeypatch.context() as patch:
+        patch.setattr("geodino.cluster.Client", Client)
+        patch.setattr("geodino.cluster.as_completed", lambda futures, loop: futures)
+        patch.setattr("geodino.batch._Run.at_once", 1)
+        with pytest.raises(ClusterLostError, match=r"tcp://there:1 is gone; .*run the same command again"):
+            run_batch(job(tmp_path, run_folder), dask="tcp://there:1")
+    assert len(asked) < 4  # what had not begun is not tried
+    report = run_batch(job(tmp_path, run_folder))
+    assert (len(report.kept), len(report.made), report.failed) == (1, 3, {})
 
 
 def test_a_dask_address_without_a_scheduler_is_one_sentence(tmp_path, run_folder):

@@ -1,5 +1,6 @@
 """Whole change maps on tiny generated pairs, with a tiny untrained backbone."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ from shapely.geometry import Point
 from typer.testing import CliRunner
 
 import geodino
+from geodino.api import change_series
 from geodino.backbone import Backbone, untrained_backbone
 from geodino.change_detection.alignment import align, common_grid, measure_shift
+from geodino.change_detection.deep import TokenChange
 from geodino.change_detection.method import Method, fusion_weight
+from geodino.change_detection.pipeline import AUTO_TAG
 from geodino.cli import build
 from geodino.dense import DenseSettings
 from tiles.errors import InputError, OutputError
@@ -215,6 +219,54 @@ def test_a_score_of_other_dates_or_settings_is_not_taken(tmp_path: Path, backbon
         geodino.change(before, after, tmp_path / "other.tif", score=score, method="fused", backbone=backbone)
 
 
+def test_a_kept_score_without_a_calibrated_threshold_is_cut_by_a_given_one_only(tmp_path: Path) -> None:
+    before, after = pair(tmp_path)
+    score = tmp_path / "s.tif"
+    geodino.change(before, after, tmp_path / "a.tif", score=score, method="spectral")
+    with rasterio.open(score) as file:
+        values, profile, tags = file.read(), {**file.profile, "driver": "GTiff"}, file.tags()
+    del tags[AUTO_TAG]
+    with rasterio.open(score, "w", **profile) as file:
+        file.write(values)
+        file.update_tags(**tags)
+    with pytest.raises(InputError, match=r"s\.tif holds no calibrated threshold; give a number with --threshold"):
+        geodino.change(before, after, tmp_path / "c.tif", score=score, method="spectral")
+    assert not (tmp_path / "c.tif").exists()
+    geodino.change(before, after, tmp_path / "c.tif", score=score, method="spectral", threshold=5)
+    np.testing.assert_array_equal(read(tmp_path / "c.tif") == 1, values[0] > 5)
+
+
+def test_layers_are_compared_each_on_its_own() -> None:
+    rng = np.random.default_rng(0)
+    before, after = rng.normal(size=(2, 12, 5, 6)).astype(np.float32)
+    centres, valid = rng.normal(size=(2, 12)).astype(np.float32), np.ones((5, 6), bool)
+    both = TokenChange(centres, 2, 0.3).distances(before, after, valid)
+    parts = [
+        TokenChange(centres[:, part], 1, 0.3).distances(before[part], after[part], valid)
+        for part in (slice(6), slice(6, 12))
+    ]
+    np.testing.assert_array_equal(both, np.concatenate(parts, axis=1))
+
+
+def test_layers_are_named_in_tags_and_kept_scores(tmp_path: Path) -> None:
+    words = {**TINY, "depth": 2}
+    deep = untrained_backbone("vit_tiny_patch16_dinov3_qkvb", device="cpu", precision="fp32", **words)
+    before, after = pair(tmp_path)
+    arguments: dict[str, Any] = {"backbone": deep, "method": "features"}
+    geodino.change(before, after, tmp_path / "last.tif", score=tmp_path / "s.tif", **arguments)
+    geodino.change(before, after, tmp_path / "c.tif", score=tmp_path / "t.tif", layers=(0, -1), **arguments)
+    assert np.abs(read(tmp_path / "s.tif") - read(tmp_path / "t.tif")).max() > 1e-3
+    change_series([before, after, after], tmp_path / "y.tif", layers=(0, -1), **arguments)
+    for path, layers in (("last.tif", "last"), ("c.tif", "[0, -1]"), ("t.tif", "[0, -1]"), ("y.tif", "[0, -1]")):
+        with rasterio.open(tmp_path / path) as file:
+            assert file.tags()["GEODINO_LAYERS"] == layers
+    with pytest.raises(OutputError, match="was not made from these dates and settings"):
+        geodino.change(before, after, tmp_path / "d.tif", score=tmp_path / "s.tif", layers=(0, -1), **arguments)
+    with pytest.raises(InputError, match="has layers 0 to 1"):
+        geodino.change(before, after, tmp_path / "d.tif", layers=(2,), **arguments)
+    assert not (tmp_path / "d.tif").exists()
+
+
 class Interrupting:
     """Progress that stops the run like Ctrl-C."""
 
@@ -247,6 +299,7 @@ def test_an_interrupted_run_leaves_no_map_and_goes_on_to_the_same_bytes(tmp_path
         (("b.tif", "a.tif", "--threshold", "often"), "neither auto nor a number"),
         (("b.tif", "a.tif", "--threshold", "nan"), "neither auto nor a number"),
         (("b.tif", "a.tif", "--method", "magic"), "none of auto, features, spectral, fused"),
+        (("b.tif", "a.tif", "--layers", "3,last"), "layers are numbers such as 5,11 or -4,-1, not '3,last'"),
         (("b.tif", "a.tif", "l.tif", "--score", "s.tif", "--objects"), "--score, --objects go with two dates only"),
     ],
 )
@@ -256,9 +309,40 @@ def test_bad_requests_are_refused_before_a_file_is_opened(
     done = CliRunner().invoke(
         build(), ["change", *arguments, "-o", str(tmp_path / "c.tif")], env={"COLUMNS": "200", "NO_COLOR": "1"}
     )
-    assert done.exit_code == 2
-    assert message in done.output
+    assert done.exit_code == 2 or isinstance(done.exception, InputError)
+    assert message in f"{done.output}{done.exception}"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"method": "magic"}, "method 'magic' is none of auto, features, spectral, fused"),
+        ({"threshold": math.nan}, "a threshold is a finite number, or left out to be calibrated, not nan"),
+        ({"threshold": "auto"}, "a threshold is a finite number, or left out to be calibrated, not 'auto'"),
+        ({"min_area_m2": math.nan}, "the smallest area is a number of m² from 0 on, not nan"),
+        ({"device": "tpu"}, "--device takes auto, cpu or cuda, not tpu"),
+        ({"precision": "fp8"}, "--precision takes auto, fp32 or bf16, not fp8"),
+    ],
+)
+def test_bad_arguments_of_the_functions_get_one_sentence(
+    tmp_path: Path, arguments: dict[str, Any], message: str
+) -> None:
+    before, after = pair(tmp_path)
+    with pytest.raises(InputError, match=message):
+        geodino.change(before, after, tmp_path / "c.tif", **arguments)
+    if {"method", "threshold"} & set(arguments):
+        with pytest.raises(InputError, match=message):
+            change_series([before, after, after], tmp_path / "c.tif", **arguments)
+    assert not (tmp_path / "c.tif").exists()
+
+
+def test_the_commands_layers_reach_the_backbone_of_pairs_and_series(tmp_path: Path) -> None:
+    before, after = (str(path) for path in pair(tmp_path))
+    for scenes in ((before, after), (before, after, after)):
+        done = CliRunner().invoke(build(), ["change", *scenes, "-o", str(tmp_path / "c.tif"), "--layers", "1,99"])
+        assert isinstance(done.exception, InputError)
+        assert "not 1,99; choose others with --layers" in str(done.exception)
 
 
 def test_rasters_that_do_not_overlap_are_refused(tmp_path: Path) -> None:
@@ -353,6 +437,15 @@ def test_examples_must_say_which_class_is_wanted(tmp_path: Path) -> None:
         geodino.change(before, after, tmp_path / "c.tif", like=like, method="spectral")
 
 
+def test_examples_of_one_class_only_are_refused(tmp_path: Path) -> None:
+    before, after = pair(tmp_path)
+    like = examples(tmp_path / "l.gpkg", {"change": [(70, 90), (80, 100)]})
+    for field, message in ((None, "no field .* with two values or more"), ("kind", "labels only 'change' .* two cla")):
+        with pytest.raises(InputError, match=message):
+            geodino.change(before, after, tmp_path / "c.tif", like=like, field=field, method="spectral")
+    assert not (tmp_path / "c.tif").exists()
+
+
 def test_examples_that_teach_nothing_are_refused(tmp_path: Path) -> None:
     first = ground()
     before = write(tmp_path / "b.tif", first, nodata=0)
@@ -408,6 +501,12 @@ def test_a_model_of_another_backbone_is_refused(tmp_path: Path, backbone: Backbo
     other = untrained_backbone("vit_tiny_patch16_dinov3_qkvb", seed=3, device="cpu", precision="fp32", **TINY)
     with pytest.raises(InputError, match="was made for backbone"):
         geodino.change(before, after, tmp_path / "c.tif", model=model, method="spectral", backbone=other)
+    words: dict[str, Any] = {"model": model, "method": "spectral", "backbone": backbone}
+    with pytest.raises(InputError, match="reads layers of its own; leave --layers or --model out"):
+        geodino.change(before, after, tmp_path / "c.tif", layers=(0,), **words)
+    reflectance = open_scene(before, sensor="reflectance")
+    with pytest.raises(InputError, match=r"trained on display values .* and the scene holds reflectance values"):
+        geodino.change(reflectance, after, tmp_path / "c.tif", **words)
 
 
 @pytest.mark.parametrize("rows", [32, 64, 1000])

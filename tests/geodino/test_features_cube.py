@@ -232,6 +232,31 @@ def test_a_cube_and_its_quicklook_need_two_names_and_a_picture_a_known_one(backb
             geodino.features("absent.tif", tmp_path / "f.tif", backbone=backbone, quicklook=tmp_path / picture)
 
 
+def test_a_quicklook_that_alone_is_missing_is_made_from_the_same_cube_only(scene, backbone, tmp_path, monkeypatch):
+    words = {"backbone": backbone, "settings": SMALL, "quicklook": tmp_path / "q.png"}
+    for name in ("f.tif", "f.zarr"):
+        geodino.features(scene, tmp_path / name, **words)
+        drawn, cube = digest(tmp_path / "q.png"), digest(tmp_path / name)
+        (tmp_path / "q.png").unlink()
+        with monkeypatch.context() as patch:
+            patch.setattr(Extraction, "run", lambda *args, **options: pytest.fail("the cube is made again"))
+            geodino.features(scene, tmp_path / name, **words)
+        assert (digest(tmp_path / "q.png"), digest(tmp_path / name)) == (drawn, cube)
+        with pytest.raises(OutputError, match="exists already"):
+            geodino.features(scene, tmp_path / name, **words)
+        (tmp_path / "q.png").unlink()
+        with pytest.raises(OutputError, match=f"{name} exists already, made from other inputs or settings"):
+            geodino.features(scene, tmp_path / name, **words | {"settings": DenseSettings(window=12, halo=1)})
+        (tmp_path / f"{name}.part").mkdir()  # the item may then be that of a cube to come
+        with pytest.raises(OutputError, match="--overwrite"):
+            geodino.features(scene, tmp_path / name, **words)
+        (tmp_path / f"{name}.part").rmdir()
+    (tmp_path / "f.tif.stac.json").unlink()
+    with pytest.raises(OutputError, match="--overwrite"):
+        geodino.features(scene, tmp_path / "f.tif", **words)
+    assert not (tmp_path / "q.png").exists()
+
+
 def test_a_scene_without_a_valid_pixel_has_no_quicklook(backbone, tmp_path):
     scene = open_scene(write(tmp_path / "s.tif", np.zeros((3, 64, 64), np.uint8), nodata=0), band_names=RGB)
     with pytest.raises(InputError, match="no valid token"):

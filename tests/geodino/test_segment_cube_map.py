@@ -78,6 +78,27 @@ def test_labels_on_a_cube_make_a_map_on_the_scenes_grid(tmp_path: Path) -> None:
         segment_cube(tmp_path / "f.zarr", other, labels, tmp_path / "n.tif")
 
 
+def test_a_class_without_a_feature_in_the_cube_is_refused(tmp_path: Path) -> None:
+    values = np.full((3, 96, 96), 90, np.uint8)
+    values[:, :, 48:] = 0
+    path = tmp_path / "s.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", height=96, width=96, count=3, dtype="uint8", crs="EPSG:32618", nodata=0,
+        transform=Affine(10, 0, 500_000, 0, -10, 4_000_000), photometric="RGB",
+    ) as out:  # fmt: skip
+        out.write(values)
+    backbone = untrained_backbone(
+        "vit_tiny_patch16_dinov3_qkvb", device="cpu", precision="fp32", depth=1, embed_dim=24, num_heads=2
+    )
+    scene = open_scene(path)
+    geodino.features(scene, tmp_path / "f.zarr", backbone=backbone)
+    rows, cols = np.array([10, 30, 10, 30]), np.array([10, 20, 80, 90])
+    labels = Labels(rows, cols, np.array([0, 0, 1, 1]), np.arange(4), Legend.of(("dark", "bright")))
+    with pytest.raises(InputError, match=r"every label of bright lies where .*f\.zarr has no features"):
+        segment_cube(tmp_path / "f.zarr", scene.geobox, labels, tmp_path / "m.tif")
+    assert not (tmp_path / "m.tif").exists()
+
+
 def test_strips_of_many_token_rows_are_the_whole() -> None:
     logits = np.random.default_rng(5).normal(size=(3, 75, 4)).astype(np.float32)
     whole = np.concatenate([piece for _, piece in upsample_rows([logits], 4, 298, 15)], axis=1)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from safetensors.numpy import save_file
 from shapely.geometry import Point, box
 
 import geodino
@@ -18,6 +19,7 @@ from geodino.segmentation.pipeline import SegmentationOutputs, segment_scene
 from tiles.cog import read_classes
 from tiles.errors import InputError, OutputError
 from tiles.scene import open_scene
+from tiles.sensor import Meaning
 
 TINY = {"depth": 1, "embed_dim": 24, "num_heads": 2}
 TRANSFORM = Affine(10, 0, 500_000, 0, -10, 4_001_000)
@@ -121,6 +123,42 @@ def test_a_model_for_another_backbone_or_normalisation_is_refused(tmp_path: Path
     assert not (tmp_path / "b.tif").exists()
 
 
+def test_a_model_of_other_units_is_refused_and_one_of_doubtful_units_noted(tmp_path: Path, backbone: Backbone) -> None:
+    path, labels = make_scene(tmp_path / "s.tif"), make_labels(tmp_path / "l.gpkg")
+    kept = tmp_path / "m.safetensors"
+    geodino.segment(path, tmp_path / "a.tif", labels=labels, backbone=backbone, save_model=kept)
+    with pytest.raises(InputError, match=r"display values \(8bit\), .* reflectance values \(reflectance\)"):
+        geodino.segment(open_scene(path, sensor="reflectance"), tmp_path / "b.tif", model=kept, backbone=backbone)
+    with pytest.raises(InputError, match=r"display values \(8bit\), .* stretched values \(stretch\)"):
+        geodino.segment(open_scene(path, sensor="stretch"), tmp_path / "b.tif", model=kept, backbone=backbone)
+    assert not (tmp_path / "b.tif").exists()
+    recipe = SegmentationModel.load(kept).recipe
+    assert recipe.units == {name: (1 / 255, 0.0) for name in ("red", "green", "blue")}
+    same = recipe.model_copy(update={"sensor": "naip"})
+    assert recipe.fit(same, kept) == []
+    eleven = recipe.model_copy(update={"sensor": "maxar-11bit", "units": dict.fromkeys(recipe.units, (1 / 2047, 0.0))})
+    assert "may differ for the same ground" in recipe.fit(eleven, kept)[0]
+    baseline = {"sensor": "sentinel-2-l2a", "meaning": Meaning.reflectance}
+    earlier, later = (
+        recipe.model_copy(update={**baseline, "units": dict.fromkeys(recipe.units, (4e-4, offset))})
+        for offset in (0.0, -0.4)
+    )
+    assert earlier.fit(later, kept) == []
+    first, second = (
+        recipe.model_copy(update={"meaning": Meaning.stretched, "units": dict.fromkeys(recipe.units, (scale, 0.0))})
+        for scale in (0.01, 0.02)
+    )
+    assert "look at the map" in first.fit(second, kept)[0]
+    assert first.fit(first, kept) == []
+
+
+def test_a_model_from_before_units_were_kept_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    save_file({"bias": np.zeros(2, np.float32)}, path, metadata={"format": "geodino-segmentation-2"})
+    with pytest.raises(InputError, match=r"m\.safetensors is no segmentation model of this version; train again"):
+        SegmentationModel.load(path)
+
+
 def test_a_model_for_bands_that_the_scene_lacks_is_refused(tmp_path: Path, backbone: Backbone) -> None:
     scene, labels = make_scene(tmp_path / "s.tif", bands=4), make_labels(tmp_path / "l.gpkg")
     path = tmp_path / "m.safetensors"
@@ -222,6 +260,9 @@ def test_an_interrupted_run_leaves_no_map_and_goes_on_to_the_same_bytes(tmp_path
         ({"labels": "l.gpkg", "cube": "f.zarr", "vector": "v.gpkg"}, "leave the other outputs out"),
         ({"clusters": 2, "cube": "f.zarr"}, "takes labels"),
         ({"clusters": 2, "vector": "v.doc"}, "no known vector suffix"),
+        ({"clusters": 2.5}, "a whole number from 2 to 254"),
+        ({"clusters": 2, "upscale": 3}, "1, 2 or 4"),
+        ({"clusters": 2, "min_area_m2": -1}, "the smallest area is a number of m² from 0 on, not -1"),
     ],
 )
 def test_bad_requests_get_one_sentence(

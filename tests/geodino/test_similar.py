@@ -1,6 +1,7 @@
 """Similarity: the chosen place is like itself, like its kin, unlike the rest; across scenes too."""
 
 import json
+from dataclasses import replace
 
 import geopandas as gpd
 import numpy as np
@@ -18,6 +19,8 @@ from geodino.cli import build
 from geodino.cube import open_cube
 from geodino.dense import DenseSettings
 from geodino.major_tom import Cell
+from geodino.normalize import Normalization
+from geodino.similar_places import is_cube
 from geodino.similarity import Query, parse_points
 from geodino.sparse import COLUMNS, check_hits, embed, search, write_index
 from tiles.errors import InputError, OutputError
@@ -189,6 +192,60 @@ def test_an_index_over_scenes_finds_the_texture_in_the_other_scene(scene, backbo
         search(tmp_path / "i.parquet", np.ones(7, np.float32))
     with pytest.raises(OutputError, match=r"\.parquet"):
         write_index(frames, tmp_path / "i.csv")
+
+
+def test_an_index_of_another_model_is_refused(scene, backbone, tmp_path):
+    other = untrained_backbone("vit_small_patch16_dinov3", depth=1, embed_dim=64, num_heads=2, precision="fp32", seed=1)
+    scaled = replace(backbone, normalization=Normalization((0.1, 0.2, 0.3), (1.0, 1.0, 1.0)))
+    for name, model, settings in (
+        ("mine.tif", backbone, SMALL),
+        ("mine.zarr", backbone, SMALL),
+        ("other.zarr", other, SMALL),
+        ("scaled.tif", scaled, SMALL),
+        ("layer.zarr", backbone, replace(SMALL, layers=(0,))),
+    ):
+        geodino.features(scene, tmp_path / name, backbone=model, settings=settings)
+    index = tmp_path / "i.parquet"
+    write_index([embed(open_cube(tmp_path / "mine.tif"), "scene", tokens=4)], index)
+    ask = {"at": [(5e5 + 400, 5e6 - 400)], "index": index, "overwrite": True}
+    geodino.similar(tmp_path / "mine.zarr", tmp_path / "h.gpkg", **ask)
+    geodino.similar(scene, tmp_path / "h.gpkg", backbone=backbone, settings=SMALL, **ask)
+    for name, says in (("other.zarr", "backbone"), ("scaled.tif", "normalisation"), ("layer.zarr", "layers")):
+        with pytest.raises(InputError, match=rf"i\.parquet has another {says} \(.*than the query"):
+            geodino.similar(tmp_path / name, tmp_path / "h.gpkg", **ask)
+    with pytest.raises(InputError, match="another backbone"):
+        geodino.similar(scene, tmp_path / "h.gpkg", backbone=other, settings=SMALL, **ask)
+    silent = gpd.read_parquet(index)
+    silent.attrs = {}  # as in files of other makers
+    silent.to_parquet(index)
+    geodino.similar(tmp_path / "other.zarr", tmp_path / "h.gpkg", **ask)
+
+
+def test_a_map_of_a_cube_names_the_model_and_is_no_cube(scene, backbone, tmp_path):
+    for name in ("f.zarr", "f.tif"):
+        geodino.features(scene, tmp_path / name, backbone=backbone, settings=SMALL)
+        out = geodino.similar(tmp_path / name, tmp_path / f"{name}-s.tif", at=[(5e5 + 400, 5e6 - 400)])
+        with rasterio.open(out) as file:
+            assert file.tags()["GEODINO_BACKBONE_HASH"] == backbone.hash
+        assert not is_cube(str(out))
+
+
+def test_sources_that_cannot_be_indexed_are_named_and_the_rest_is(scene, backbone, tmp_path):
+    save_backbone(backbone.module, backbone.card, tmp_path / "run")
+    other = untrained_backbone("vit_small_patch16_dinov3", depth=1, embed_dim=64, num_heads=2, precision="fp32", seed=1)
+    geodino.features(scene, tmp_path / "other.zarr", backbone=other, settings=SMALL)
+    (tmp_path / "text.tif").write_text("no raster")
+    (tmp_path / "torn.tif").write_bytes((tmp_path / "scene.tif").read_bytes()[:100_000])
+    bad = [str(tmp_path / name) for name in ("absent.zarr", "text.tif", "torn.tif", "other.zarr")]
+    common = ["-o", str(tmp_path / "i.parquet"), "--backbone", str(tmp_path / "run"), "--band-names", "red,green,blue"]
+    result = CliRunner().invoke(build(), ["index", bad[0], bad[1], scene.source, *bad[2:], *common])
+    assert result.exit_code == 1, result.output
+    assert [line.split()[1].rstrip(":") for line in result.output.splitlines() if line.startswith("FAILED")] == bad
+    assert "of 1 scenes" in result.output
+    assert set(gpd.read_parquet(tmp_path / "i.parquet").product_id) == {"scene"}
+    assert not [path.name for path in tmp_path.iterdir() if ".part" in path.name or "features" in path.name]
+    result = CliRunner().invoke(build(), ["index", *bad[:2], *common, "--overwrite"])
+    assert isinstance(result.exception, InputError) and "none of the 2 sources" in str(result.exception)
 
 
 def test_the_commands_do_the_same(scene, backbone, tmp_path):
