@@ -37,7 +37,7 @@ _STRIP = 4
 # A processor gains nothing from larger batches, whose activations leave its caches; a GPU needs them to be busy.
 _CPU_BATCH = 4
 # Tokens of a window's side and of its halo, where the backbone asks for no smaller ones.
-_WINDOW, _HALO, _SMALLEST_WINDOW = 36, 2, 24
+_WINDOW, _HALO, _SMALLEST_WINDOW = 36, 2, 16
 _GPU_BATCH_MOST = 64
 # float32 numbers a token needs at once, in units of the width: residual stream, normed copy, queries, keys and values,
 # hidden layer and its activation, output.
@@ -84,7 +84,7 @@ class DenseSettings:
         Window and halo: 36 and 2 tokens; with patches of 16 pixels windows then start every 512 pixels, on the usual
         blocks of tiled rasters. Every token attends to its whole window, and a backbone that was trained on crops of
         few tokens carries the window's mean into each of them: its windows are three times its largest crops, and
-        24 tokens at least (``docs/features.md``, No seams).
+        overlap by half (``docs/features.md``, No seams).
 
         Batch size: on a processor as many windows as hold the tokens of four of the largest; on a GPU as many as a
         quarter of its memory holds, at most 64 of the largest. All of its memory and not what is free now: a run that
@@ -120,8 +120,10 @@ class DenseSettings:
 def _window_of(backbone: Backbone) -> tuple[int, int]:
     """Window and halo in tokens that suit a backbone."""
     crop = backbone.card.crop_px if backbone.card else None
-    tokens = _WINDOW if crop is None else 3 * crop // backbone.patch_size
-    return max(_SMALLEST_WINDOW, min(_WINDOW, tokens)), _HALO
+    if crop is None or 3 * crop >= _WINDOW * backbone.patch_size:
+        return _WINDOW, _HALO
+    quarter = max(_SMALLEST_WINDOW // 4, round(3 * crop / backbone.patch_size / 4))
+    return 4 * quarter, quarter
 
 
 def _check_window(window: int | None, halo: int | None) -> None:
