@@ -43,8 +43,9 @@ def features(
         backbone: A backbone, or what ``load_backbone`` takes; None for the packaged one.
         settings: Window, halo, finer grid, layers and batch.
         dtype: ``auto`` (float16 in Zarr, one-byte code in GeoTIFF), ``float16``, ``float32`` or ``int8``.
-        quicklook: Also a picture of the three main components, ``.png`` or ``.tif``. Where it alone is missing, it is
-            drawn from the cube that lies there, if that is of the same scene, model and settings.
+        quicklook: Also a picture of the three main components, ``.png`` or ``.tif``, named in the cube's item. Where it
+            alone is missing, it is drawn from the cube that lies there, if that is of the same scene, model and
+            settings.
         device: Where a backbone that is not loaded yet shall run.
         precision: What it shall compute in.
         dask: Address of a Dask scheduler to spread rows over; the backbone must be one that workers can load by name.
@@ -364,6 +365,8 @@ def similar(
     progress: Progress | None = None,
 ) -> Path:
     """Map how much every place looks like the chosen ones, or find the places of an index that do.
+
+    A STAC item lies beside the result.
 
     Args:
         scene: A scene, what ``open_scene`` takes, or a feature cube, which needs no model.

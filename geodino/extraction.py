@@ -12,7 +12,7 @@ from geodino.cube import CubeSpec, CubeWriter, cube_tags, cube_type, open_cube
 from geodino.dense import DenseSettings, feature_dim, stream_tokens, token_grid
 from geodino.provenance import provenance
 from geodino.quicklook import check_quicklook, quicklook
-from geodino.stac_output import read_settings, write_item
+from geodino.stac_output import add_quicklook, read_settings, write_item
 from tiles.cog import check_output
 from tiles.errors import OutputError
 from tiles.progress import Progress, Silent
@@ -164,5 +164,6 @@ def lacks_quicklook(output: Path, quicklook: Path | None) -> bool:
 
 
 def draw(cube: Path, picture: Path, *, overwrite: bool) -> None:
-    """Draw the quicklook of a finished cube."""
+    """Draw the quicklook of a finished cube, and name it in the cube's STAC item."""
     quicklook(open_cube(cube), picture, overwrite=overwrite)
+    add_quicklook(cube, picture)

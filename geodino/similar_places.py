@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from geodino.backbone import Backbone, load_backbone
 from geodino.cube import open_cube
@@ -13,7 +13,7 @@ from geodino.dense import DenseSettings
 from geodino.extraction import Extraction
 from geodino.inputs import check_not_input
 from geodino.provenance import provenance
-from geodino.similarity import Query, write_similarity
+from geodino.similarity import FloatArray, Query, write_similarity
 from geodino.sparse import check_hits, embed, model_of, search, write_hits
 from geodino.stac_output import write_item, write_item_of_cube
 from tiles.cog import check_output, part_of
@@ -52,18 +52,26 @@ class SimilarPlaces:
         check_not_input((self.output,), source, self.index, self.polygons)
         with cube_of(source, backbone, settings, self.output, progress) as made:
             vector = query.vector(made.cube)
-            if self.index is not None:
-                write_hits(search(self.index, vector, self.count, model=model_of(made.cube)), self.output)
-                return self.output
-            tags = {"GEODINO_SIMILARITY": "cosine to the mean feature of the chosen places", **made.tags}
-            write_similarity(made.cube, vector, self.output, scene=made.scene, tags=tags, overwrite=self.overwrite)
-            task, asked = "similarity-search", {"points": self.points, "crs": self.crs}
-            if made.scene is None:
-                write_item_of_cube(self.output, Path(str(self.scene)), task=task, settings=asked)
-            else:
+            asked: dict[str, Any] = {"points": self.points, "crs": self.crs}
+            if made.scene is not None:
                 asked |= settings.identity()
-                write_item(self.output, {"scene": made.scene}, made.backbone, task=task, settings=asked)
+            if self.index is None:
+                self._map(made, vector, asked)
+            else:
+                hits = search(self.index, vector, self.count, model=model_of(made.cube))
+                asked_in = Path(source) if isinstance(source, str) else source
+                asked |= {"count": self.count}
+                write_hits(hits, self.output, index=self.index, query=asked_in, settings=asked)
         return self.output
+
+    def _map(self, made: "MadeCube", vector: FloatArray, asked: dict[str, Any]) -> None:
+        tags = {"GEODINO_SIMILARITY": "cosine to the mean feature of the chosen places", **made.tags}
+        write_similarity(made.cube, vector, self.output, scene=made.scene, tags=tags, overwrite=self.overwrite)
+        task = "similarity-search"
+        if made.scene is None:
+            write_item_of_cube(self.output, Path(str(self.scene)), task=task, settings=asked)
+        else:
+            write_item(self.output, {"scene": made.scene}, made.backbone, task=task, settings=asked)
 
 
 @dataclass(frozen=True)

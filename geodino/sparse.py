@@ -5,7 +5,7 @@ with the tools of both. A search compares a query with every row and keeps the b
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,10 @@ from odc.geo.geom import Geometry
 
 from geodino.major_tom import Cell
 from geodino.similarity import cube_rows, unit
+from geodino.stac_table import write_item_of_table
 from tiles.cog import check_output, disk_errors, part_of
 from tiles.errors import InputError, OutputError
+from tiles.scene import Scene
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -145,10 +147,27 @@ def _row(window: GeoBox, product: str, timestamp: str | None, bounds: list[int])
     }
 
 
-def write_index(frames: Iterable[gpd.GeoDataFrame], output: Path, *, overwrite: bool = False) -> int:
-    """Write the embeddings of many scenes into one GeoParquet; returns the number of rows.
+def write_index(
+    frames: Iterable[gpd.GeoDataFrame],
+    output: Path,
+    *,
+    sources: Sequence[Scene | Path],
+    settings: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> int:
+    """Write the embeddings of many scenes into one GeoParquet, with a STAC item beside it.
 
     The file's metadata name the model, for ``search`` to compare.
+
+    Args:
+        frames: What ``embed`` gave for each source.
+        output: ``.parquet``.
+        sources: The scenes and cubes, for the item.
+        settings: What else the rows depend on, for the item.
+        overwrite: Replace an existing file.
+
+    Returns:
+        The number of rows.
 
     Raises:
         OutputError: The output exists, cannot be written, or is no ``.parquet``.
@@ -166,6 +185,7 @@ def write_index(frames: Iterable[gpd.GeoDataFrame], output: Path, *, overwrite: 
             part.replace(output)
     finally:
         part.unlink(missing_ok=True)
+    write_item_of_table(output, whole, sources, task="sparse-embedding", settings=settings)
     return len(whole)
 
 
@@ -211,8 +231,26 @@ def check_hits(output: Path, *, overwrite: bool) -> None:
     check_output(output, overwrite=overwrite)
 
 
-def write_hits(hits: gpd.GeoDataFrame, output: Path) -> None:
-    """Write the result of a search, best first, without the vectors."""
+def write_hits(
+    hits: gpd.GeoDataFrame,
+    output: Path,
+    *,
+    index: Path,
+    query: Scene | Path,
+    settings: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the result of a search, best first, without the vectors, with a STAC item beside it.
+
+    Args:
+        hits: What ``search`` gave.
+        output: ``.parquet``, ``.gpkg`` or ``.geojson``.
+        index: The index that was searched, for the item.
+        query: The scene or cube in which the query lies, for the item.
+        settings: What was asked, for the item.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
     hits = hits.drop(columns="embedding")
     hits["pixel_bbox"] = [",".join(str(n) for n in bounds) for bounds in hits["pixel_bbox"]]
     part = output.with_name(f"{output.stem}.part{output.suffix}")
@@ -223,3 +261,4 @@ def write_hits(hits: gpd.GeoDataFrame, output: Path) -> None:
             part.replace(output)
     finally:
         part.unlink(missing_ok=True)
+    write_item_of_table(output, hits, [index], query=query, task="similarity-search", settings=settings)

@@ -1,12 +1,14 @@
 """A STAC item beside each product: where it lies, what its numbers mean, which model made it and from what.
 
-The item follows STAC 1.1 with the projection, raster, classification and processing extensions. The model is described
-by fields of the machine-learning-model extension (``mlm:``), as its best practices advise for derived products; the
-extension itself is not declared, since it wants the weights among the assets, and a product has none.
+Rasters and cubes get theirs here, tables in ``geodino.stac_table``. The item follows STAC 1.1 with the projection,
+raster, classification and processing extensions. The model is described by fields of the machine-learning-model
+extension (``mlm:``), as its best practices advise for derived products; the extension itself is not declared, since it
+wants the weights among the assets, and a product has none.
 """
 
 import json
 import os
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ _EXTENSIONS = {
     "raster": "https://stac-extensions.github.io/raster/v2.0.0/schema.json",
     "processing": "https://stac-extensions.github.io/processing/v1.2.0/schema.json",
     "classification": "https://stac-extensions.github.io/classification/v2.0.0/schema.json",
+    "table": "https://stac-extensions.github.io/table/v1.2.0/schema.json",
 }
 # No scene from the air or from space is older; a bound where a scene says nothing of its date.
 _EARLIEST = datetime(1858, 1, 1, tzinfo=UTC)
@@ -79,11 +82,11 @@ def write_item(
     asset = _asset(product, geobox, data_type, nodata, task)
     inputs = ", ".join(f"{role} {scene.name} ({scene.sensor})" for role, scene in scenes.items())
     units = {role: {band.name: [band.scale, band.offset] for band in scene.bands} for role, scene in scenes.items()}
-    properties = _processing(inputs, task, {"units": units, "settings": settings or {}})
+    properties = processing(inputs, task, {"units": units, "settings": settings or {}})
     if backbone is not None:
         properties |= _model(backbone, task, settings)
-    links = [pystac.Link("derived_from", scene.source, title=scene.name) for scene in scenes.values()]
-    return _write(product, asset, geobox, _times(tuple(scenes.values())), properties, links)
+    links = [derived_from(scene) for scene in scenes.values()]
+    return _write_raster(product, asset, geobox, _times(tuple(scenes.values())), properties, links)
 
 
 def read_settings(product: Path) -> dict[str, Any]:
@@ -114,20 +117,98 @@ def write_item_of_cube(product: Path, cube: Path, *, task: str, settings: dict[s
     with rasterio.open(product) as file:
         geobox = GeoBox.from_rio(file)
         asset = _asset(product, geobox, file.dtypes[0], file.nodata, task)
-    times = min(_EARLIEST, _age(cube)), _age(cube)
-    properties = _processing(f"cube {cube.name}", task, {"settings": settings})
+    properties = processing(f"cube {cube.name}", task, {"settings": settings})
     if item_path(cube).exists():
         known = pystac.Item.from_file(item_path(cube))
-        times = (
-            known.datetime or known.common_metadata.start_datetime or times[0],
-            known.datetime or known.common_metadata.end_datetime or times[1],
-        )
         properties |= {key: value for key, value in known.properties.items() if key.startswith("mlm:")}
-    link = pystac.Link("derived_from", str(cube.absolute()), title=cube.name)
-    return _write(product, asset, geobox, times, properties, [link])
+    return _write_raster(product, asset, geobox, times_of(cube), properties, [derived_from(cube)])
 
 
-def _write(
+def add_quicklook(cube: Path, picture: Path) -> None:
+    """Name the picture of a cube in the cube's item; nothing is done where there is no item.
+
+    Args:
+        cube: The cube.
+        picture: Its quicklook, ``.png`` or a COG, already in place.
+
+    Raises:
+        OutputError: The disk is full.
+    """
+    if not item_path(cube).exists():
+        return
+    item = json.loads(item_path(cube).read_text(encoding="utf-8"))
+    asset = pystac.Asset(
+        _href(picture, cube.parent),
+        title="three principal components of the features as red, green and blue",
+        media_type=pystac.MediaType.PNG if picture.suffix.lower() == ".png" else pystac.MediaType.COG,
+        roles=["overview"],
+    )
+    item["assets"]["quicklook"] = asset.to_dict()
+    _save(cube, item)
+
+
+def save_item(
+    product: Path,
+    asset: pystac.Asset,
+    *,
+    footprint: Any,
+    times: tuple[datetime, datetime],
+    properties: dict[str, Any],
+    links: list[pystac.Link],
+    extensions: Sequence[str],
+) -> Path:
+    """Put an item beside its product, replacing an older one.
+
+    Args:
+        product: What it describes.
+        asset: The product as an asset.
+        footprint: Outline in longitude and latitude; None where there is none.
+        times: First and last moment.
+        properties: Further fields.
+        links: What the product was made from.
+        extensions: Prefixes of the extensions used, such as ``processing``.
+
+    Returns:
+        Where the item is.
+
+    Raises:
+        OutputError: The disk is full.
+    """
+    start, end = times
+    item = pystac.Item(
+        id=product.name,
+        geometry=None if footprint is None else json.loads(shapely.to_geojson(footprint)),
+        bbox=None if footprint is None else list(footprint.bounds),
+        datetime=start if start == end else None,
+        start_datetime=None if start == end else start,
+        end_datetime=None if start == end else end,
+        properties=properties,
+        stac_extensions=[_EXTENSIONS[name] for name in extensions],
+    )
+    if "mlm:name" in properties:
+        asset.extra_fields["mlm:name"] = properties["mlm:name"]
+    item.add_asset("product", asset)
+    item.add_links(links)
+    return _save(product, item.to_dict(include_self_link=False))
+
+
+def _save(product: Path, item: dict[str, Any]) -> Path:
+    text = json.dumps(item, indent=2, default=str) + "\n"
+    target = item_path(product)
+    part = part_of(target)
+    with disk_errors(target):
+        part.write_text(text, encoding="utf-8")
+        part.replace(target)
+    return target
+
+
+def _href(file: Path, folder: Path) -> str:
+    """How an item in a folder names a file: by the way down to it, or by its whole path where it lies elsewhere."""
+    folder, file = folder.resolve(), file.parent.resolve() / file.name
+    return f"./{file.relative_to(folder).as_posix()}" if file.is_relative_to(folder) else str(file)
+
+
+def _write_raster(
     product: Path,
     asset: pystac.Asset,
     geobox: GeoBox,
@@ -135,32 +216,23 @@ def _write(
     properties: dict[str, Any],
     links: list[pystac.Link],
 ) -> Path:
-    start, end = times
-    item = pystac.Item(
-        id=product.name,
-        geometry=None,
-        bbox=None,
-        datetime=start if start == end else None,
-        start_datetime=None if start == end else start,
-        end_datetime=None if start == end else end,
-        properties={**_projection(geobox), **properties},
-    )
-    if "mlm:name" in properties:
-        asset.extra_fields["mlm:name"] = properties["mlm:name"]
-    footprint = _footprint(geobox)
-    if footprint is not None:
-        item.geometry, item.bbox = json.loads(shapely.to_geojson(footprint)), list(footprint.bounds)
     used = ["proj", "raster", "processing"] + ["classification"] * ("classification:classes" in asset.extra_fields)
-    item.stac_extensions = [_EXTENSIONS[name] for name in used]
-    item.add_asset("product", asset)
-    item.add_links(links)
-    text = json.dumps(item.to_dict(include_self_link=False), indent=2, default=str) + "\n"
-    target = item_path(product)
-    part = part_of(target)
-    with disk_errors(target):
-        part.write_text(text, encoding="utf-8")
-        part.replace(target)
-    return target
+    return save_item(
+        product,
+        asset,
+        footprint=_footprint(geobox),
+        times=times,
+        properties={**_projection(geobox), **properties},
+        links=links,
+        extensions=used,
+    )
+
+
+def derived_from(source: Scene | Path) -> pystac.Link:
+    """Link to a scene or to another product."""
+    if isinstance(source, Scene):
+        return pystac.Link("derived_from", source.source, title=source.name)
+    return pystac.Link("derived_from", str(source.absolute()), title=source.name)
 
 
 def _asset(product: Path, geobox: GeoBox, data_type: str, nodata: float | None, task: str) -> pystac.Asset:
@@ -186,6 +258,19 @@ def _classes(product: Path) -> list[dict[str, Any]]:
     except RasterioError:
         return []
     return [{"value": c.value, "name": c.name, "color_hint": "{:02X}{:02X}{:02X}".format(*c.color)} for c in found]
+
+
+def times_of(source: Scene | Path) -> tuple[datetime, datetime]:
+    """First and last moment of a scene, or of a product as its item has them."""
+    if isinstance(source, Scene):
+        return _times((source,))
+    # Without an item, of a product's dates is known that they are not younger than its file.
+    start, end = min(_EARLIEST, _age(source)), _age(source)
+    if not item_path(source).exists():
+        return start, end
+    known = pystac.Item.from_file(item_path(source))
+    metadata = known.common_metadata
+    return known.datetime or metadata.start_datetime or start, known.datetime or metadata.end_datetime or end
 
 
 def _times(scenes: tuple[Scene, ...]) -> tuple[datetime, datetime]:
@@ -238,7 +323,14 @@ def _projection(geobox: GeoBox) -> dict[str, Any]:
     return fields
 
 
-def _processing(inputs: str, task: str, how: dict[str, Any]) -> dict[str, Any]:
+def processing(inputs: str, task: str, how: dict[str, Any]) -> dict[str, Any]:
+    """Fields of the processing extension.
+
+    Args:
+        inputs: What the product was made from, in words.
+        task: What was done.
+        how: Settings and the like.
+    """
     return {
         "processing:level": "L4",
         "processing:lineage": f"{task} by geodino from {inputs}",
@@ -256,7 +348,7 @@ def _model(backbone: Backbone, task: str, settings: dict[str, Any] | None) -> di
         for mean, std in zip(backbone.normalization.mean, backbone.normalization.std, strict=True)
     ]
     return {
-        "mlm:name": _model_name(backbone),
+        "mlm:name": model_name(backbone.name),
         "mlm:architecture": backbone.architecture,
         "mlm:framework": "PyTorch",
         "mlm:framework_version": torch.__version__.split("+")[0],
@@ -290,9 +382,9 @@ def _model(backbone: Backbone, task: str, settings: dict[str, Any] | None) -> di
     }
 
 
-def _model_name(backbone: Backbone) -> str:
-    """The backbone's name in the letters that the extension allows."""
-    letters = "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "-" for c in backbone.name).strip("-_.")
+def model_name(backbone: str) -> str:
+    """A backbone's name in the letters that the extension allows."""
+    letters = "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "-" for c in backbone).strip("-_.")
     return letters if letters[:1].isalpha() and len(letters) > 2 else f"geodino-{letters or 'backbone'}-model"
 
 

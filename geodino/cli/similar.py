@@ -114,11 +114,12 @@ def register(cli: typer.Typer) -> None:
         from tiles.cog import DiskFullError, check_output
         from tiles.errors import InputError
         from tiles.progress import progress
-        from tiles.scene import open_scene
+        from tiles.scene import Scene, open_scene
 
         check_output(output, overwrite=overwrite)
         model = None if all(map(is_cube, sources)) else load_backbone(backbone, device=device, precision=precision)
         frames: list[gpd.GeoDataFrame] = []
+        indexed: list[Scene | Path] = []
         bands = names(band_names)
         with progress("index", len(sources)) as report:
             for number, source in enumerate(sources, 1):
@@ -129,6 +130,7 @@ def register(cli: typer.Typer) -> None:
                     if frames:
                         check_model(frames[0].attrs, frame.attrs, "the index", source)
                     frames.append(frame)
+                    indexed.append(Path(scene) if isinstance(scene, str) else scene)
                 except DiskFullError:
                     raise
                 except (InputError, OSError, RasterioError, MemoryError) as error:
@@ -137,7 +139,7 @@ def register(cli: typer.Typer) -> None:
                 report.update(number)
         if not frames:
             raise InputError(f"none of the {len(sources)} sources can be indexed, so {output} is not made")
-        rows = write_index(frames, output, overwrite=overwrite)
+        rows = write_index(frames, output, sources=indexed, settings={"tokens": tokens}, overwrite=overwrite)
         typer.echo(f"wrote {output}: {rows} places of {len(frames)} scenes")
         if len(frames) < len(sources):
             raise typer.Exit(1)

@@ -171,7 +171,7 @@ def test_an_index_over_scenes_finds_the_texture_in_the_other_scene(scene, backbo
     for s in (scene, other):
         cube = geodino.features(s, tmp_path / f"{s.name}.zarr", backbone=backbone, settings=SMALL)
         frames.append(embed(cube, s.name, tokens=4, pixels=16))
-    count = write_index(frames, tmp_path / "i.parquet")
+    count = write_index(frames, tmp_path / "i.parquet", sources=[scene, other])
     index = gpd.read_parquet(tmp_path / "i.parquet")
     assert tuple(index.columns) == COLUMNS and index.crs == "EPSG:4326" and len(index) == count
     assert index.unique_id.is_unique and index.grid_cell.str.match(r"^\d+[UD]_\d+[RL]$").all()
@@ -191,7 +191,7 @@ def test_an_index_over_scenes_finds_the_texture_in_the_other_scene(scene, backbo
     with pytest.raises(InputError, match="another backbone"):
         search(tmp_path / "i.parquet", np.ones(7, np.float32))
     with pytest.raises(OutputError, match=r"\.parquet"):
-        write_index(frames, tmp_path / "i.csv")
+        write_index(frames, tmp_path / "i.csv", sources=[scene, other])
 
 
 def test_an_index_of_another_model_is_refused(scene, backbone, tmp_path):
@@ -206,7 +206,7 @@ def test_an_index_of_another_model_is_refused(scene, backbone, tmp_path):
     ):
         geodino.features(scene, tmp_path / name, backbone=model, settings=settings)
     index = tmp_path / "i.parquet"
-    write_index([embed(open_cube(tmp_path / "mine.tif"), "scene", tokens=4)], index)
+    write_index([embed(open_cube(tmp_path / "mine.tif"), "scene", tokens=4)], index, sources=[tmp_path / "mine.tif"])
     ask = {"at": [(5e5 + 400, 5e6 - 400)], "index": index, "overwrite": True}
     geodino.similar(tmp_path / "mine.zarr", tmp_path / "h.gpkg", **ask)
     geodino.similar(scene, tmp_path / "h.gpkg", backbone=backbone, settings=SMALL, **ask)
