@@ -4,7 +4,7 @@ Shape: ViT-Ti/16, 2 global crops of 112 and 4 local crops of 48 pixels, DINO + i
 the crops are ready in memory for both, so that only the steps are compared. Then whole runs of `geodino pretrain`'s
 batches with preparation in its thread: the share of a step spent waiting for data, and outside forward and backward.
 
-    python benchmarks/pretrain_speed.py [--batch 128] [--rounds 5] [--threads N] [--tiles TILES]
+    python benchmarks/pretrain_speed.py [--batch 128] [--rounds 5] [--threads N] [--compile] [--tiles TILES]
 """
 
 import argparse
@@ -51,33 +51,42 @@ def timed(action: Callable[[], Any]) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - processor
 
 
-def recipe_of(batch: int, gram: bool) -> Recipe:
+def recipe_of(batch: int, gram: bool, compiled: bool = False) -> Recipe:
     """The recipe tiny, with or without Gram anchoring."""
     off = [] if gram else ["gram.weight=0", "crops.gram_scale=null"]
-    return load_recipe("tiny", [f"batch_size={batch}", "gram.first_update=0", *off])
+    return load_recipe("tiny", [f"batch_size={batch}", "gram.first_update=0", f"backbone.compile={compiled}", *off])
 
 
-def against_plain(batch: int, rounds: int) -> None:
-    """Interleave steps of both loops on the same crops."""
+def against_plain(batch: int, rounds: int, compiled: bool) -> None:
+    """Interleave steps of the loops on the same crops."""
     recipe = recipe_of(batch, gram=False)
-    trainer = Trainer(recipe, build_network(recipe, 3), dtype=torch.bfloat16)
     plain = PlainLoop(recipe.backbone.architecture, recipe.dino.head.prototypes)
+    ways = {"recipe tiny without Gram": recipe}
+    if compiled:
+        ways["the same, compiled"] = recipe_of(batch, gram=False, compiled=True)
+    trainers = {name: Trainer(way, build_network(way, 3), dtype=torch.bfloat16) for name, way in ways.items()}
     source = Batches(RandomTiles(), recipe, SATELLITE, 16).starting(0)
     batches: list[Batch] = [next(source) for _ in range(2)]
     source.close()
     small = [given.to(torch.device("cpu"), torch.bfloat16) for given in batches]
     plain.step(batches[0])
-    trainer.step(0, [small[0]])
-    walls, processors = [], []
+    for trainer in trainers.values():
+        trainer.step(0, [small[0]])
+    slow: list[tuple[float, float]] = []
+    fast: dict[str, list[tuple[float, float]]] = {name: [] for name in trainers}
     for number in range(rounds):
         given = number % 2
-        slow = timed(lambda at=given: plain.step(batches[at]))  # type: ignore[misc]
-        fast = timed(lambda at=given, step=number: trainer.step(step + 1, [small[at]]))  # type: ignore[misc]
-        walls.append((batch / slow[0], batch / fast[0], slow[0] / fast[0]))
-        processors.append(slow[1] / fast[1])
-    middle = np.median(np.array(walls), axis=0)
-    print(f"plain loop {middle[0]:.1f} images/s, recipe tiny without Gram {middle[1]:.1f} images/s")
-    print(f"ratio, median of {rounds} interleaved rounds: wall {middle[2]:.2f}, processor {np.median(processors):.2f}")
+        slow.append(timed(lambda at=given: plain.step(batches[at])))  # type: ignore[misc]
+        for name, trainer in trainers.items():
+            action = lambda one=trainer, at=given, step=number: one.step(step + 1, [small[at]])  # noqa: E731
+            fast[name].append(timed(action))
+    print(f"plain loop {batch / np.median(slow, axis=0)[0]:.1f} images/s")
+    for name, times in fast.items():
+        wall, processor = np.median(np.array(slow) / np.array(times), axis=0)
+        print(
+            f"{name} {batch / np.median(times, axis=0)[0]:.1f} images/s; over the plain loop, median of {rounds} "
+            f"interleaved rounds: wall {wall:.2f}, processor {processor:.2f}"
+        )
 
 
 def shares(tiles: Tiles, batch: int, rounds: int) -> None:
@@ -100,7 +109,7 @@ def shares(tiles: Tiles, batch: int, rounds: int) -> None:
         return call
 
     trainer.step(0, [next(source)])
-    trainer.module.forward = measured(trainer.module.forward)  # type: ignore[method-assign]
+    trainer.module.forward = measured(trainer.module.forward)
     trainer._backward = measured(trainer._backward)
     trainer.objective.targets = measured(trainer.objective.targets)  # type: ignore[method-assign]
     trainer.objective.losses = measured(trainer.objective.losses)  # type: ignore[method-assign]
@@ -121,11 +130,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--compile", action="store_true", help="also with compiled blocks; compiling takes minutes")
     parser.add_argument("--tiles", help="tile set for the second part; noise in memory without")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(f"batch {arguments.batch}, {arguments.threads} threads, torch {torch.__version__}")
-    against_plain(arguments.batch, arguments.rounds)
+    against_plain(arguments.batch, arguments.rounds, arguments.compile)
     tiles: Tiles = RandomTiles()
     if arguments.tiles:
         from tiles.dataset import TileDataset
