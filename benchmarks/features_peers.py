@@ -23,6 +23,7 @@ import numpy.typing as npt
 import rasterio
 import torch
 from rasterio.transform import from_origin
+from rasterio.windows import Window
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -68,10 +69,22 @@ def make_scene(path: Path, side: int) -> Path:
         coarse = torch.from_numpy(rng.standard_normal((1, 3, side // step + 2, side // step + 2)))
         total += functional.interpolate(coarse, size=(side, side), mode="bicubic")[0].numpy()
     array = np.clip(110 + 35 * total, 1, 255).astype(np.uint8)
+    return write_scene(path, array)
+
+
+def cut_scene(path: Path, source: str, side: int) -> Path:
+    """The upper left part of a raster whose first three bands are red, green and blue in 8 bits."""
+    with rasterio.open(source) as file:
+        return write_scene(path, file.read((1, 2, 3), window=Window(0, 0, side, side)))
+
+
+def write_scene(path: Path, array: npt.NDArray[np.uint8]) -> Path:
+    """Write ``[3, H, W]`` as all ways read it."""
     options = {"tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "DEFLATE", "photometric": "RGB"}
     place = {"crs": "EPSG:32633", "transform": from_origin(5e5, 5e6, 10, 10)}
+    height, width = array.shape[1:]
     with rasterio.open(
-        path, "w", driver="GTiff", count=3, height=side, width=side, dtype="uint8", **options, **place
+        path, "w", driver="GTiff", count=3, height=height, width=width, dtype="uint8", **options, **place
     ) as out:
         out.write(array)
     return path
@@ -164,6 +177,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--scene", help="raster of red, green and blue in 8 bits, cut to the side; made if not given")
     parser.add_argument("--backbone", help="ViT-S/16 with random weights if not given")
     options = parser.parse_args()
     peers = [name for name in ("terratorch", "geoai") if importlib.util.find_spec(name)]
@@ -180,7 +194,9 @@ def main() -> None:
     model = PixelScores(backbone, head).eval()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        scene = open_scene(make_scene(folder / "scene.tif", options.side))
+        path = folder / "scene.tif"
+        made = cut_scene(path, options.scene, options.side) if options.scene else make_scene(path, options.side)
+        scene = open_scene(made)
         ways: dict[str, Callable[[], Scores]] = {}
         if "terratorch" in peers:
             ways["geodino"] = lambda: ours_in_memory(scene, backbone, head.numpy())

@@ -102,6 +102,7 @@ def main() -> None:
         )
         print(f"ViT-S/14 with registers, 2x224 + 8x98, batch {BATCH}, 65,536 prototypes, bf16, {threads} threads")
         print(f"processor seconds an image: lightly-train {processor['peer']:.2f}, geodino {processor['ours']:.2f}")
+        print(f"images/s: lightly-train {1 / wall['peer']:.2f}, geodino {1 / wall['ours']:.2f}")
         print(f"ratio: processor {processor['peer'] / processor['ours']:.2f}, wall {wall['peer'] / wall['ours']:.2f}")
 
 

@@ -1,4 +1,4 @@
-"""How a training process holds threads and memory."""
+"""How a process holds threads and memory."""
 
 import ctypes
 import os
@@ -35,3 +35,18 @@ def test_threads_sleep_unless_told_otherwise_and_large_blocks_come_from_memory_t
     found, mapped = done.stdout.split()
     assert found == (policy or "PASSIVE")
     assert int(mapped) == 0  # blocks that freeing would give back to the system
+
+
+def test_every_command_lets_its_threads_sleep() -> None:
+    code = """
+import os, sys
+from geodino.cli import main
+sys.argv = ["geodino", "--version"]
+try:
+    main()
+except SystemExit:
+    print(os.environ["OMP_WAIT_POLICY"], "torch" in sys.modules)
+"""
+    given = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    done = subprocess.run([sys.executable, "-c", code], env=given, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "PASSIVE False"
