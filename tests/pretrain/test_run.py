@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from pretrain.trainer import LOSSES
 from tiles.errors import InputError, OutputError
 
 Make = Callable[..., Recipe]
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler here")
 
 
 def rows(run: Path) -> list[dict[str, str]]:
@@ -135,8 +137,9 @@ def start(folder: Path, changes: dict[str, Any], **environment: str) -> subproce
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, make_recipe: Make, tiles: Any) -> None:
-    changes = {"max_steps": 40, "checkpoint_every": 5, "keep_checkpoints": 3}
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=needs_compiler)])
+def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, make_recipe: Make, tiles: Any, compiled: bool) -> None:
+    changes = {"max_steps": 40, "checkpoint_every": 5, "keep_checkpoints": 3, "backbone": {"compile": compiled}}
     whole = pretrain(Run(tiles, "TILES", tmp_path / "whole", make_recipe(**changes)))
     killed = tmp_path / "killed"
     process = start(killed, changes | {"workers": 2})
