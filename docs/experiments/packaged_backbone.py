@@ -38,7 +38,7 @@ DATA = (
     "{tiles} tiles of 64 pixels"
 )
 LIMITS = (
-    "Small and briefly trained: some twenty epochs on one processor, far from what hundreds give. Sentinel-2 RGB "
+    "Small and briefly trained: some thirty-six epochs on one processor, far from what hundreds give. Sentinel-2 RGB "
     "at 10 m of Europe, one scene of the eastern United States and one of south-east Asia; other sensors, bands and "
     "ground resolutions were never seen."
 )
@@ -80,8 +80,8 @@ def level(trained: Path, tiles: TileDataset, target: Path) -> None:
     save_backbone(backbone.module, read_card(trained / CARD_FILE), target, dtype=torch.bfloat16)
 
 
-def pack(source: Path, metrics: dict[str, Any], target: Path) -> None:
-    """Write a backbone in bf16, and a card that tells what it is worth."""
+def pack(source: Path, runs: tuple[Path, ...], metrics: dict[str, Any], target: Path) -> None:
+    """Write a backbone in bf16, and a card that tells what it is worth and how long its runs took."""
     backbone = load_backbone(source, device="cpu", precision="fp32")
     card = read_card(source / CARD_FILE)
     card = card.model_copy(
@@ -90,6 +90,7 @@ def pack(source: Path, metrics: dict[str, Any], target: Path) -> None:
             "data": DATA.format(tiles=card.data.split()[0]),
             "licence": "Apache-2.0",
             "metrics": metrics,
+            "hours": round(sum(read_card(run / CARD_FILE).hours or 0 for run in runs), 2),
             "limits": LIMITS,
         }
     )
@@ -110,7 +111,7 @@ def main() -> None:
     run("pretrain", tiles, "-o", second, "--recipe", "sentinel_hires", "--set", f"previous={first}", *shared)
     level(second, TileDataset(tiles), levelled)
     run("eval", levelled, source, "-o", output / "evaluation", "--json", output / "evaluation.json")
-    pack(levelled, summary(output / "evaluation.json"), geodino.backbone.PACKAGED)
+    pack(levelled, (first, second), summary(output / "evaluation.json"), geodino.backbone.PACKAGED)
 
 
 if __name__ == "__main__":
