@@ -84,7 +84,7 @@ class DenseSettings:
         Window and halo: 36 and 2 tokens; with patches of 16 pixels windows then start every 512 pixels, on the usual
         blocks of tiled rasters. Every token attends to its whole window, and a backbone that was trained on crops of
         few tokens carries the window's mean into each of them: its windows are three times its largest crops, and
-        overlap by half (``docs/features.md``, No seams).
+        overlap by a quarter (``docs/features.md``, No seams).
 
         Batch size: on a processor as many windows as hold the tokens of four of the largest; on a GPU as many as a
         quarter of its memory holds, at most 64 of the largest. All of its memory and not what is free now: a run that
@@ -122,8 +122,8 @@ def _window_of(backbone: Backbone) -> tuple[int, int]:
     crop = backbone.card.crop_px if backbone.card else None
     if crop is None or 3 * crop >= _WINDOW * backbone.patch_size:
         return _WINDOW, _HALO
-    quarter = max(_SMALLEST_WINDOW // 4, round(3 * crop / backbone.patch_size / 4))
-    return 4 * quarter, quarter
+    window = max(_SMALLEST_WINDOW, 4 * round(3 * crop / backbone.patch_size / 4))
+    return window, window // 8
 
 
 def _check_window(window: int | None, halo: int | None) -> None:
