@@ -32,12 +32,13 @@ from tiles.errors import InputError
 from tiles.scene import Scene, SceneReader
 from tiles.stitch import Axis, BoolArray, FloatArray, MaskBand, RowBand
 
-# Windows read in one go: neighbours share their halo's pixels and blocks, and large reads decode faster.
+# Windows of the largest size read in one go: neighbours share their halo's pixels and blocks, and large reads decode
+# faster.
 _STRIP = 4
 # A processor gains nothing from larger batches, whose activations leave its caches; a GPU needs them to be busy.
 _CPU_BATCH = 4
 # Tokens of a window's side and of its halo, where the backbone asks for no smaller ones.
-_WINDOW, _HALO, _SMALLEST_WINDOW = 36, 2, 16
+_WINDOW, _HALO, _SMALLEST_WINDOW = 36, 2, 8
 _GPU_BATCH_MOST = 64
 # float32 numbers a token needs at once, in units of the width: residual stream, normed copy, queries, keys and values,
 # hidden layer and its activation, output.
@@ -83,8 +84,8 @@ class DenseSettings:
 
         Window and halo: 36 and 2 tokens; with patches of 16 pixels windows then start every 512 pixels, on the usual
         blocks of tiled rasters. Every token attends to its whole window, and a backbone that was trained on crops of
-        few tokens carries the window's mean into each of them: its windows are three times its largest crops, and
-        overlap by a quarter (``docs/features.md``, No seams).
+        few tokens carries what is anywhere in a larger window into each of them: its windows are a third larger than
+        its largest crops, and overlap by a quarter (``docs/features.md``, No seams).
 
         Batch size: on a processor as many windows as hold the tokens of four of the largest; on a GPU as many as a
         quarter of its memory holds, at most 64 of the largest. All of its memory and not what is free now: a run that
@@ -120,10 +121,10 @@ class DenseSettings:
 def _window_of(backbone: Backbone) -> tuple[int, int]:
     """Window and halo in tokens that suit a backbone."""
     crop = backbone.card.crop_px if backbone.card else None
-    if crop is None or 3 * crop >= _WINDOW * backbone.patch_size:
+    if crop is None:
         return _WINDOW, _HALO
-    window = max(_SMALLEST_WINDOW, 4 * round(3 * crop / backbone.patch_size / 4))
-    return window, window // 8
+    window = min(_WINDOW, max(_SMALLEST_WINDOW, 4 * round(crop / backbone.patch_size / 3)))
+    return window, min(_HALO, window // 8)
 
 
 def _check_window(window: int | None, halo: int | None) -> None:
@@ -226,12 +227,13 @@ class _Plan:
         numbers = range(first, min(last, len(self.down.starts) * columns))
         self.windows = [divmod(number, columns) for number in numbers]
         self.batches = [self.windows[i : i + batch] for i in range(0, len(self.windows), batch)]
+        self.strip = max(_STRIP, _STRIP * _WINDOW // settings.window)
 
     def strips(self) -> Iterator[list[tuple[int, int]]]:
         """Windows that are read together: neighbours of one window row."""
         strip: list[tuple[int, int]] = []
         for row, column in self.windows:
-            if strip and (strip[0][0] != row or column % _STRIP == 0):
+            if strip and (strip[0][0] != row or column % self.strip == 0):
                 yield strip
                 strip = []
             strip.append((row, column))
@@ -253,7 +255,7 @@ class _Readers:
             self.stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="geodino-read"))
             for _ in range(max(1, settings.readers))
         ]
-        self.ahead = len(self.pools) + -(-2 * (settings.batch_size or 1) // _STRIP)
+        self.ahead = len(self.pools) + -(-2 * (settings.batch_size or 1) // plan.strip)
 
     def _reader(self) -> SceneReader:
         if not hasattr(self.local, "reader"):
@@ -296,7 +298,7 @@ class _Readers:
         for strip in self.plan.strips():
             row, column = strip[0]
             # A narrow scene has one strip a row: its rows take turns, or one thread would read them all.
-            turn = row if len(self.plan.across.starts) <= _STRIP else column // _STRIP
+            turn = row if len(self.plan.across.starts) <= self.plan.strip else column // self.plan.strip
             waiting.append(self.pools[turn % len(self.pools)].submit(self._read, strip))
             if len(waiting) > self.ahead:
                 yield from waiting.popleft().result()

@@ -4,9 +4,9 @@ from enum import StrEnum
 
 from tiles.errors import InputError
 
-# Below this ground sample distance pixels differ with every shadow and lean of a roof, and tokens cover parts of one
-# object; above it a token covers several objects and a pixel's bands say more.
-FINE_GSD_M = 3.0
+# Weight of the deep half against the spectral half in a fused score. A token covers many pixels and carries what lies
+# around it, so it must not decide alone (docs/results.md, Windows).
+TOKEN_WEIGHT = 0.5
 
 
 class Method(StrEnum):
@@ -29,7 +29,7 @@ class Method(StrEnum):
         return cls(name)
 
     def settled(self) -> "Method":
-        """``auto`` decided: both halves, each in deviations of its own background, weighed by ``fusion_weight``."""
+        """``auto`` decided: both halves, each in deviations of its own background, tokens with ``TOKEN_WEIGHT``."""
         return Method.fused if self is Method.auto else self
 
     @property
@@ -41,8 +41,3 @@ class Method(StrEnum):
     def reads_bands(self) -> bool:
         """Whether pixels are compared band by band."""
         return self is not Method.features
-
-
-def fusion_weight(gsd_m: float) -> float:
-    """Weight of the deep half against the spectral half in a fused score, at a ground sample distance in metres."""
-    return 1.0 if gsd_m < FINE_GSD_M else 0.5

@@ -19,7 +19,7 @@ from geodino.api import change_series
 from geodino.backbone import Backbone, untrained_backbone
 from geodino.change_detection.alignment import align, common_grid, measure_shift
 from geodino.change_detection.deep import TokenChange
-from geodino.change_detection.method import Method, fusion_weight
+from geodino.change_detection.method import Method
 from geodino.change_detection.pipeline import AUTO_TAG
 from geodino.cli import build
 from geodino.dense import DenseSettings
@@ -389,10 +389,9 @@ def test_existing_outputs_are_kept_unless_told(tmp_path: Path) -> None:
         (tmp_path / name).unlink()
 
 
-def test_the_method_is_fused_unless_told_and_fine_pixels_weigh_features_more() -> None:
+def test_the_method_is_fused_unless_told() -> None:
     assert Method.auto.settled() is Method.fused
     assert Method.spectral.settled() is Method.spectral
-    assert fusion_weight(0.3) > fusion_weight(10.0)
 
 
 def examples(path: Path, places: dict[str, list[tuple[int, int]]]) -> Path:

@@ -252,10 +252,10 @@ def test_windows_start_on_the_usual_blocks():
     [
         (None, 16, (36, 2)),
         (512, 16, (36, 2)),
-        (192, 16, (36, 2)),
-        (112, 16, (20, 2)),
-        (40, 8, (16, 2)),
-        (16, 8, (16, 2)),
+        (256, 16, (20, 2)),
+        (112, 16, (8, 1)),
+        (48, 8, (8, 1)),
+        (16, 8, (8, 1)),
     ],
 )
 def test_windows_follow_the_crops_that_the_backbone_was_trained_on(crop_px, patch, expected):
