@@ -1,6 +1,5 @@
 """Many scenes: bad ones are reported and the rest finished; killed anywhere, run again, the same bytes."""
 
-import hashlib
 import multiprocessing
 import os
 import signal
@@ -9,66 +8,17 @@ import textwrap
 import numpy as np
 import pytest
 import rasterio
-from affine import Affine
-from distributed import CancelledError
-from distributed.client import ClosedClientError
-from distributed.comm import CommClosedError
+from batch_testing import digests, job, make_scenes
 from typer.testing import CliRunner
 
 import geodino
-from geodino.backbone import load_backbone, save_backbone, untrained_backbone
+from geodino.backbone import load_backbone
 from geodino.batch import run_batch
 from geodino.batch_job import BatchJob, read_job
 from geodino.cli import build
-from geodino.cluster import Cluster, ClusterLostError, ModelSpec, on_worker, split
 from geodino.extraction import Extraction
 from tiles.cog import DiskFullError
 from tiles.errors import InputError
-
-
-@pytest.fixture(scope="module")
-def run_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    backbone = untrained_backbone("vit_small_patch16_dinov3", depth=1, embed_dim=64, num_heads=2, precision="fp32")
-    save_backbone(backbone.module, backbone.card, folder)
-    return folder
-
-
-def make_scenes(folder, count=3, height=200):
-    folder.mkdir(exist_ok=True)
-    for i in range(count):
-        write_scene(folder / f"s{i}.tif", np.random.default_rng(i).integers(0, 255, (3, height, 96), dtype=np.uint8))
-
-
-def write_scene(path, array):
-    count, height, width = array.shape
-    place = {"crs": "EPSG:32633", "transform": Affine(10, 0, 5e5, 0, -10, 5e6)}
-    colours = {"photometric": "rgb"} if count == 3 else {}
-    with rasterio.open(
-        path, "w", driver="GTiff", count=count, height=height, width=width, dtype="uint8", **place, **colours
-    ) as out:
-        out.write(array)
-
-
-def job(tmp_path, run_folder, **more):
-    words = {"window": 8, "halo": 1, "batch_size": 2, "precision": "fp32", "device": "cpu"}
-    return BatchJob.model_validate(
-        {
-            "scenes": [str(tmp_path / "in" / "*.tif")],
-            "output": str(tmp_path / "out" / "{name}.tif"),
-            "backbone": str(run_folder),
-        }
-        | words
-        | more
-    )
-
-
-def digests(folder):
-    return {
-        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in sorted(folder.rglob("*"))
-        if p.is_file() and "batch" not in p.name
-    }
 
 
 @pytest.fixture
@@ -258,37 +208,6 @@ def test_killed_anywhere_and_run_again_gives_the_same_bytes(tmp_path, run_folder
     assert digests(tmp_path / "killed") == digests(tmp_path / "once")
 
 
-def test_runs_are_split_into_ranges_of_whole_pieces():
-    assert split([range(0, 640)], 4) == [
-        range(0, 128),
-        range(128, 256),
-        range(256, 384),
-        range(384, 512),
-        range(512, 640),
-    ]
-    assert split([range(64, 70)], 8) == [range(64, 70)]
-    parts = split([range(0, 64), range(128, 1000)], 3)
-    assert [row for part in parts for row in part] == [*range(64), *range(128, 1000)]
-    assert all(part.start % 64 == 0 for part in parts)
-
-
-@pytest.fixture
-def land_model(tmp_path, run_folder):
-    """A head that tells dark ground from bright, trained on a scene of two halves."""
-    rng = np.random.default_rng(9)
-    array = rng.integers(1, 90, (3, 96, 96), dtype=np.uint8)
-    array[:, :, 48:] += 150
-    write_scene(tmp_path / "halves.tif", array)
-    kinds = np.zeros((96, 96), np.uint8)
-    kinds[::8, ::8] = 1
-    kinds[::8, 56::8] = 2
-    write_scene(tmp_path / "kinds.tif", kinds[None])
-    backbone = load_backbone(run_folder, device="cpu", precision="fp32")
-    words = {"labels": tmp_path / "kinds.tif", "save_model": tmp_path / "land.safetensors", "backbone": backbone}
-    geodino.segment(tmp_path / "halves.tif", tmp_path / "halves-map.tif", **words)
-    return tmp_path / "land.safetensors"
-
-
 def test_maps_of_many_scenes_by_one_model(tmp_path, run_folder, land_model):
     make_scenes(tmp_path / "in", 2)
     (tmp_path / "in" / "text.tif").write_text("no raster")
@@ -342,156 +261,3 @@ def test_changes_of_many_pairs_found_by_name(tmp_path, run_folder):
     assert len(run_batch(layered, overwrite=True).made) == 2
     with rasterio.open(tmp_path / "out" / "s1-change.tif") as file:
         assert file.tags()["GEODINO_LAYERS"] == "[0]"
-
-
-@pytest.mark.slow
-def test_a_dask_cluster_gives_the_bytes_of_one_machine_even_when_a_worker_dies(tmp_path, run_folder, land_model):
-    distributed = pytest.importorskip("distributed")
-    make_scenes(tmp_path / "in", 2, height=5000)
-    run_batch(job(tmp_path, run_folder, output=str(tmp_path / "one" / "{name}.zarr")))
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
-        lines = []
-
-        def kill_one(line):
-            if not lines:
-                worker = next(iter(cluster.workers.values()))
-                os.kill(worker.pid, signal.SIGKILL)
-            lines.append(line)
-
-        report = run_batch(
-            job(tmp_path, run_folder, output=str(tmp_path / "two" / "{name}.zarr")),
-            dask=cluster.scheduler_address,
-            say=kill_one,
-        )
-        maps = BatchJob(
-            task="segment",
-            scenes=[str(tmp_path / "in" / "*.tif")],
-            model=land_model,
-            output=str(tmp_path / "two" / "{name}-land.tif"),
-            backbone=str(run_folder),
-            device="cpu",
-            precision="fp32",
-        )
-        mapped = run_batch(maps, dask=cluster.scheduler_address)
-    run_batch(maps.model_copy(update={"output": str(tmp_path / "one" / "{name}-land.tif")}))
-    assert not mapped.failed and len(mapped.made) == 2
-    assert not report.failed and len(report.made) == 2
-    assert digests(tmp_path / "two") == digests(tmp_path / "one")
-
-
-class Away:
-    """A task whose file comes back at its third try, or never."""
-
-    def __init__(self, folder, comes_back):
-        self.folder, self.comes_back = folder, comes_back
-
-    def run(self, backbone):
-        tries = len(list(self.folder.iterdir()))
-        (self.folder / str(tries)).touch()
-        if tries < 2 or not self.comes_back:
-            raise InputError("a.tif cannot be read")
-        return tries
-
-    def __str__(self):
-        return "a.tif"
-
-
-def test_a_cluster_tries_again_and_refuses_what_would_give_other_bytes(tmp_path, run_folder):
-    distributed = pytest.importorskip("distributed")
-    spec = ModelSpec.of(run_folder, "cpu", "fp32")
-    with distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=None) as local:
-        with pytest.raises(InputError, match="has no workers"):
-            Cluster(local.scheduler_address, spec)
-        local.scale(1)
-        local.wait_for_workers(1)
-        with Cluster(local.scheduler_address, spec) as cluster:
-            for name in ("once", "ever"):
-                (tmp_path / name).mkdir()
-            assert list(cluster.run([Away(tmp_path / "once", True)], "cpu float32")) == [2]
-            with pytest.raises(InputError, match=r"a\.tif cannot be read"):
-                list(cluster.run([Away(tmp_path / "ever", False)], "cpu float32"))
-            assert len(list((tmp_path / "ever").iterdir())) == 3
-            with pytest.raises(InputError, match="computes in cpu float32 and another in cpu bfloat16"):
-                list(cluster.run([Away(tmp_path / "once", True)], "cpu bfloat16"))
-
-
-def test_workers_that_die_of_a_task_are_one_sentence(monkeypatch, run_folder):
-    pytest.importorskip("distributed")
-    from distributed.scheduler import KilledWorker
-
-    class Died:
-        def result(self):
-            raise KilledWorker("task", None, 3)
-
-    class Client:
-        loop = None
-
-        def submit(self, *arguments, **options):
-            return died
-
-        def cancel(self, futures):
-            assert futures == [died]
-
-    died = Died()
-    cluster = Cluster.__new__(Cluster)
-    cluster.model, cluster.client = ModelSpec.of(run_folder, "cpu", "fp32"), Client()
-    monkeypatch.setattr("geodino.cluster.as_completed", lambda futures, loop: futures)
-    with pytest.raises(InputError, match=r"died repeatedly on a\.tif"):
-        list(cluster.run([Away(None, False)], "cpu float32"))
-
-
-@pytest.mark.parametrize("lost", [CancelledError, ClosedClientError, CommClosedError])
-def test_a_lost_scheduler_stops_the_batch_and_keeps_what_is_finished(tmp_path, run_folder, monkeypatch, lost):
-    """A client whose scheduler goes away with the second scene."""
-    make_scenes(tmp_path / "in", 4)
-    backbone = load_backbone(run_folder, device="cpu", precision="fp32")
-    asked = []
-
-    class Done:
-        def __init__(self, value):
-            self.value = value
-
-        def result(self):
-            return self.value
-
-    class Gone:
-        def result(self):
-            raise lost("the scheduler does not answer")
-
-    class Client:
-        loop = None
-
-        def __init__(self, address, **options):
-            pass
-
-        def scheduler_info(self, **options):
-            return {"workers": {"one": {}}}
-
-        def submit(self, function, model, *arguments, **options):
-            if function is not on_worker:
-                return Done(("cpu float32", arguments[0].resolved(backbone)))
-            asked.append(arguments[-1])
-            return Done(arguments[-1].run(backbone)) if len(asked) == 1 else Gone()
-
-        def cancel(self, futures):
-            if len(asked) > 1:
-                raise lost("the scheduler does not answer")
-
-        def close(self):
-            pass
-
-    with monkeypatch.context() as patch:
-        patch.setattr("geodino.cluster.Client", Client)
-        patch.setattr("geodino.cluster.as_completed", lambda futures, loop: futures)
-        patch.setattr("geodino.batch._Run.at_once", 1)
-        with pytest.raises(ClusterLostError, match=r"tcp://there:1 is gone; .*run the same command again"):
-            run_batch(job(tmp_path, run_folder), dask="tcp://there:1")
-    assert len(asked) < 4  # what had not begun is not tried
-    report = run_batch(job(tmp_path, run_folder))
-    assert (len(report.kept), len(report.made), report.failed) == (1, 3, {})
-
-
-def test_a_dask_address_without_a_scheduler_is_one_sentence(tmp_path, run_folder):
-    make_scenes(tmp_path / "in", 1)
-    with pytest.raises(InputError, match="no Dask scheduler answers"):
-        run_batch(job(tmp_path, run_folder), dask="tcp://127.0.0.1:1")
