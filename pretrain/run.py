@@ -201,8 +201,8 @@ def _last_of_previous(phase: str, previous: Path) -> Path:
     found = checkpoints(previous / "checkpoints")
     if not found:
         raise InputError(
-            f"phase {phase} goes on from {previous}, which holds no checkpoint of `geodino pretrain`; give the folder "
-            "of the finished run before it"
+            f"phase {phase} goes on from {previous}, which holds no checkpoint of `geodino pretrain`; name the folder "
+            "of the finished run before it with --set previous=RUN"
         )
     path = previous / RECIPE_FILE
     try:
