@@ -5,7 +5,8 @@ making:
 
 1. OUTPUT/fit.zip, the images that ``geodino eval EUROSAT_ZIP`` with seed 0 does not test on, and OUTPUT/tiles, those
    and the scenes at 10 m. Labels go along for whoever sets ``monitor.knn``; no loss sees them;
-2. OUTPUT/run, the recipe ``sentinel``, and OUTPUT/hires, which goes on from it with ``sentinel_hires``;
+2. OUTPUT/first, the recipe ``sentinel``, and OUTPUT/second, /third and /fourth, each of which goes on from the one
+   before with ``sentinel_hires``;
 3. OUTPUT/levelled: the teacher in bf16, the directions of its tokens levelled (``pretrain.level``);
 4. OUTPUT/evaluation, ``geodino eval`` of it beside its floors;
 5. ``geodino/weights``: the same with its card.
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 
 import geodino.backbone
-from geodino.backbone import load_backbone, save_backbone
+from geodino.backbone import Backbone, load_backbone, save_backbone
 from geodino.card import CARD_FILE, read_card
 from geodino.evaluation.open import open_data
 from geodino.evaluation.split import split
@@ -31,6 +32,33 @@ from pretrain.level import level_tokens
 from tiles.dataset import TileDataset
 
 TILE_PIXELS = 64
+# Name, recipe and settings of each run. The third was a comparison of settings that was kept: nothing falls in it.
+STAGES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("first", "sentinel", ()),
+    ("second", "sentinel_hires", ()),
+    (
+        "third",
+        "sentinel_hires",
+        (
+            "max_steps=500",
+            "optimizer.lr.peak=2.0e-3",
+            "optimizer.lr.warmup=0.05",
+            "optimizer.lr.end=null",
+            "teacher.momentum.peak=0.995",
+            "teacher.momentum.end=null",
+        ),
+    ),
+    (
+        "fourth",
+        "sentinel_hires",
+        (
+            "optimizer.lr.peak=2.0e-3",
+            "optimizer.lr.warmup=0.01",
+            "teacher.momentum.peak=0.995",
+            "teacher.momentum.end=0.9995",
+        ),
+    ),
+)
 LEVELLED_BY = 3000  # tiles
 DATA = (
     "EuroSAT RGB (Helber et al. 2019, Sentinel-2, 10 m): the images that geodino eval does not test on with seed 0; "
@@ -69,15 +97,13 @@ def summary(results: Path) -> dict[str, Any]:
     }
 
 
-def level(trained: Path, tiles: TileDataset, target: Path) -> None:
-    """Level the tokens of a run's teacher by those of a seeded sample of its tiles; bf16."""
-    backbone = load_backbone(trained, device="cpu", precision="fp32")
+def level(backbone: Backbone, tiles: TileDataset) -> None:
+    """Level a float32 backbone's tokens, in place, by those of a seeded sample of its tiles."""
     chosen = np.sort(np.random.default_rng(0).permutation(len(tiles))[:LEVELLED_BY])
     read = tiles.read_batch(chosen)
     pixels = torch.from_numpy(standardize(read.values, read.valid, backbone.normalization))
     tokens = [backbone.encode(part).patches.flatten(2).mT.flatten(0, 1) for part in pixels.split(100)]
     level_tokens(backbone.module, torch.cat(tokens))
-    save_backbone(backbone.module, read_card(trained / CARD_FILE), target, dtype=torch.bfloat16)
 
 
 def pack(source: Path, runs: tuple[Path, ...], metrics: dict[str, Any], target: Path) -> None:
@@ -101,17 +127,21 @@ def main() -> None:
     """Go through the steps."""
     source, output, scenes = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
     output.mkdir(parents=True, exist_ok=True)
-    names = "fit.zip", "tiles", "run", "hires", "levelled"
-    fit, tiles, first, second, levelled = (output / name for name in names)
+    fit, tiles, levelled = (output / name for name in ("fit.zip", "tiles", "levelled"))
     if not fit.exists():
         write_fit(source, fit)
     run("tile", fit, *scenes, "--gsd", "10", "--size", TILE_PIXELS, "-o", tiles)
-    shared = "--set", f"monitor.knn={tiles}", "--resume"
-    run("pretrain", tiles, "-o", first, "--recipe", "sentinel", *shared)
-    run("pretrain", tiles, "-o", second, "--recipe", "sentinel_hires", "--set", f"previous={first}", *shared)
-    level(second, TileDataset(tiles), levelled)
+    runs: list[Path] = []
+    for name, recipe, settings in STAGES:
+        previous = (f"previous={runs[-1]}",) if runs else ()
+        chosen = (item for setting in (f"monitor.knn={tiles}", *previous, *settings) for item in ("--set", setting))
+        run("pretrain", tiles, "-o", output / name, "--recipe", recipe, *chosen, "--resume")
+        runs.append(output / name)
+    backbone = load_backbone(runs[-1], device="cpu", precision="fp32")
+    level(backbone, TileDataset(tiles))
+    save_backbone(backbone.module, read_card(runs[-1] / CARD_FILE), levelled, dtype=torch.bfloat16)
     run("eval", levelled, source, "-o", output / "evaluation", "--json", output / "evaluation.json")
-    pack(levelled, (first, second), summary(output / "evaluation.json"), geodino.backbone.PACKAGED)
+    pack(levelled, tuple(runs), summary(output / "evaluation.json"), geodino.backbone.PACKAGED)
 
 
 if __name__ == "__main__":
