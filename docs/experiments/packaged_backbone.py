@@ -52,6 +52,7 @@ STAGES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "fourth",
         "sentinel_hires",
         (
+            "max_steps=3400",
             "optimizer.lr.peak=2.0e-3",
             "optimizer.lr.warmup=0.01",
             "teacher.momentum.peak=0.995",
