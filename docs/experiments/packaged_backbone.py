@@ -67,7 +67,7 @@ DATA = (
     "{tiles} tiles of 64 pixels"
 )
 LIMITS = (
-    "Small and briefly trained: some thirty-six epochs on one processor, far from what hundreds give. Sentinel-2 RGB "
+    "Small and briefly trained: some fifty epochs on one processor, far from what hundreds give. Sentinel-2 RGB "
     "at 10 m of Europe, one scene of the eastern United States and one of south-east Asia; other sensors, bands and "
     "ground resolutions were never seen."
 )
