@@ -20,7 +20,7 @@ from geodino.change_detection.background import (
     log_distance,
 )
 from geodino.change_detection.deep import ROWS, TokenChange, distance_rows
-from geodino.change_detection.method import TOKEN_WEIGHT, Method
+from geodino.change_detection.method import TOKEN_MOST, TOKEN_WEIGHT, Method
 from geodino.change_detection.spectral import HALO, SpectralModel
 from geodino.change_detection.texture import TexturedBackground, TextureHistogram, fit_textured
 from geodino.segmentation.guide import RADIUS, apply_lines, guided_lines, token_means
@@ -171,7 +171,8 @@ class ScoreField:
         if self.spectral_background is not None:
             parts.append((1.0, self.spectral_background.standardise(*self._spectral(readers, start, stop))))
         if self.tokens is not None:
-            parts.append((TOKEN_WEIGHT if parts else 1.0, self._deep(readers, start, stop)))
+            deep = self._deep(readers, start, stop)
+            parts.append((TOKEN_WEIGHT, np.minimum(deep, TOKEN_MOST)) if parts else (1.0, deep))
         total = np.sqrt(sum(weight**2 for weight, _ in parts))
         return np.asarray(sum(weight * part for weight, part in parts) / total, dtype=np.float32)
 

@@ -17,6 +17,7 @@ from geodino.api import change_series
 from geodino.backbone import Backbone, untrained_backbone
 from geodino.change_detection.alignment import align, common_grid, measure_shift
 from geodino.change_detection.deep import TokenChange
+from geodino.change_detection.field import ScoreField
 from geodino.change_detection.method import Method
 from geodino.change_detection.pipeline import AUTO_TAG
 from geodino.cli import build
@@ -62,6 +63,27 @@ def test_the_same_file_twice_is_no_change(tmp_path: Path, backbone: Backbone) ->
     for method in ("spectral", "features"):
         result = geodino.change(before, before, tmp_path / f"{method}.tif", method=method, backbone=backbone)
         assert result.share == 0
+
+
+def test_tokens_alone_make_no_change_in_a_fused_map(
+    tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, after = pair(tmp_path, changed=False)
+    geodino.change(before, after, tmp_path / "own.tif", method="fused", backbone=backbone)
+    deep = ScoreField._deep
+
+    def lit(field: ScoreField, readers: Any, start: int, stop: int) -> np.ndarray:
+        scores = deep(field, readers, start, stop)
+        scores[:, 40:80] += 30
+        return scores
+
+    monkeypatch.setattr(ScoreField, "_deep", lit)
+    geodino.change(before, after, tmp_path / "lit.tif", method="fused", backbone=backbone)
+    own, changed = (read(tmp_path / name) == 1 for name in ("own.tif", "lit.tif"))
+    assert own.mean() < 0.005
+    assert changed[:, 40:80].mean() < 0.02
+    geodino.change(before, after, tmp_path / "features.tif", method="features", backbone=backbone)
+    assert (read(tmp_path / "features.tif") == 1)[:, 40:80].mean() > 0.9
 
 
 def test_a_shift_is_measured_reported_and_taken_out(tmp_path: Path) -> None:
