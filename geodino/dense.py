@@ -53,7 +53,7 @@ class DenseSettings:
     Attributes:
         window: Tokens along a window's side; None chooses by the backbone (see ``resolved``).
         halo: Tokens of context on each side; neighbouring windows overlap by twice as many and blend over them. None
-            chooses by the backbone.
+            chooses by the window.
         upscale: Tokens per patch side: 1, 2 or 4. The scene is enlarged bilinearly by this factor before the backbone
             sees it, so that a token covers ``patch_size / upscale`` pixels.
         layers: Backbone layers whose tokens are concatenated; empty for the final one alone.
@@ -85,7 +85,8 @@ class DenseSettings:
         Window and halo: 36 and 2 tokens; with patches of 16 pixels windows then start every 512 pixels, on the usual
         blocks of tiled rasters. Every token attends to its whole window, and a backbone that was trained on crops of
         few tokens carries what is anywhere in a larger window into each of them: its windows are a third larger than
-        its largest crops, and overlap by a quarter (``docs/features.md``, No seams).
+        its largest crops, at least 8 tokens (``docs/features.md``, No seams). The halo is an eighth of the window, 1 or
+        2 tokens.
 
         Batch size: on a processor as many windows as hold the tokens of four of the largest; on a GPU as many as a
         quarter of its memory holds, at most 64 of the largest. All of its memory and not what is free now: a run that
@@ -97,11 +98,8 @@ class DenseSettings:
         """
         if self.layers:
             _check_layers(self.layers, backbone)
-        window, halo = _window_of(backbone)
-        if self.window is not None:
-            window, halo = self.window, min(_HALO, self.window // 4)
-        if self.halo is not None:
-            halo = self.halo
+        window = _window_of(backbone) if self.window is None else self.window
+        halo = max(1, min(_HALO, window // 8)) if self.halo is None else self.halo
         _check_window(window, halo)
         batch = self.batch_size
         if batch is None:
@@ -118,13 +116,12 @@ class DenseSettings:
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items() if key != "readers"}
 
 
-def _window_of(backbone: Backbone) -> tuple[int, int]:
-    """Window and halo in tokens that suit a backbone."""
+def _window_of(backbone: Backbone) -> int:
+    """Tokens of a window's side that suit a backbone."""
     crop = backbone.card.crop_px if backbone.card else None
     if crop is None:
-        return _WINDOW, _HALO
-    window = min(_WINDOW, max(_SMALLEST_WINDOW, 4 * round(crop / backbone.patch_size / 3)))
-    return window, min(_HALO, window // 8)
+        return _WINDOW
+    return min(_WINDOW, max(_SMALLEST_WINDOW, 4 * round(crop / backbone.patch_size / 3)))
 
 
 def _check_window(window: int | None, halo: int | None) -> None:

@@ -18,7 +18,7 @@ from packaged_backbone import TILE_PIXELS, level
 from geodino.backbone import Backbone, load_backbone, save_backbone
 from geodino.card import CARD_FILE, read_card
 from geodino.evaluation.dataset import ImageSet
-from geodino.evaluation.extract import batches
+from geodino.evaluation.extract import BackboneExtractor, batches
 from geodino.evaluation.knn import knn_accuracy
 from geodino.evaluation.open import open_data
 from pretrain.checkpoint import checkpoints, load_checkpoint
@@ -29,8 +29,9 @@ PREFIX = "backbone."
 
 def describe(backbone: Backbone, images: ImageSet, chosen: np.ndarray) -> dict[str, torch.Tensor]:
     """Class token, mean patch and both of images, ``[N, D]`` or ``[N, 2 D]``, each part of unit length."""
-    tokens = [backbone.encode(x) for x in batches(images, chosen, TILE_PIXELS, backbone.normalization, 250)]
-    parts = torch.cat([t.cls for t in tokens]), torch.cat([t.patches.mean((2, 3)) for t in tokens])
+    describe_batch = BackboneExtractor(backbone).describe
+    found = [describe_batch(x) for x in batches(images, chosen, TILE_PIXELS, backbone.normalization, 250)]
+    parts = torch.cat([one.summary for one in found]), torch.cat([one.mean for one in found])
     cls, mean = (torch.nn.functional.normalize(part.float(), dim=1) for part in parts)
     return {"CLS": cls, "mean patch": mean, "both": torch.cat([cls, mean], dim=1)}
 

@@ -38,6 +38,19 @@ def job(tmp_path, run_folder, **more):
     )
 
 
+def land_job(tmp_path, run_folder, model, output):
+    """A land-cover map of every scene by a saved model."""
+    return BatchJob(
+        task="segment",
+        scenes=[str(tmp_path / "in" / "*.tif")],
+        model=model,
+        output=str(tmp_path / output / "{name}-land.tif"),
+        backbone=str(run_folder),
+        device="cpu",
+        precision="fp32",
+    )
+
+
 def digests(folder):
     return {
         str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()

@@ -8,7 +8,7 @@ import textwrap
 import numpy as np
 import pytest
 import rasterio
-from batch_testing import digests, job, make_scenes
+from batch_testing import digests, job, land_job, make_scenes
 from typer.testing import CliRunner
 
 import geodino
@@ -211,14 +211,7 @@ def test_killed_anywhere_and_run_again_gives_the_same_bytes(tmp_path, run_folder
 def test_maps_of_many_scenes_by_one_model(tmp_path, run_folder, land_model):
     make_scenes(tmp_path / "in", 2)
     (tmp_path / "in" / "text.tif").write_text("no raster")
-    work = BatchJob(
-        task="segment",
-        scenes=[str(tmp_path / "in" / "*.tif")],
-        model=land_model,
-        output=str(tmp_path / "out" / "{name}-land.tif"),
-        backbone=str(run_folder),
-        precision="fp32",
-    )
+    work = land_job(tmp_path, run_folder, land_model, "out")
     report = run_batch(work)
     assert [p.name for p in report.made] == ["s0-land.tif", "s1-land.tif"] and len(report.failed) == 1
     backbone = load_backbone(run_folder, device="cpu", precision="fp32")

@@ -4,14 +4,13 @@ import os
 import signal
 
 import pytest
-from batch_testing import digests, job, make_scenes
+from batch_testing import digests, job, land_job, make_scenes
 from distributed import CancelledError
 from distributed.client import ClosedClientError
 from distributed.comm import CommClosedError
 
 from geodino.backbone import load_backbone
 from geodino.batch import run_batch
-from geodino.batch_job import BatchJob
 from geodino.cluster import Cluster, ClusterLostError, ModelSpec, on_worker, split
 from tiles.errors import InputError
 
@@ -49,15 +48,7 @@ def test_a_dask_cluster_gives_the_bytes_of_one_machine_even_when_a_worker_dies(t
             dask=cluster.scheduler_address,
             say=kill_one,
         )
-        maps = BatchJob(
-            task="segment",
-            scenes=[str(tmp_path / "in" / "*.tif")],
-            model=land_model,
-            output=str(tmp_path / "two" / "{name}-land.tif"),
-            backbone=str(run_folder),
-            device="cpu",
-            precision="fp32",
-        )
+        maps = land_job(tmp_path, run_folder, land_model, "two")
         mapped = run_batch(maps, dask=cluster.scheduler_address)
     run_batch(maps.model_copy(update={"output": str(tmp_path / "one" / "{name}-land.tif")}))
     assert not mapped.failed and len(mapped.made) == 2
