@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from geodino.architecture import create_module
 from pretrain.heads import ProjectionHead
-from pretrain.vit_block import compiled_block, is_plain, run_block
+from pretrain.vit_block import Rotary, compiled_block, embed_patches, is_plain, run_block
 from tiles.errors import InputError
 
 # Below this many tokens the processor's flash attention loses more in its backward pass than the plain product costs.
@@ -94,23 +94,22 @@ def encode(
         together = torch.cat([patches.mean(1, keepdim=True), patches], 1)
         normed = model.head.norm(together.mT.unsqueeze(-1)).squeeze(-1).mT
         return TokenBatch(normed[:, 0], normed[:, 1:])
-    embedded = model.patch_embed(pixels)
+    embedded = embed_patches(model.patch_embed, pixels)
     if masks is not None:
         flat = embedded.flatten(1, -2)
         embedded = torch.where(masks[..., None], cast(Tensor, mask_token).to(flat.dtype), flat).view_as(embedded)
     positioned = model._pos_embed(embedded)
     tokens, rope = positioned if isinstance(positioned, tuple) else (positioned, None)
     tokens = model.norm_pre(tokens)
-    if rope is not None:
-        rope = rope.to(tokens.dtype)
+    prefix = int(model.num_prefix_tokens)
+    rotary = None if rope is None else Rotary.of(rope.to(tokens.dtype), prefix)
     run = compiled_block() if compiled else run_block
     with attention_kernel(tokens):
         for block in model.blocks:
             if checkpointing:
-                tokens = checkpoint(run, block, tokens, rope, drop_path, use_reentrant=False)
+                tokens = checkpoint(run, block, tokens, rotary, drop_path, use_reentrant=False)
             else:
-                tokens = run(block, tokens, rope, drop_path)
-    prefix = int(model.num_prefix_tokens)
+                tokens = run(block, tokens, rotary, drop_path)
     normed = model.norm(tokens) if norm is None else norm(tokens)
     return TokenBatch(normed[:, 0], normed[:, prefix:])
 

@@ -1,46 +1,86 @@
 """A transformer block as training wants it: the same function as timm's, with fewer passes over the activations.
 
-Three things differ from calling the block:
+Four things differ from calling the block:
 
 - LayerScale multiplies the last weights of a branch instead of its output: a product over a weight matrix in place of
   one over all tokens, forward and backward;
 - on a processor, attention is two products and a softmax (PyTorch's flash kernel there spends 14 times its forward pass
-  on the backward one at these short sequences, its MATH kernel guards each softmax by extra passes), and rotary
-  coordinates are applied by one function with a written-out backward pass;
+  on the backward one at these short sequences, its MATH kernel guards each softmax by extra passes);
+- on a processor, rotary coordinates have rows for prefix tokens too, so that a query is rotated whole, and where blocks
+  are compiled the loops that write their copies do it on the way;
 - stochastic depth leaves samples out of a branch instead of multiplying their result by zero (DINOv2), so the branch
   costs less by the same share.
 """
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Mlp
+from timm.layers import Format, Mlp, PatchEmbed
 from timm.models.eva import EvaAttention
 from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 
 
-def run_block(block: nn.Module, tokens: Tensor, rope: Tensor | None, drop_path: float) -> Tensor:
+class Rotary(NamedTuple):
+    """Rotary coordinates of a grid of patches.
+
+    Attributes:
+        rope: ``[P, 2*d]`` as timm's blocks take it: sine and cosine of the patches, half layout.
+        sine: ``[N, d]`` of all tokens, its first half negative; 0 at prefix tokens, which are not rotated.
+        cosine: ``[N, d]``; 1 at prefix tokens.
+    """
+
+    rope: Tensor
+    sine: Tensor
+    cosine: Tensor
+
+    @classmethod
+    def of(cls, rope: Tensor, prefix: int) -> "Rotary":
+        """Of timm's angles of the patches, behind so many prefix tokens."""
+        sine, cosine = rope.chunk(2, dim=-1)
+        half = sine.shape[-1] // 2
+        signed = torch.cat([-sine[:, :half], sine[:, half:]], dim=-1)
+        return cls(rope, F.pad(signed, (0, 0, prefix, 0)), F.pad(cosine, (0, 0, prefix, 0), value=1.0))
+
+
+def embed_patches(patch_embed: PatchEmbed, pixels: Tensor) -> Tensor:
+    """Embed the patches of ``[B, C, S, S]``; on a processor by one product of matrices in place of a convolution.
+
+    Returns:
+        What the module itself gives: ``[B, S/p, S/p, D]`` in the models of the DINO family.
+    """
+    projection = patch_embed.proj
+    plain = patch_embed.output_fmt is Format.NHWC and projection.kernel_size == projection.stride
+    if pixels.device.type != "cpu" or not plain:
+        return cast(Tensor, patch_embed(pixels))
+    down, across = projection.kernel_size
+    batch, bands, height, width = pixels.shape
+    pieces = pixels.reshape(batch, bands, height // down, down, width // across, across)
+    rows = pieces.permute(0, 2, 4, 1, 3, 5).flatten(3)
+    return cast(Tensor, patch_embed.norm(F.linear(rows, projection.weight.flatten(1), projection.bias)))
+
+
+def run_block(block: nn.Module, tokens: Tensor, rotary: Rotary | None, drop_path: float) -> Tensor:
     """Run one pre-norm block of a timm ``Eva`` or ``VisionTransformer``.
 
     Args:
         block: The block.
         tokens: ``[B, N, D]``.
-        rope: ``[P, 2*d]`` sine and cosine of the patch tokens, or None.
+        rotary: Of the tokens, or None.
         drop_path: Share of samples that skip each branch; 0 outside training.
 
     Returns:
         ``[B, N, D]``.
     """
-    tokens = _residual(tokens, drop_path, lambda part: _attention_branch(block, part, rope))
+    tokens = _residual(tokens, drop_path, lambda part: _attention_branch(block, part, rotary))
     return _residual(tokens, drop_path, lambda part: _mlp_branch(block, part))
 
 
 @cache
-def compiled_block() -> Callable[[nn.Module, Tensor, Tensor | None, float], Tensor]:
+def compiled_block() -> Callable[[nn.Module, Tensor, Rotary | None, float], Tensor]:
     """:func:`run_block` compiled; blocks share their code, so one compilation serves all of one shape."""
     return torch.compile(run_block)
 
@@ -66,79 +106,63 @@ def _gamma(block: Any, number: int) -> Tensor | None:
 
 def _scaled_linear(linear: nn.Linear, gamma: Tensor | None, value: Tensor) -> Tensor:
     if gamma is None:
-        return cast(Tensor, linear(value))
+        return _linear(value, linear.weight, linear.bias)
     bias = None if linear.bias is None else linear.bias * gamma
-    return F.linear(value, linear.weight * gamma[:, None], bias)
+    return _linear(value, linear.weight * gamma[:, None], bias)
+
+
+def _linear(value: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A linear layer; where it is compiled the bias is added by what comes next, not by a pass of its own."""
+    if bias is None or not torch.compiler.is_compiling():
+        return F.linear(value, weight, bias)
+    return F.linear(value, weight) + bias
 
 
 def _mlp_branch(block: Any, tokens: Tensor) -> Tensor:
     gamma, mlp, value = _gamma(block, 2), block.mlp, block.norm2(tokens)
     if type(mlp) is Mlp and isinstance(mlp.norm, nn.Identity):
-        return _scaled_linear(mlp.fc2, gamma, mlp.act(mlp.fc1(value)))
+        return _scaled_linear(mlp.fc2, gamma, mlp.act(_linear(value, mlp.fc1.weight, mlp.fc1.bias)))
     result = mlp(value)
     return cast(Tensor, result if gamma is None else result * gamma)
 
 
-def _attention_branch(block: Any, tokens: Tensor, rope: Tensor | None) -> Tensor:
+def _attention_branch(block: Any, tokens: Tensor, rotary: Rotary | None) -> Tensor:
     gamma, attention, value = _gamma(block, 1), block.attn, block.norm1(tokens)
-    if tokens.device.type == "cpu" and _is_plain_attention(attention, rope):
-        return _scaled_linear(attention.proj, gamma, _attend(attention, value, rope))
-    result = attention(value) if rope is None else attention(value, rope=rope)
+    if tokens.device.type == "cpu" and _is_plain_attention(attention, rotary):
+        return _scaled_linear(attention.proj, gamma, _attend(attention, value, rotary))
+    result = attention(value) if rotary is None else attention(value, rope=rotary.rope)
     return cast(Tensor, result if gamma is None else result * gamma)
 
 
-def _is_plain_attention(attention: Any, rope: Tensor | None) -> bool:
+def _is_plain_attention(attention: Any, rotary: Rotary | None) -> bool:
     return (
         type(attention) in (EvaAttention, Attention)
         and attention.qkv is not None
         and attention.gate is None
         and isinstance(attention.q_norm, nn.Identity)
         and isinstance(attention.norm, nn.Identity)
-        and (rope is None or attention.rotate_half)
+        and (rotary is None or attention.rotate_half)
     )
 
 
-def _attend(attention: Any, value: Tensor, rope: Tensor | None) -> Tensor:
+def _attend(attention: Any, value: Tensor, rotary: Rotary | None) -> Tensor:
     batch, length, _ = value.shape
     bias = attention.qkv.bias
     if getattr(attention, "q_bias", None) is not None:
         bias = torch.cat((attention.q_bias, attention.k_bias.to(attention.q_bias.dtype), attention.v_bias))
-    joint = F.linear(value, attention.qkv.weight, bias)
-    heads = attention.num_heads
-    parts = joint.view(batch, length, 3, heads, -1)
-    if rope is not None:
-        parts = _Rotated.apply(parts, rope, attention.num_prefix_tokens)
-    # One copy gives the three contiguous operands of the products.
-    query, key, content = parts.permute(2, 0, 3, 1, 4).contiguous().flatten(1, 2).unbind(0)
-    scores = torch.bmm(query * attention.scale, key.mT)
-    mixed = torch.bmm(scores.softmax(-1), content)
-    return mixed.view(batch, heads, length, -1).transpose(1, 2).reshape(batch, length, -1)
+    joint = _linear(value, attention.qkv.weight, bias)
+    query, key, content = joint.view(batch, length, 3, attention.num_heads, -1).unbind(2)
+    if rotary is not None:
+        query, key = _rotated(query, rotary), _rotated(key, rotary)
+    query, key, content = (part.transpose(1, 2).flatten(0, 1) for part in (query * attention.scale, key, content))
+    mixed = torch.bmm(torch.bmm(query, key.mT).softmax(-1), content)
+    return mixed.view(batch, attention.num_heads, length, -1).transpose(1, 2).flatten(2)
 
 
-class _Rotated(torch.autograd.Function):
-    """Rotary coordinates on query and key of ``[B, N, 3, H, d]``; rotating back is the gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, parts: Tensor, rope: Tensor, prefix: int) -> Tensor:
-        ctx.save_for_backward(rope)
-        ctx.prefix = prefix
-        ctx.mark_dirty(parts)
-        _rotate(parts, rope, prefix, 1.0)
-        return parts
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        (rope,) = ctx.saved_tensors
-        result = gradients[0].clone()
-        _rotate(result, rope, ctx.prefix, -1.0)
-        return result, None, None
-
-
-def _rotate(parts: Tensor, rope: Tensor, prefix: int, direction: float) -> None:
-    """Rotate the patches' query and key in place by the angles of ``rope [P, 2*d]`` (half layout)."""
-    width = parts.shape[-1]
-    patches = parts[:, prefix:, :2]
-    sine = (rope[:, None, None, :width] * direction).contiguous()
-    cosine = rope[:, None, None, width:]
-    turned = torch.cat([-patches[..., width // 2 :], patches[..., : width // 2]], -1)
-    patches.mul_(cosine).addcmul_(turned, sine)
+def _rotated(part: Tensor, rotary: Rotary) -> Tensor:
+    """Rotate ``[B, N, H, d]``, a query or a key."""
+    if torch.compiler.is_compiling():  # a concatenation would keep the loop it becomes part of from being vectorised
+        swapped = part.reshape(*part.shape[:-1], 2, -1).flip(-2).flatten(-2)
+    else:
+        swapped = torch.cat(part.chunk(2, dim=-1)[::-1], dim=-1)
+    return (part * rotary.cosine[:, None]).addcmul(swapped, rotary.sine[:, None])

@@ -9,7 +9,7 @@ import torch
 
 from pretrain.network import HeadSize, Network, create_backbone, encode
 from pretrain.recipe import load_recipe
-from pretrain.vit_block import compiled_block, run_block
+from pretrain.vit_block import Rotary, compiled_block, run_block
 from tiles.errors import InputError
 
 SMALL = {"depth": 2, "embed_dim": 64, "num_heads": 2}
@@ -107,12 +107,12 @@ def test_checkpointing_changes_no_gradient() -> None:
 def test_a_compiled_block_gives_the_values_and_gradients_of_the_plain_one() -> None:
     backbone: Any = network().backbone
     tokens = torch.randn(2, backbone.num_prefix_tokens + 9, 64)
-    rope = backbone.rope.get_embed((3, 3))
+    rotary = Rotary.of(backbone.rope.get_embed((3, 3)), backbone.num_prefix_tokens)
     found = []
     for run in (run_block, compiled_block()):
         backbone.zero_grad()
         given = tokens.clone().requires_grad_()
-        result = run(backbone.blocks[0], given, rope, 0.0)
+        result = run(backbone.blocks[0], given, rotary, 0.0)
         result.square().sum().backward()
         gradients = [p.grad.clone() for p in backbone.blocks[0].parameters() if p.grad is not None]
         found.append([result.detach(), given.grad, *gradients])
