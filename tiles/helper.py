@@ -12,7 +12,8 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any, Generic, TypeVar
 
@@ -20,6 +21,36 @@ from .errors import OutputError
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_order(
+    do: Callable[[Work], Result], works: Iterable[Work], *, threads: int, ahead: int, name: str
+) -> Iterator[Result]:
+    """Yield the results of works in their order, done by threads while the caller uses earlier ones.
+
+    Args:
+        do: Does one, in a thread.
+        works: What is to be done; drawn one by one in the caller's thread, no sooner than needed.
+        threads: Number of threads.
+        ahead: Works drawn beyond the one whose result is yielded next.
+        name: Of the threads.
+    """
+    with ThreadPoolExecutor(threads, thread_name_prefix=name) as pool:
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for work in works:
+                waiting.append(pool.submit(do, work))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 class _Helper(Generic[Work, Result]):

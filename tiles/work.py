@@ -1,6 +1,5 @@
 """Doing units of work: in this process, in several, or on a Dask cluster."""
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import InputError
-from .helper import share_out
+from .helper import cores, share_out
 from .plan import CutSettings, Entry, Source, Unit
 from .progress import Progress
 from .unit import Receipt, cut_unit
@@ -46,9 +45,9 @@ def run(jobs: list[Job], workers: int, dask: str | None, progress: Progress) -> 
     total = sum(job.unit.tiles for job in jobs) or 1
     if dask is not None:
         return _run_dask(jobs, dask, progress, total)
-    cores = _cores()
+    available = cores()
     if not workers:
-        workers = cores if cores > _THREADS and _bytes(jobs) >= _WORTH_PROCESSES else 1
+        workers = available if available > _THREADS and _bytes(jobs) >= _WORTH_PROCESSES else 1
     receipts: list[Receipt] = []
     done = 0
 
@@ -59,7 +58,7 @@ def run(jobs: list[Job], workers: int, dask: str | None, progress: Progress) -> 
         progress.update(min(1.0, done / total), f"{done} tiles")
 
     helpers = min(workers, len(jobs)) - 1
-    threads = min(cores, _THREADS, len(jobs)) - 1 if workers == 1 else 0
+    threads = min(available, _THREADS, len(jobs)) - 1 if workers == 1 else 0
     share_out(jobs, _call, _call, collect, max(0, helpers), max(0, threads))
     return receipts
 
@@ -87,7 +86,3 @@ def _bytes(jobs: Iterable[Job]) -> int:
         job.unit.tiles * len(job.settings.bands) * job.settings.size**2 * np.dtype(job.unit.dtype).itemsize
         for job in jobs
     )
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

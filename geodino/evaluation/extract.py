@@ -5,9 +5,7 @@ with. Both see exactly the same images.
 """
 
 import hashlib
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +18,7 @@ from torch.nn.functional import interpolate
 from geodino.backbone import Backbone
 from geodino.evaluation.dataset import ImageSet
 from geodino.normalize import Normalization, standardize
+from tiles.helper import in_order
 from tiles.progress import Progress, Silent
 
 PART = 2048  # images in one file of the cache: what an interruption can cost
@@ -120,14 +119,7 @@ def batches(
     def load(group: list[int]) -> Tensor:
         return standardize(*load_batch(images, group, size), normalization)
 
-    with ThreadPoolExecutor(READERS, thread_name_prefix="read-images") as pool:
-        waiting: deque[Future[Tensor]] = deque()
-        for group in groups:
-            waiting.append(pool.submit(load, group))
-            if len(waiting) > AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    yield from in_order(load, groups, threads=READERS, ahead=AHEAD, name="read-images")
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,21 @@
 """Scores on the token grid to a classified raster on the pixel grid, row by row."""
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
+from threadpoolctl import threadpool_limits
 
 from geodino.segmentation.guide import RADIUS, apply_lines, guided_lines, token_means
-from geodino.segmentation.heads import LinearHead, softmax
+from geodino.segmentation.heads import LinearHead
 from geodino.segmentation.spectra import HALO, spectral_features
 from geodino.segmentation.waves import Waves
 from geodino.token_store import TokenStore
+from tiles.band import Pixels
+from tiles.helper import cores, in_order
 from tiles.scene import Scene, SceneReader
 from tiles.stitch import upsample_rows
 
@@ -19,6 +23,8 @@ FloatArray = NDArray[np.float32]
 
 # Token rows worked on at once; enough to keep the context rows a small share, few enough to stay in the caches.
 _ROWS = 16
+# Threads that classify; each holds a piece of the map as wide as the scene.
+_THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,16 @@ class ClassRows:
     row: int
     classes: NDArray[np.uint8]
     confidence: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Rows to classify: lines from colour to score, the guide's colours, and what the head reads of single pixels."""
+
+    row: int
+    lines: FloatArray
+    seen: Pixels
+    own: Pixels | None
 
 
 def render_classes(
@@ -60,31 +76,39 @@ def render_classes(
     channels = len(guide.bands) if refine else 0
     lines = _lines(head, store, patch, guide, channels)
     classes = head.classes
-    with guide.open() as guide_reader:
-        pixel_reader = pixels.open() if pixels is not None and head.pixel_weight.shape[1] else None
-        try:
+
+    def classify(read: _Read) -> ClassRows:
+        piece, seen, own = read.lines, read.seen, read.own
+        slopes = piece[: classes * channels].reshape(classes, channels, *piece.shape[1:])
+        offsets = piece[classes * channels : classes * (channels + 1)]
+        logits = apply_lines(slopes, offsets, seen.values) if refine else offsets.copy()
+        known = seen.valid & (piece[-1] > 1e-3)
+        if own is not None:
+            logits += waves.logits(head, spectral_features(own)[:, HALO:-HALO, HALO:-HALO])
+            known &= own.valid[HALO:-HALO, HALO:-HALO]
+        return _decide(read.row, logits, known)
+
+    with contextlib.ExitStack() as stack:
+        guide_reader = stack.enter_context(guide.open())
+        reads_pixels = pixels is not None and head.pixel_weight.shape[1]
+        pixel_reader = stack.enter_context(pixels.open()) if pixels is not None and reads_pixels else None
+        # Products this small gain nothing from threads of their own, which would only wait beside those that classify.
+        stack.enter_context(threadpool_limits(1, "blas"))
+
+        def reads() -> Iterator[_Read]:
             for row, piece in upsample_rows(lines, patch, guide.height, guide.width):
-                count = piece.shape[1]
-                seen = guide_reader.read(Window(0, row, guide.width, count))
-                slopes = piece[: classes * channels].reshape(classes, channels, count, guide.width)
-                offsets = piece[classes * channels : classes * (channels + 1)]
-                logits = apply_lines(slopes, offsets, seen.values) if refine else offsets.copy()
-                known = seen.valid & (piece[-1] > 1e-3)
-                if pixel_reader is not None:
-                    own = pixel_reader.read(Window(-HALO, row - HALO, guide.width + 2 * HALO, count + 2 * HALO))
-                    features = spectral_features(own)[:, HALO:-HALO, HALO:-HALO]
-                    logits += waves.logits(head, features)
-                    known &= own.valid[HALO:-HALO, HALO:-HALO]
-                yield _decide(row, logits, known)
-        finally:
-            if pixel_reader is not None:
-                pixel_reader.__exit__(None, None, None)
+                seen = guide_reader.read(Window(0, row, guide.width, piece.shape[1]))
+                around = Window(-HALO, row - HALO, guide.width + 2 * HALO, piece.shape[1] + 2 * HALO)
+                yield _Read(row, piece, seen, pixel_reader.read(around) if pixel_reader is not None else None)
+
+        threads = min(cores(), _THREADS)
+        yield from in_order(classify, reads(), threads=threads, ahead=threads, name="geodino-classify")
 
 
 def _decide(row: int, logits: FloatArray, known: NDArray[np.bool_]) -> ClassRows:
     best = logits.argmax(axis=0)
     classes = np.where(known, best + 1, 0).astype(np.uint8)
-    share = np.take_along_axis(softmax(logits), best[None], axis=0)[0]
+    share = 1 / np.exp(logits - logits.max(axis=0)).sum(axis=0)
     confidence = np.where(known, np.round(100 * share), 255).astype(np.uint8)
     return ClassRows(row, classes, confidence)
 
