@@ -22,6 +22,7 @@ from geodino.hardware import pick_device, pick_dtype
 from geodino.memory import check_fits
 from geodino.normalize import SATELLITE, Normalization
 from geodino.sources import resolve
+from geodino.vision_transformer import forward_features
 from tiles.errors import InputError, OutputError
 
 PACKAGED = Path(__file__).parent / "weights"
@@ -96,7 +97,7 @@ class Backbone:
         Raises:
             ValueError: When bands, height or width do not fit.
         """
-        features = self.module.forward_features(self._input(x))
+        features = forward_features(self.module, self._input(x))
         if features.ndim == 4:  # ConvNeXt: [B, D, h, w], not yet normed
             return self._norm_map(features)
         return self._split(features, x.shape[-2] // self.patch_size)
@@ -146,8 +147,6 @@ class Backbone:
             raise ValueError(f"{self.name} takes [B, {len(self.bands)}, H, W], not {list(x.shape)}")
         if height % self.patch_size or width % self.patch_size or not height or not width:
             raise ValueError(f"{height} × {width} pixels are not whole patches of {self.patch_size}")
-        # Attention keeps PyTorch's own choice here (flash): forward only, on AVX-512, the MATH kernel took 0.94-1.25×
-        # its time at 20-54 tokens, 1.55-1.85× at 201-261 and 3.35-3.7× at 1029. Training, with its backward, differs.
         return x.to(self.device, self.dtype)
 
     def _split(self, tokens: Tensor, rows: int) -> Tokens:

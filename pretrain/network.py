@@ -16,8 +16,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from geodino.architecture import create_module
+from geodino.vision_transformer import compiled_block, embed_patches, is_plain, position, run_block
 from pretrain.heads import ProjectionHead
-from pretrain.vit_block import Rotary, compiled_block, embed_patches, is_plain, run_block
 from tiles.errors import InputError
 
 # Below this many tokens the processor's flash attention loses more in its backward pass than the plain product costs.
@@ -98,11 +98,7 @@ def encode(
     if masks is not None:
         flat = embedded.flatten(1, -2)
         embedded = torch.where(masks[..., None], cast(Tensor, mask_token).to(flat.dtype), flat).view_as(embedded)
-    positioned = model._pos_embed(embedded)
-    tokens, rope = positioned if isinstance(positioned, tuple) else (positioned, None)
-    tokens = model.norm_pre(tokens)
-    prefix = int(model.num_prefix_tokens)
-    rotary = None if rope is None else Rotary.of(rope.to(tokens.dtype), prefix)
+    tokens, rotary = position(model, embedded)
     run = compiled_block() if compiled else run_block
     with attention_kernel(tokens):
         for block in model.blocks:
@@ -110,6 +106,7 @@ def encode(
                 tokens = checkpoint(run, block, tokens, rotary, drop_path, use_reentrant=False)
             else:
                 tokens = run(block, tokens, rotary, drop_path)
+    prefix = int(model.num_prefix_tokens)
     normed = model.norm(tokens) if norm is None else norm(tokens)
     return TokenBatch(normed[:, 0], normed[:, prefix:])
 

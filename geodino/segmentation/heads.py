@@ -149,3 +149,9 @@ def _unscale(weight: NDArray, bias: NDArray, scales: tuple[BlockScale, BlockScal
     bias = bias - raw @ mean
     tokens = len(scales[0].mean)
     return LinearHead(raw[:, :tokens].astype(np.float32), raw[:, tokens:].astype(np.float32), bias.astype(np.float32))
+
+
+def softmax(logits: FloatArray, axis: int = 0) -> FloatArray:
+    """Probabilities along ``axis``."""
+    shifted = np.exp(logits - logits.max(axis=axis, keepdims=True))
+    return shifted / shifted.sum(axis=axis, keepdims=True)

@@ -23,6 +23,8 @@ FloatArray = NDArray[np.float32]
 
 # Token rows worked on at once; enough to keep the context rows a small share, few enough to stay in the caches.
 _ROWS = 16
+# Pixel rows classified at once: enough to keep the rows read around them a small share.
+_PIXEL_ROWS = 32
 # Threads that classify; each holds a piece of the map as wide as the scene.
 _THREADS = 4
 
@@ -96,13 +98,27 @@ def render_classes(
         stack.enter_context(threadpool_limits(1, "blas"))
 
         def reads() -> Iterator[_Read]:
-            for row, piece in upsample_rows(lines, patch, guide.height, guide.width):
+            for row, piece in _gathered(upsample_rows(lines, patch, guide.height, guide.width)):
                 seen = guide_reader.read(Window(0, row, guide.width, piece.shape[1]))
                 around = Window(-HALO, row - HALO, guide.width + 2 * HALO, piece.shape[1] + 2 * HALO)
                 yield _Read(row, piece, seen, pixel_reader.read(around) if pixel_reader is not None else None)
 
         threads = min(cores(), _THREADS)
         yield from in_order(classify, reads(), threads=threads, ahead=threads, name="geodino-classify")
+
+
+def _gathered(pieces: Iterator[tuple[int, FloatArray]]) -> Iterator[tuple[int, FloatArray]]:
+    """Consecutive pieces ``[K, n, width]`` put together to ``_PIXEL_ROWS`` or a little more."""
+    parts: list[FloatArray] = []
+    first = 0
+    for row, piece in pieces:
+        first = first if parts else row
+        parts.append(piece)
+        if row + piece.shape[1] - first >= _PIXEL_ROWS:
+            yield first, np.concatenate(parts, axis=1)
+            parts = []
+    if parts:
+        yield first, np.concatenate(parts, axis=1)
 
 
 def _decide(row: int, logits: FloatArray, known: NDArray[np.bool_]) -> ClassRows:

@@ -3,7 +3,7 @@ import pytest
 from scipy.special import softmax as reference_softmax
 from sklearn.linear_model import LogisticRegression
 
-from geodino.segmentation.heads import BlockScale, blend, cluster_head, fit_logistic, fit_prototypes
+from geodino.segmentation.heads import BlockScale, blend, cluster_head, fit_logistic, fit_prototypes, softmax
 from tiles.stitch import upsample_rows
 
 
@@ -94,3 +94,9 @@ def test_blend_is_linear_in_the_scores() -> None:
     other = fit_prototypes(tokens, spectra, truth, scales(tokens, spectra))
     mixed = 0.75 * one.logits(tokens, spectra) + 0.25 * other.logits(tokens, spectra)
     np.testing.assert_allclose(blend(one, other, 0.25).logits(tokens, spectra), mixed, atol=1e-4)
+
+
+def test_softmax_is_a_probability_even_of_large_scores() -> None:
+    found = softmax(np.array([[1000.0, 0.0], [1001.0, 0.0]], dtype=np.float32))
+    np.testing.assert_allclose(found.sum(axis=0), 1)
+    np.testing.assert_allclose(found[:, 0], reference_softmax([1000.0, 1001.0]), atol=1e-6)

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from geodino.vision_transformer import Rotary, compiled_block, run_block
 from pretrain.network import HeadSize, Network, create_backbone, encode
 from pretrain.recipe import load_recipe
-from pretrain.vit_block import Rotary, compiled_block, run_block
 from tiles.errors import InputError
 
 SMALL = {"depth": 2, "embed_dim": 64, "num_heads": 2}

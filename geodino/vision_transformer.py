@@ -1,9 +1,9 @@
-"""A transformer block as training wants it: the same function as timm's, with fewer passes over the activations.
+"""A vision transformer on a processor: the same function as timm's, with fewer passes over the activations.
 
 Four things differ from calling the block:
 
-- LayerScale multiplies the last weights of a branch instead of its output: a product over a weight matrix in place of
-  one over all tokens, forward and backward;
+- LayerScale multiplies the last weights of a branch instead of its output, where they are fewer: a product over a
+  matrix of weights in place of one over all tokens, forward and backward;
 - on a processor, attention is two products and a softmax (PyTorch's flash kernel there spends 14 times its forward pass
   on the backward one at these short sequences, its MATH kernel guards each softmax by extra passes);
 - on a processor, rotary coordinates have rows for prefix tokens too, so that a query is rotated whole, and where blocks
@@ -22,6 +22,9 @@ from timm.layers import Format, Mlp, PatchEmbed
 from timm.models.eva import EvaAttention
 from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
+
+# Beyond so many tokens the processor's flash attention is faster than plain products, without a backward pass.
+_LONG_SEQUENCE = 128
 
 
 class Rotary(NamedTuple):
@@ -54,7 +57,7 @@ def embed_patches(patch_embed: PatchEmbed, pixels: Tensor) -> Tensor:
     """
     projection = patch_embed.proj
     plain = patch_embed.output_fmt is Format.NHWC and projection.kernel_size == projection.stride
-    if pixels.device.type != "cpu" or not plain:
+    if pixels.device.type != "cpu" or not plain or patch_embed.dynamic_img_pad:
         return cast(Tensor, patch_embed(pixels))
     down, across = projection.kernel_size
     batch, bands, height, width = pixels.shape
@@ -63,7 +66,39 @@ def embed_patches(patch_embed: PatchEmbed, pixels: Tensor) -> Tensor:
     return cast(Tensor, patch_embed.norm(F.linear(rows, projection.weight.flatten(1), projection.bias)))
 
 
-def run_block(block: nn.Module, tokens: Tensor, rotary: Rotary | None, drop_path: float) -> Tensor:
+def position(module: Any, embedded: Tensor) -> tuple[Tensor, Rotary | None]:
+    """Tokens ``[B, P + N, D]`` of embedded patches ``[B, h, w, D]``, prefix tokens first, and their coordinates."""
+    positioned = module._pos_embed(embedded)
+    tokens, rope = positioned if isinstance(positioned, tuple) else (positioned, None)
+    tokens = module.norm_pre(tokens)
+    return tokens, None if rope is None else Rotary.of(rope.to(tokens.dtype), int(module.num_prefix_tokens))
+
+
+def forward_features(module: Any, pixels: Tensor) -> Tensor:
+    """What a timm model's ``forward_features`` gives, in evaluation mode.
+
+    Args:
+        module: Any model; one that is no plain ViT, that is elsewhere than on a processor, or that something has hooks
+            on (sharding, pictures of attention) runs as it is.
+        pixels: ``[B, C, H, W]`` standardised, whole patches, in the model's dtype.
+
+    Returns:
+        ``[B, P + N, D]`` of a ViT, ``[B, D, h, w]`` of a ConvNeXt.
+    """
+    blocks = getattr(module, "blocks", ())
+    known = blocks and all(is_plain(block) for block in blocks) and not getattr(module, "rope_mixed", False)
+    hooked = any(part._forward_pre_hooks or part._forward_hooks for part in module.modules())
+    if pixels.device.type != "cpu" or not known or hooked:
+        return cast(Tensor, module.forward_features(pixels))
+    tokens, rotary = position(module, embed_patches(module.patch_embed, pixels))
+    for block in blocks:
+        tokens = run_block(block, tokens, rotary, 0.0, flash=tokens.shape[1] > _LONG_SEQUENCE)
+    return cast(Tensor, module.norm(tokens))
+
+
+def run_block(
+    block: nn.Module, tokens: Tensor, rotary: Rotary | None, drop_path: float, *, flash: bool = False
+) -> Tensor:
     """Run one pre-norm block of a timm ``Eva`` or ``VisionTransformer``.
 
     Args:
@@ -71,16 +106,17 @@ def run_block(block: nn.Module, tokens: Tensor, rotary: Rotary | None, drop_path
         tokens: ``[B, N, D]``.
         rotary: Of the tokens, or None.
         drop_path: Share of samples that skip each branch; 0 outside training.
+        flash: Let PyTorch choose the attention kernel, also on a processor.
 
     Returns:
         ``[B, N, D]``.
     """
-    tokens = _residual(tokens, drop_path, lambda part: _attention_branch(block, part, rotary))
+    tokens = _residual(tokens, drop_path, lambda part: _attention_branch(block, part, rotary, flash))
     return _residual(tokens, drop_path, lambda part: _mlp_branch(block, part))
 
 
 @cache
-def compiled_block() -> Callable[[nn.Module, Tensor, Rotary | None, float], Tensor]:
+def compiled_block() -> Callable[..., Tensor]:
     """:func:`run_block` compiled; blocks share their code, so one compilation serves all of one shape."""
     return torch.compile(run_block)
 
@@ -107,6 +143,8 @@ def _gamma(block: Any, number: int) -> Tensor | None:
 def _scaled_linear(linear: nn.Linear, gamma: Tensor | None, value: Tensor) -> Tensor:
     if gamma is None:
         return _linear(value, linear.weight, linear.bias)
+    if linear.weight.numel() > value.numel():  # a large model and few tokens
+        return _linear(value, linear.weight, linear.bias) * gamma
     bias = None if linear.bias is None else linear.bias * gamma
     return _linear(value, linear.weight * gamma[:, None], bias)
 
@@ -126,10 +164,10 @@ def _mlp_branch(block: Any, tokens: Tensor) -> Tensor:
     return cast(Tensor, result if gamma is None else result * gamma)
 
 
-def _attention_branch(block: Any, tokens: Tensor, rotary: Rotary | None) -> Tensor:
+def _attention_branch(block: Any, tokens: Tensor, rotary: Rotary | None, flash: bool) -> Tensor:
     gamma, attention, value = _gamma(block, 1), block.attn, block.norm1(tokens)
     if tokens.device.type == "cpu" and _is_plain_attention(attention, rotary):
-        return _scaled_linear(attention.proj, gamma, _attend(attention, value, rotary))
+        return _scaled_linear(attention.proj, gamma, _attend(attention, value, rotary, flash))
     result = attention(value) if rotary is None else attention(value, rope=rotary.rope)
     return cast(Tensor, result if gamma is None else result * gamma)
 
@@ -145,7 +183,7 @@ def _is_plain_attention(attention: Any, rotary: Rotary | None) -> bool:
     )
 
 
-def _attend(attention: Any, value: Tensor, rotary: Rotary | None) -> Tensor:
+def _attend(attention: Any, value: Tensor, rotary: Rotary | None, flash: bool) -> Tensor:
     batch, length, _ = value.shape
     bias = attention.qkv.bias
     if getattr(attention, "q_bias", None) is not None:
@@ -155,7 +193,10 @@ def _attend(attention: Any, value: Tensor, rotary: Rotary | None) -> Tensor:
     if rotary is not None:
         query, key = _rotated(query, rotary), _rotated(key, rotary)
     query, key, content = (part.transpose(1, 2).flatten(0, 1) for part in (query * attention.scale, key, content))
-    mixed = torch.bmm(torch.bmm(query, key.mT).softmax(-1), content)
+    if flash:
+        mixed = F.scaled_dot_product_attention(query[None], key[None], content[None], scale=1.0)
+    else:
+        mixed = torch.bmm(torch.bmm(query, key.mT).softmax(-1), content)
     return mixed.view(batch, attention.num_heads, length, -1).transpose(1, 2).flatten(2)
 
 
