@@ -5,9 +5,9 @@ making:
 
 1. OUTPUT/fit.zip, the images that ``geodino eval EUROSAT_ZIP`` with seed 0 does not test on, and OUTPUT/tiles, those
    and the scenes at 10 m. Labels go along for whoever sets ``monitor.knn``; no loss sees them;
-2. OUTPUT/first, the recipe ``sentinel``, and OUTPUT/second, /third and /fourth, each of which goes on from the one
-   before with ``sentinel_hires``;
-3. OUTPUT/levelled: the teacher in bf16, the directions of its tokens levelled (``pretrain.level``);
+2. OUTPUT/first, the recipe ``sentinel``, and OUTPUT/second to /sixth, each of which goes on from the one before with
+   ``sentinel_hires``; the fifth from its levelled backbone alone, with new heads;
+3. OUTPUT/levelled: the last teacher in bf16, the directions of its tokens levelled (``pretrain.level``);
 4. OUTPUT/evaluation, ``geodino eval`` of it beside its floors;
 5. ``geodino/weights``: the same with its card.
 """
@@ -16,6 +16,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,31 @@ from pretrain.level import level_tokens
 from tiles.dataset import TileDataset
 
 TILE_PIXELS = 64
-# Name, recipe and settings of each run. The third was a comparison of settings that was kept: nothing falls in it.
-STAGES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("first", "sentinel", ()),
-    ("second", "sentinel_hires", ()),
-    (
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A run of training.
+
+    Attributes:
+        name: Of its folder.
+        recipe: Packaged recipe.
+        settings: What differs from it.
+        anew: Starts from the levelled backbone of the run before, with new heads and optimiser; else from its teacher,
+            heads included.
+    """
+
+    name: str
+    recipe: str
+    settings: tuple[str, ...] = ()
+    anew: bool = False
+
+
+STAGES = (
+    Stage("first", "sentinel"),
+    Stage("second", "sentinel_hires"),
+    # A comparison of settings that was kept: nothing falls in it.
+    Stage(
         "third",
         "sentinel_hires",
         (
@@ -48,7 +69,7 @@ STAGES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
             "teacher.momentum.end=null",
         ),
     ),
-    (
+    Stage(
         "fourth",
         "sentinel_hires",
         (
@@ -59,7 +80,25 @@ STAGES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
             "teacher.momentum.end=0.9995",
         ),
     ),
+    Stage(
+        "fifth",
+        "sentinel_hires",
+        (
+            "max_steps=7000",
+            "previous=null",
+            "backbone.architecture=init",
+            "backbone.whiten_patches=false",
+            "optimizer.lr.peak=2.0e-3",
+            "optimizer.lr.warmup=0.01",
+            "optimizer.warm_heads=0.03",
+            "optimizer.ramp=0.04",
+            "teacher.momentum.peak=0.995",
+            "teacher.momentum.end=0.9998",
+        ),
+        anew=True,
+    ),
 )
+LAYER_SCALE = 0.2  # of the recipe
 LEVELLED_BY = 3000  # tiles
 DATA = (
     "EuroSAT RGB (Helber et al. 2019, Sentinel-2, 10 m): the images that geodino eval does not test on with seed 0; "
@@ -107,6 +146,29 @@ def level(backbone: Backbone, tiles: TileDataset) -> None:
     level_tokens(backbone.module, torch.cat(tokens))
 
 
+def save_levelled(run_folder: Path, target: Path) -> None:
+    """Save a run's teacher in bf16, levelled."""
+    backbone = load_backbone(run_folder, device="cpu", precision="fp32")
+    level(backbone, TileDataset(run_folder.parent / "tiles"))
+    save_backbone(backbone.module, read_card(run_folder / CARD_FILE), target, dtype=torch.bfloat16)
+
+
+def save_start(source: Path, target: Path) -> None:
+    """Save a levelled backbone as training wants it: LayerScale, which levelling took into the weights, apart again.
+
+    The function stays the same; a step of the optimiser moves a branch as little as it did before.
+    """
+    backbone = load_backbone(source, device="cpu", precision="fp32")
+    with torch.no_grad():
+        for block in backbone.module.blocks:
+            for gamma, layer in ((block.gamma_1, block.attn.proj), (block.gamma_2, block.mlp.fc2)):
+                share = gamma / LAYER_SCALE
+                layer.weight.mul_(share[:, None])
+                layer.bias.mul_(share)
+                gamma.fill_(LAYER_SCALE)
+    save_backbone(backbone.module, read_card(source / CARD_FILE), target, dtype=torch.float32)
+
+
 def pack(source: Path, runs: tuple[Path, ...], metrics: dict[str, Any], target: Path) -> None:
     """Write a backbone in bf16, and a card that tells what it is worth and how long its runs took."""
     backbone = load_backbone(source, device="cpu", precision="fp32")
@@ -133,14 +195,19 @@ def main() -> None:
         write_fit(source, fit)
     run("tile", fit, *scenes, "--gsd", "10", "--size", TILE_PIXELS, "-o", tiles)
     runs: list[Path] = []
-    for name, recipe, settings in STAGES:
-        previous = (f"previous={runs[-1]}",) if runs else ()
-        chosen = (item for setting in (f"monitor.knn={tiles}", *previous, *settings) for item in ("--set", setting))
-        run("pretrain", tiles, "-o", output / name, "--recipe", recipe, *chosen, "--resume")
-        runs.append(output / name)
-    backbone = load_backbone(runs[-1], device="cpu", precision="fp32")
-    level(backbone, TileDataset(tiles))
-    save_backbone(backbone.module, read_card(runs[-1] / CARD_FILE), levelled, dtype=torch.bfloat16)
+    for stage in STAGES:
+        settings, start = [f"monitor.knn={tiles}", *stage.settings], []
+        if stage.anew:
+            before, here = output / f"{stage.name}_levelled", output / f"{stage.name}_start"
+            save_levelled(runs[-1], before)
+            save_start(before, here)
+            start = ["--init", here]
+        elif runs:
+            settings.append(f"previous={runs[-1]}")
+        chosen = (item for setting in settings for item in ("--set", setting))
+        run("pretrain", tiles, "-o", output / stage.name, "--recipe", stage.recipe, *start, *chosen, "--resume")
+        runs.append(output / stage.name)
+    save_levelled(runs[-1], levelled)
     run("eval", levelled, source, "-o", output / "evaluation", "--json", output / "evaluation.json")
     pack(levelled, tuple(runs), summary(output / "evaluation.json"), geodino.backbone.PACKAGED)
 
