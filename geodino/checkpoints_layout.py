@@ -50,14 +50,12 @@ class Converted:
         architecture: timm name.
         model_args: Arguments of ``timm.create_model`` where the model is not one of the published sizes.
         tensors: Every parameter under timm's name.
-        used_local_norm: Whether the file had a norm of local crops' class tokens, as SAT-493M's and the 7B's have.
     """
 
     layout: str
     architecture: str
     tensors: dict[str, Tensor]
     model_args: dict[str, Any] = field(default_factory=dict)
-    used_local_norm: bool = False
 
 
 def convert(tensors: dict[str, Tensor], source: str) -> Converted | None:
@@ -201,7 +199,6 @@ def _dinov3(tensors: dict[str, Tensor], source: str) -> Converted:
         f"vit_{size}_patch16_dinov3{'_qkvb' if biased else ''}",
         out,
         args,
-        used_local_norm="local_cls_norm.weight" in tensors,
     )
 
 

@@ -20,7 +20,7 @@ from geodino.vision_transformer import compiled_block, embed_patches, is_plain, 
 from pretrain.heads import ProjectionHead
 from tiles.errors import InputError
 
-# Below this many tokens the processor's flash attention loses more in its backward pass than the plain product costs.
+# Up to so many tokens the processor's flash attention loses more in its backward pass than the plain product costs.
 SHORT_SEQUENCE = 512
 
 
@@ -113,7 +113,7 @@ def encode(
 
 @contextmanager
 def attention_kernel(tokens: Tensor) -> Iterator[None]:
-    """Choose the plain attention product on a processor at short sequences, the library's choice elsewhere."""
+    """For attention that ``run_block`` leaves to timm: the plain product on a processor at short sequences."""
     if tokens.device.type == "cpu" and tokens.shape[1] <= SHORT_SEQUENCE:
         with sdpa_kernel(SDPBackend.MATH):
             yield

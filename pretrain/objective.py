@@ -167,7 +167,7 @@ class Objective:
         return self.ranks.mean(torch.stack(pairs).mean()) if pairs else None
 
     def losses(
-        self, scores: Scores, targets: Targets, batch: Batch, totals: Totals, gram: nn.Module | None, step: int
+        self, scores: Scores, targets: Targets, batch: Batch, totals: Totals, gram: nn.Module | None
     ) -> dict[str, Tensor]:
         """Unweighted losses of a micro-batch, by name.
 
@@ -177,7 +177,6 @@ class Objective:
             batch: The micro-batch.
             totals: Of the step.
             gram: Backbone of the Gram teacher, or None where the term is off.
-            step: From 0.
         """
         recipe = self.recipe
         weights = None if batch.all_valid else batch.global_weights

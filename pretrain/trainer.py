@@ -160,7 +160,7 @@ class Trainer:
             quiet = nullcontext() if last or self._accumulating is None else self._accumulating(self.module)
             with quiet:
                 scores = self.module(batch.globals_, batch.locals_, batch.masks, batch.masked)
-                losses = self.objective.losses(scores, target, batch, totals, gram, step)
+                losses = self.objective.losses(scores, target, batch, totals, gram)
                 total = self.objective.total(losses, step) / len(moved)
                 for name, value in [*losses.items(), ("total", total * len(moved))]:
                     sums[name] = sums.get(name, value.new_zeros(())) + value.detach() / len(moved)

@@ -14,24 +14,26 @@ from enum import StrEnum
 VISIBLE_MAX = 0.275
 INFRARED_MAX = 0.55
 
-# Common name -> centre wavelength in micrometres (the STAC eo extension's common names, with numbered red edges).
-WAVELENGTHS_UM = {
-    "coastal": 0.443,
-    "blue": 0.490,
-    "green": 0.560,
-    "yellow": 0.610,
-    "red": 0.665,
-    "rededge": 0.717,
-    "rededge071": 0.704,
-    "rededge075": 0.740,
-    "rededge078": 0.783,
-    "nir": 0.842,
-    "nir08": 0.865,
-    "nir09": 0.945,
-    "cirrus": 1.375,
-    "swir16": 1.610,
-    "swir22": 2.190,
-}
+# The STAC eo extension's common names, with numbered red edges.
+_COMMON_NAMES = frozenset(
+    {
+        "coastal",
+        "blue",
+        "green",
+        "yellow",
+        "red",
+        "rededge",
+        "rededge071",
+        "rededge075",
+        "rededge078",
+        "nir",
+        "nir08",
+        "nir09",
+        "cirrus",
+        "swir16",
+        "swir22",
+    }
+)
 _VISIBLE = ("coastal", "blue", "green", "yellow", "red")
 
 
@@ -55,7 +57,6 @@ class Sensor:
         offset: See ``scale``.
         full_scale: Digital number shown as 1.0 where there is no reflectance (8-bit and 11-bit imagery).
         nodata: Digital number that means "no measurement" even when the file does not say so.
-        wavelengths_um: Centres that differ from ``WAVELENGTHS_UM``.
     """
 
     name: str
@@ -65,7 +66,6 @@ class Sensor:
     offset: float = 0.0
     full_scale: float = 255.0
     nodata: float | None = None
-    wavelengths_um: tuple[tuple[str, float], ...] = ()
 
     def to_unit(self, band: str, offset: float | None = None) -> tuple[float, float]:
         """Scale and offset from digital numbers to [0, 1] for a band of that common name.
@@ -78,10 +78,6 @@ class Sensor:
             return 1.0 / self.full_scale, 0.0
         top = VISIBLE_MAX if band in _VISIBLE else INFRARED_MAX
         return self.scale / top, (self.offset if offset is None else offset) / top
-
-    def wavelength_um(self, band: str) -> float | None:
-        """Centre wavelength of a band of that common name, or None."""
-        return dict(self.wavelengths_um).get(band, WAVELENGTHS_UM.get(band))
 
 
 _S2_BANDS = {
@@ -112,15 +108,6 @@ _OLI_BANDS = {
 }
 _OLI_SR_BANDS = {key: name for key, name in _OLI_BANDS.items() if key != "B9"}
 _TM_BANDS = {"B1": "blue", "B2": "green", "B3": "red", "B4": "nir08", "B5": "swir16", "B7": "swir22"}
-_TM_CENTRES = (
-    ("blue", 0.485),
-    ("green", 0.560),
-    ("red", 0.660),
-    ("nir08", 0.830),
-    ("swir16", 1.650),
-    ("swir22", 2.215),
-)
-_OLI_CENTRES = (("blue", 0.482), ("green", 0.561), ("red", 0.655), ("swir22", 2.201))
 _RGBN = {"1": "red", "2": "green", "3": "blue", "4": "nir"}
 _PLANET_8 = {
     "COASTAL_BLUE": "coastal",
@@ -159,7 +146,6 @@ SENSORS: dict[str, Sensor] = {
             2.75e-5,
             -0.2,
             nodata=0,
-            wavelengths_um=_OLI_CENTRES,
         ),
         Sensor(
             "landsat-89-c2-l1",
@@ -168,7 +154,6 @@ SENSORS: dict[str, Sensor] = {
             2e-5,
             -0.1,
             nodata=0,
-            wavelengths_um=_OLI_CENTRES,
         ),
         Sensor(
             "landsat-47-c2-l2",
@@ -177,16 +162,14 @@ SENSORS: dict[str, Sensor] = {
             2.75e-5,
             -0.2,
             nodata=0,
-            wavelengths_um=_TM_CENTRES,
         ),
         Sensor(
             "landsat-47-c2-l1",
             "Landsat 4 to 7, Collection 2 8-bit level 1 numbers",
             _TM_BANDS,
             nodata=0,
-            wavelengths_um=_TM_CENTRES,
         ),
-        Sensor("landsat-8bit", "Landsat bands stretched to 8 bits for display", _TM_BANDS, wavelengths_um=_TM_CENTRES),
+        Sensor("landsat-8bit", "Landsat bands stretched to 8 bits for display", _TM_BANDS),
         Sensor("naip", "NAIP aerial, 8 bits", _RGBN),
         Sensor(
             "planetscope-sr",
@@ -246,12 +229,12 @@ def common_name(text: str) -> str | None:
     """The common name that a description, an asset key or a file stem spells, or None."""
     word = _WORD.sub("_", text.strip().lower()).strip("_")
     word = _ALIASES.get(word, word)
-    if word in WAVELENGTHS_UM:
+    if word in _COMMON_NAMES:
         return word
     last = word.rsplit("_", 1)[-1]
     last = last if len(last) > 1 else ""  # a lone letter at the end of a name says nothing
     last = _ALIASES.get(last, last)
-    return last if last in WAVELENGTHS_UM else None
+    return last if last in _COMMON_NAMES else None
 
 
 def band_id(text: str) -> str | None:

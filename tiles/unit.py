@@ -239,7 +239,7 @@ def _cut_scene(
     groups = grid.row_groups(scene.height, size, scene.block_shape[0])[slice(*parts)]
     pixel_bytes = np.dtype(entry.dtype).itemsize * len(scene.bands)
     meter, locator = Meter(scene.bands), grid.Locator(scene.geobox)
-    common = _common(scene, entry)
+    common = _common(scene)
     common |= {"crs": None if scene.crs is None else str(scene.crs), "gsd_m": scene.gsd_m}
     common |= {"label": entry.request.label}
 
@@ -272,7 +272,7 @@ def _read(scene: Scene, chunks: Iterable[grid.Chunk]) -> Iterator[_Piece]:
             yield _Piece(pixels.values, valid, reader.read_cloud(window), origin, chunk.tiles)
 
 
-def _common(source: Source, entry: Entry) -> dict[str, Any]:
+def _common(source: Source) -> dict[str, Any]:
     return {
         "scale": [band.scale for band in source.bands],
         "offset": [band.offset for band in source.bands],
@@ -294,7 +294,7 @@ def _cut_images(
 ) -> Iterator[Moments]:
     size = cutter.settings.size
     meter = Meter(images.bands)
-    common = _common(images, entry)
+    common = _common(images)
     with images.open() as reader:
         for place, member in enumerate(images.members, 1):
             try:

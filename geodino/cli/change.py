@@ -79,7 +79,15 @@ def register(cli: typer.Typer) -> None:
         chosen = layer_numbers(layers)
         if len(scenes) < 2:
             raise typer.BadParameter("give two dates or more", param_hint="BEFORE AFTER")
-        alone = {"--score": score, "--vector": vector, "--like": like, "--model": model, "--objects": objects or None}
+        alone = {
+            "--score": score,
+            "--vector": vector,
+            "--min-area": min_area or None,
+            "--like": like,
+            "--field": field,
+            "--model": model,
+            "--objects": objects or None,
+        }
         given = [name for name, value in alone.items() if value is not None]
         if len(scenes) > 2 and given:
             raise typer.BadParameter(f"{', '.join(given)} go with two dates only")

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from tiles.errors import InputError
+from tiles.sensor import SENSORS
 
 
 class Device(StrEnum):
@@ -41,7 +42,7 @@ DaskOption = Annotated[
 ]
 SensorOption = Annotated[
     str | None,
-    typer.Option("--sensor", help="Sensor of the scene where files do not say it; see `geodino tile --help`."),
+    typer.Option("--sensor", help=f"Sensor, where names and tags of the files do not say it: {', '.join(SENSORS)}."),
 ]
 BandNamesOption = Annotated[
     str | None,

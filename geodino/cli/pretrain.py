@@ -21,8 +21,8 @@ def pretrain(
         str | None,
         typer.Option(
             "--recipe",
-            help="Packaged recipe (tiny, chips, sentinel, small, base, large, adapt, sentinel_adapt, dino, dinov2, "
-            "dinov3) or a YAML file; tiny by default, and with --resume the run's own.",
+            help="Packaged recipe (tiny, chips, sentinel, sentinel_hires, sentinel_adapt, small, base, large, adapt, "
+            "dino, dinov2, dinov3) or a YAML file; tiny by default, and with --resume the run's own.",
         ),
     ] = None,
     settings: Annotated[

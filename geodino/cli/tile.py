@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from geodino.cli import curate, tileset
-from geodino.cli.options import BandNamesOption, DaskOption, OutputOption, OverwriteOption, names
+from geodino.cli.options import BandNamesOption, DaskOption, OutputOption, OverwriteOption, SensorOption, names
 
 if TYPE_CHECKING:
     from tiles.expand import Found
@@ -41,9 +41,7 @@ def tile(
             help="Bring every scene to this pixel size; for rasters without georeference, say their pixel size.",
         ),
     ] = None,
-    sensor: Annotated[
-        str | None, typer.Option("--sensor", help="Sensor of the scenes, where names and tags do not tell it.")
-    ] = None,
+    sensor: SensorOption = None,
     bands: Annotated[str, typer.Option("--bands", help="Bands to keep, in order.")] = "red,green,blue",
     band_names: BandNamesOption = None,
     min_valid: Annotated[
@@ -139,7 +137,7 @@ def _search(
         corners = []
     if collection is None or (corners is not None and len(corners) != 4):
         raise InputError("--stac needs --collection, and --bbox four numbers: west,south,east,north in degrees.")
-    from tiles.stac import search  # seconds of imports, which a slip of the pen need not wait for
+    from tiles.stac import load_items, search  # seconds of imports, which a slip of the pen need not wait for
 
     # Beside the tile set, since the search is an input of the cut: the same command asks the file, not the world. The
     # name tells searches apart, so that another one adds its scenes.
@@ -147,4 +145,7 @@ def _search(
     target = output.resolve().with_name(f"{output.resolve().name}.{asked}.items.json")
     if overwrite:
         target.unlink(missing_ok=True)
-    return search(url, names(collection) or (), corners, datetime, limit, target)
+    found = search(url, names(collection) or (), corners, datetime, limit, target)
+    if len(load_items(str(target))) >= limit:
+        typer.echo(f"The search ended at its limit of {limit}, and there may be more items: raise --max-items.")
+    return found

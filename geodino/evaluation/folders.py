@@ -147,7 +147,7 @@ def _open_classes(tree: Tree, images: list[str], top: PurePosixPath, reading: Re
         read=partial(_read, tree, images, reading),
         fingerprint=tree.digest(images),
         labels=labels,
-        positions=_positions(tree, images, reading),
+        positions=_positions(tree, images),
     )
 
 
@@ -175,7 +175,7 @@ def _open_masks(tree: Tree, image_folder: PurePosixPath, mask_folder: PurePosixP
         read=partial(_read, tree, names, reading),
         fingerprint=tree.digest(names + files),
         read_mask=partial(_read_mask, tree, files, codes),
-        positions=_positions(tree, names, reading),
+        positions=_positions(tree, names),
         notes=codes.notes,
     )
 
@@ -261,7 +261,7 @@ def _read(tree: Tree, names: list[str], reading: Reading, i: int) -> Pixels:
         return reader.read(rasterio.windows.Window(0, 0, scene.width, scene.height))
 
 
-def _positions(tree: Tree, names: list[str], reading: Reading) -> np.ndarray | None:
+def _positions(tree: Tree, names: list[str]) -> np.ndarray | None:
     """Centres of georeferenced rasters in degrees, for spatial splits."""
     if not any(name.lower().endswith(RASTERS) for name in names):
         return None

@@ -90,10 +90,6 @@ class Legend:
         """GDAL colour table: 0 transparent, classes opaque."""
         return {0: (0, 0, 0, 0)} | {index + 1: (*color, 255) for index, color in enumerate(self.colors)}
 
-    def categories(self) -> tuple[str, ...]:
-        """GDAL category names: position = class number."""
-        return ("nodata", *self.names)
-
     def to_json(self) -> list[dict[str, Any]]:
         """One record a class for JSON files and tags."""
         return [

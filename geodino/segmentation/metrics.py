@@ -62,23 +62,3 @@ class Agreement:
             "f1": [None if np.isnan(value) else round(float(value), 4) for value in self.f1],
             "confusion": self.confusion.tolist(),
         }
-
-
-def bootstrap_interval(
-    matrices: list[NDArray[np.int64]], measure: str = "mean_iou", *, draws: int = 1000, seed: int = 0
-) -> tuple[float, float]:
-    """95 % interval of a measure by resampling whole blocks: pixels of one block are no independent witnesses.
-
-    Args:
-        matrices: one confusion matrix a block (a chip, a fold, a spatial cell).
-        measure: name of a property of ``Agreement``.
-        draws: bootstrap resamples.
-        seed: their seed.
-    """
-    rng = np.random.default_rng(seed)
-    stack = np.stack(matrices)
-    values = [
-        getattr(Agreement(stack[rng.integers(len(stack), size=len(stack))].sum(axis=0)), measure) for _ in range(draws)
-    ]
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)

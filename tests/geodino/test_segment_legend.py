@@ -19,7 +19,6 @@ def test_class_numbers_start_at_one_and_zero_is_transparent() -> None:
     legend = Legend.of(("forest", "water"), {"water": (0, 0, 255)})
     assert legend.colormap()[0] == (0, 0, 0, 0)
     assert legend.colormap()[2] == (0, 0, 255, 255)
-    assert legend.categories() == ("nodata", "forest", "water")
 
 
 def test_a_legend_survives_json() -> None:

@@ -100,6 +100,8 @@ def test_a_saved_model_makes_the_same_map_again(tmp_path: Path, backbone: Backbo
     scene, labels = make_scene(tmp_path / "s.tif"), make_labels(tmp_path / "l.gpkg")
     geodino.segment(scene, tmp_path / "a.tif", labels=labels, backbone=backbone, save_model=tmp_path / "m.safetensors")
     geodino.segment(scene, tmp_path / "b.tif", model=tmp_path / "m.safetensors", backbone=backbone)
+    with pytest.raises(InputError, match=r"m\.safetensors was trained with --upscale 1; leave --upscale out"):
+        geodino.segment(scene, tmp_path / "c.tif", model=tmp_path / "m.safetensors", backbone=backbone, upscale=2)
     np.testing.assert_array_equal(read(tmp_path / "a.tif"), read(tmp_path / "b.tif"))
     assert (tmp_path / "m.safetensors").read_bytes()[8:9] == b"{"  # a JSON header, no pickle
 
@@ -257,8 +259,13 @@ def test_an_interrupted_run_leaves_no_map_and_goes_on_to_the_same_bytes(tmp_path
         ({"clusters": 255}, "2 to 254"),
         ({"labels": "l.gpkg", "field": "klass"}, "no field 'klass'"),
         ({"labels": "none.gpkg"}, "does not exist"),
-        ({"labels": "l.gpkg", "cube": "f.zarr", "vector": "v.gpkg"}, "leave the other outputs out"),
-        ({"clusters": 2, "cube": "f.zarr"}, "takes labels"),
+        ({"labels": "l.gpkg", "cube": "f.zarr"}, "leave --backbone out"),
+        ({"labels": "l.gpkg", "cube": "f.zarr", "backbone": None, "vector": "v.gpkg"}, "leave --vector out"),
+        (
+            {"labels": "l.gpkg", "cube": "f.zarr", "backbone": None, "upscale": 2, "min_area_m2": 9, "dask": "a:1"},
+            "leave --min-area, --upscale, --dask out",
+        ),
+        ({"clusters": 2, "cube": "f.zarr", "backbone": None}, "labels and the cube alone; leave --clusters out"),
         ({"clusters": 2, "vector": "v.doc"}, "no known vector suffix"),
         ({"clusters": 2.5}, "a whole number from 2 to 254"),
         ({"clusters": 2, "upscale": 3}, "1, 2 or 4"),
@@ -272,7 +279,7 @@ def test_bad_requests_get_one_sentence(
     scene = make_scene(tmp_path / "s.tif")
     paths = {k: tmp_path / v if k in ("labels", "vector") else v for k, v in arguments.items()}
     with pytest.raises(InputError, match=message):
-        geodino.segment(scene, tmp_path / "map.tif", backbone=backbone, **paths)
+        geodino.segment(scene, tmp_path / "map.tif", **{"backbone": backbone, **paths})
     assert not (tmp_path / "map.tif").exists()
 
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score, jaccard_score
 
 from geodino.segmentation.legend import Legend
-from geodino.segmentation.metrics import Agreement, bootstrap_interval, confusion_matrix
+from geodino.segmentation.metrics import Agreement, confusion_matrix
 from geodino.segmentation.validation import cross_validate, spatial_blocks, spatial_folds
 
 
@@ -25,17 +25,6 @@ def test_a_class_that_is_nowhere_counts_in_no_mean() -> None:
     agreement = Agreement(confusion_matrix(np.array([0, 0, 1]), np.array([0, 0, 1]), 3))
     assert agreement.mean_iou == 1
     assert np.isnan(agreement.f1[2])
-
-
-def test_the_interval_holds_the_measure_and_narrows_with_more_blocks() -> None:
-    rng = np.random.default_rng(0)
-
-    def blocks(count: int) -> list[np.ndarray]:
-        return [np.array([[int(rng.integers(50, 100)), 10], [int(rng.integers(5, 40)), 60]]) for _ in range(count)]
-
-    few, many = bootstrap_interval(blocks(5)), bootstrap_interval(blocks(80))
-    assert few[0] < 0.75 < few[1] + 0.1
-    assert many[1] - many[0] < few[1] - few[0]
 
 
 @given(st.integers(0, 500))

@@ -193,16 +193,19 @@ def test_a_second_search_adds_its_scenes(api, tmp_path, monkeypatch, capsys):
 
     url, asked = api
 
-    def tile(days: str) -> str:
+    def tile(days: str, *more: str) -> str:
         arguments = ["--stac", url, "--collection", "sentinel-2-l2a", "--bbox", "15,45,16,46", "--datetime", days]
-        monkeypatch.setattr(sys, "argv", ["geodino", "tile", *arguments, "-o", str(tmp_path / "T"), "--size", "16"])
+        out = ["-o", str(tmp_path / "T"), "--size", "16", *more]
+        monkeypatch.setattr(sys, "argv", ["geodino", "tile", *arguments, *out])
         with pytest.raises(SystemExit) as left:
             main()
         assert not left.value.code
         return capsys.readouterr().out
 
-    assert "2 tiles added" in tile("2024-06-01/2024-06-30") and len(asked) == 1
+    first = tile("2024-06-01/2024-06-30")
+    assert "2 tiles added" in first and "limit" not in first and len(asked) == 1
     assert "0 tiles added" in tile("2024-06-01/2024-06-30") and len(asked) == 1  # the kept answer
     tile("2024-07-01/2024-07-31")
     assert len(asked) == 2 and asked[1]["datetime"].startswith("2024-07-01")
     assert len(list(tmp_path.glob("T.*.items.json"))) == 2
+    assert "ended at its limit of 1, and there may be more" in tile("2024-06-01/2024-06-30", "--max-items", "1")
