@@ -31,7 +31,7 @@ from pretrain.distillation import Standardization, smallest_side
 from pretrain.metrics import MetricsLog, Pace
 from pretrain.network import TokenBatch, create_backbone, encode, is_convnext
 from pretrain.ranks import Ranks
-from pretrain.run import explain_nonfinite, fingerprint
+from pretrain.run import explain_nonfinite, fingerprint, hours_spent
 from pretrain.sampling import stream_seed
 from pretrain.trainer import NonFiniteLossError
 from tiles.errors import InputError, OutputError
@@ -216,6 +216,7 @@ def _train(
     side = recipe.crops.global_size // teacher.patch_size
     if statistics is None:
         statistics = _statistics(teacher, shared, recipe, place, device, dtype)
+    earlier = {number: hours_spent(run.folder / names[number], step) for number in trainers}
     started = time.perf_counter()
     with ExitStack() as stack:
         source = stack.enter_context(closing(shared.starting(step)))
@@ -254,7 +255,7 @@ def _train(
                     save_checkpoint(
                         folder / "checkpoints", step, state, keep=recipe.keep_checkpoints, milestone_every=0
                     )
-                    hours = (time.perf_counter() - started) / 3600
+                    hours = earlier[number] + (time.perf_counter() - started) / 3600
                     card = card_of(run, teacher, trainer, names[number], step, hours, values[number])
                     save_backbone(trainer.exported(), card, folder)
 

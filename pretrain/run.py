@@ -18,7 +18,7 @@ import torch
 import yaml
 
 from geodino.backbone import Backbone, load_backbone, save_backbone
-from geodino.card import RGB, BackboneCard
+from geodino.card import CARD_FILE, RGB, BackboneCard, read_card
 from geodino.hardware import pick_dtype
 from geodino.normalize import IMAGENET, SATELLITE, Normalization
 from pretrain.checkpoint import checkpoints, latest, load_checkpoint, save_checkpoint
@@ -318,7 +318,7 @@ def _train(
 ) -> None:
     recipe = run.recipe
     main = parallel.ranks.rank == 0
-    started = time.perf_counter()
+    earlier, started = hours_spent(run.folder, step), time.perf_counter()
     with (
         closing(batches.starting(step)) as source,
         MetricsLog(run.folder, step, enabled=main) as log,
@@ -351,7 +351,7 @@ def _train(
                         keep=recipe.keep_checkpoints,
                         milestone_every=recipe.milestone_every,
                     )
-                    hours = (time.perf_counter() - started) / 3600
+                    hours = earlier + (time.perf_counter() - started) / 3600
                     save_backbone(backbone, card_of(run, trainer, step, hours, report.values), run.folder)
 
 
@@ -378,6 +378,11 @@ def explain_nonfinite(folder: Path, error: NonFiniteLossError, ranks: Ranks) -> 
         f"the loss {bad} stopped being finite at step {error.step}; the batch is in {path}; start a new run "
         "after halving optimizer.lr, or with --set precision=fp32; --init takes the backbone of the last checkpoint"
     )
+
+
+def hours_spent(folder: Path, step: int) -> float:
+    """Hours that a run has taken until ``step``, as the card beside its last checkpoint says."""
+    return (read_card(folder / CARD_FILE).hours or 0.0) if step and (folder / CARD_FILE).exists() else 0.0
 
 
 def card_of(run: Run, trainer: Trainer, step: int, hours: float, metrics: dict[str, float]) -> BackboneCard:

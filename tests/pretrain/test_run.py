@@ -17,6 +17,7 @@ import torch
 import yaml
 
 from geodino.backbone import load_backbone
+from geodino.card import CARD_FILE, read_card
 from pretrain.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from pretrain.metrics import MetricsLog, Pace
 from pretrain.recipe import Recipe
@@ -92,6 +93,16 @@ def test_a_resumed_run_gives_the_same_bytes_whatever_the_workers(
     assert_same_state(finished / "checkpoints" / "step-00000006.ckpt", other / "checkpoints" / "step-00000006.ckpt")
     assert losses(other) == losses(finished)
     assert (finished / "backbone.safetensors").read_bytes() == (other / "backbone.safetensors").read_bytes()
+
+
+def test_the_card_of_a_resumed_run_counts_the_hours_before_it(tmp_path: Path, make_recipe: Make, tiles: Any) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(Run(_StopAfter(tiles, reads=4), "TILES", folder, make_recipe(workers=0)))
+    card = read_card(folder / CARD_FILE)
+    (folder / CARD_FILE).write_text(card.model_copy(update={"hours": 7.0}).model_dump_json())
+    pretrain(Run(tiles, "TILES", folder, make_recipe(workers=0)), resume=True)
+    assert 7.0 <= (read_card(folder / CARD_FILE).hours or 0) < 8.0
 
 
 class _StopAfter:
