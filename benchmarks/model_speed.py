@@ -11,6 +11,10 @@ the same windows. A cube or a map costs more than this; `features.py` says how m
 import argparse
 import statistics
 
+from geodino.process import settle_process
+
+settle_process()  # before torch is imported
+
 import torch
 
 from geodino.backbone import Backbone, load_backbone, untrained_backbone

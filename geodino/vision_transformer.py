@@ -24,7 +24,7 @@ from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 
 # Beyond so many tokens the processor's flash attention is faster than plain products, without a backward pass.
-_LONG_SEQUENCE = 128
+_LONG_SEQUENCE = 192
 
 
 class Rotary(NamedTuple):
