@@ -84,9 +84,9 @@ class DenseSettings:
 
         Window and halo: 36 and 2 tokens; with patches of 16 pixels windows then start every 512 pixels, on the usual
         blocks of tiled rasters. Every token attends to its whole window, and a backbone that was trained on crops of
-        few tokens carries what is anywhere in a larger window into each of them: its windows are a third larger than
-        its largest crops, at least 8 tokens (``docs/features.md``, No seams). The halo is an eighth of the window, 1 or
-        2 tokens.
+        few tokens carries what is anywhere in a larger window into each of them: its windows are twice as large as its
+        largest crops, at least 8 tokens (``docs/features.md``, No seams). The halo of windows below 36 tokens is three
+        sixteenths of them: what differs from one to the next then blends over more than a third of a window.
 
         Batch size: on a processor as many windows as hold the tokens of four of the largest; on a GPU as many as a
         quarter of its memory holds, at most 64 of the largest. All of its memory and not what is free now: a run that
@@ -99,7 +99,9 @@ class DenseSettings:
         if self.layers:
             _check_layers(self.layers, backbone)
         window = _window_of(backbone) if self.window is None else self.window
-        halo = max(1, min(_HALO, window // 8)) if self.halo is None else self.halo
+        halo = self.halo
+        if halo is None:
+            halo = _HALO if window >= _WINDOW else max(1, round(3 * window / 16))
         _check_window(window, halo)
         batch = self.batch_size
         if batch is None:
@@ -121,7 +123,7 @@ def _window_of(backbone: Backbone) -> int:
     crop = backbone.card.crop_px if backbone.card else None
     if crop is None:
         return _WINDOW
-    return min(_WINDOW, max(_SMALLEST_WINDOW, 4 * round(crop / backbone.patch_size / 3)))
+    return min(_WINDOW, max(_SMALLEST_WINDOW, 4 * round(crop / backbone.patch_size / 2)))
 
 
 def _check_window(window: int | None, halo: int | None) -> None:

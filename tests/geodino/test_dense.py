@@ -252,10 +252,11 @@ def test_windows_start_on_the_usual_blocks():
     [
         (None, 16, (36, 2)),
         (512, 16, (36, 2)),
-        (256, 16, (20, 2)),
-        (112, 16, (8, 1)),
-        (48, 8, (8, 1)),
-        (16, 8, (8, 1)),
+        (256, 16, (32, 6)),
+        (112, 16, (16, 3)),
+        (64, 8, (16, 3)),
+        (48, 8, (12, 2)),
+        (16, 8, (8, 2)),
     ],
 )
 def test_windows_follow_the_crops_that_the_backbone_was_trained_on(crop_px, patch, expected):
@@ -266,6 +267,6 @@ def test_windows_follow_the_crops_that_the_backbone_was_trained_on(crop_px, patc
     found = DenseSettings().resolved(backbone)
     assert (found.window, found.halo) == expected
     assert found.batch_size * found.window**2 >= 36**2
-    assert [DenseSettings(window=side).resolved(backbone).halo for side in (4, 8, 12, 16, 40)] == [1, 1, 1, 2, 2]
+    assert [DenseSettings(window=side).resolved(backbone).halo for side in (4, 8, 12, 16, 40)] == [1, 2, 2, 3, 2]
     with pytest.raises(InputError, match="no core"):
         DenseSettings(halo=20).resolved(backbone)
