@@ -92,8 +92,9 @@ def render_classes(
 
     with contextlib.ExitStack() as stack:
         guide_reader = stack.enter_context(guide.open())
-        reads_pixels = pixels is not None and head.pixel_weight.shape[1]
-        pixel_reader = stack.enter_context(pixels.open()) if pixels is not None and reads_pixels else None
+        pixel_reader = None
+        if pixels is not None and head.pixel_weight.shape[1]:
+            pixel_reader = stack.enter_context(pixels.open())
         # Products this small gain nothing from threads of their own, which would only wait beside those that classify.
         stack.enter_context(threadpool_limits(1, "blas"))
 
