@@ -188,20 +188,23 @@ def _attend(attention: Any, value: Tensor, rotary: Rotary | None, flash: bool) -
     bias = attention.qkv.bias
     if getattr(attention, "q_bias", None) is not None:
         bias = torch.cat((attention.q_bias, attention.k_bias.to(attention.q_bias.dtype), attention.v_bias))
-    joint = _linear(value, attention.qkv.weight, bias)
-    query, key, content = joint.view(batch, length, 3, attention.num_heads, -1).unbind(2)
+    joint = _linear(value, attention.qkv.weight, bias).view(batch, length, 3 * attention.num_heads, -1)
+    query, key, content = joint.chunk(3, dim=2)
+    if flash:  # takes heads where they lie
+        if rotary is not None:
+            query, key = _rotated(joint[:, :, : 2 * attention.num_heads], rotary).chunk(2, dim=2)
+        query, key, content = (part.transpose(1, 2) for part in (query, key, content))
+        mixed = F.scaled_dot_product_attention(query, key, content, scale=attention.scale)
+        return mixed.transpose(1, 2).flatten(2)
     if rotary is not None:
         query, key = _rotated(query, rotary), _rotated(key, rotary)
     query, key, content = (part.transpose(1, 2).flatten(0, 1) for part in (query * attention.scale, key, content))
-    if flash:
-        mixed = F.scaled_dot_product_attention(query[None], key[None], content[None], scale=1.0)
-    else:
-        mixed = torch.bmm(torch.bmm(query, key.mT).softmax(-1), content)
+    mixed = torch.bmm(torch.bmm(query, key.mT).softmax(-1), content)
     return mixed.view(batch, attention.num_heads, length, -1).transpose(1, 2).flatten(2)
 
 
 def _rotated(part: Tensor, rotary: Rotary) -> Tensor:
-    """Rotate ``[B, N, H, d]``, a query or a key."""
+    """Rotate ``[B, N, H, d]``, queries or keys."""
     if torch.compiler.is_compiling():  # a concatenation would keep the loop it becomes part of from being vectorised
         swapped = part.reshape(*part.shape[:-1], 2, -1).flip(-2).flatten(-2)
     else:
