@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -98,7 +99,8 @@ class RowBand:
 
     def __init__(self, channels: int, width: int, capacity: int, start: int = 0) -> None:
         self.start = start
-        self._sum = np.zeros((channels, capacity, width), np.float32)
+        # Channels lie together, as they come from a backbone: windows are narrow, and short rows are slow to add.
+        self._sum = np.zeros((capacity, width, channels), np.float32)
 
     def add(self, row: int, column: int, values: FloatArray, weights: tuple[FloatArray, FloatArray]) -> None:
         """Add ``values [C, h, w]`` times the outer product of the row and column ``weights`` at a place of the scene.
@@ -107,22 +109,17 @@ class RowBand:
             ValueError: The window lies above the band or reaches below it.
         """
         top = row - self.start
-        if top < 0 or top + values.shape[1] > self._sum.shape[1]:
-            raise ValueError(f"rows {row} to {row + values.shape[1]} are outside the band from row {self.start}")
+        _, height, width = values.shape
+        if top < 0 or top + height > len(self._sum):
+            raise ValueError(f"rows {row} to {row + height} are outside the band from row {self.start}")
         share = weights[0][:, None] * weights[1][None, :]
-        self._sum[:, top : top + values.shape[1], column : column + values.shape[2]] += values * share
+        self._sum[top : top + height, column : column + width] += np.moveaxis(values, 0, -1) * share[..., None]
 
     def take(self, stop: int) -> FloatArray:
         """Remove and return the rows ``[C, stop - start, width]`` above ``stop``; nothing may be added there again."""
-        count = min(stop - self.start, self._sum.shape[1])
-        done = self._sum[:, :count].copy()
-        # Rows move up inside the same memory: the band is the one allocation for the whole scene.
-        kept = self._sum.shape[1] - count
-        if kept:
-            self._sum[:, :kept] = self._sum[:, count:].copy()
-        self._sum[:, kept:] = 0
-        self.start += count
-        return done
+        done = _taken(self._sum, stop - self.start)
+        self.start += len(done)
+        return np.moveaxis(done, -1, 0)
 
 
 class MaskBand:
@@ -147,14 +144,18 @@ class MaskBand:
 
     def take(self, stop: int) -> BoolArray:
         """Remove and return the rows ``[stop - start, width]`` above ``stop``."""
-        count = min(stop - self.start, self._mask.shape[0])
-        done = self._mask[:count].copy()
-        kept = self._mask.shape[0] - count
-        if kept:
-            self._mask[:kept] = self._mask[count:].copy()
-        self._mask[kept:] = False
-        self.start += count
+        done = _taken(self._mask, stop - self.start)
+        self.start += len(done)
         return done
+
+
+def _taken(band: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
+    """Remove and return the first rows of a band; the others move up inside its memory, one allocation a scene."""
+    done = band[:count].copy()
+    kept = len(band) - len(done)
+    band[:kept] = band[len(done) :].copy()
+    band[kept:] = 0
+    return done
 
 
 def _neighbours(pixels: npt.NDArray[np.int64], factor: int, cells: int) -> tuple[npt.NDArray[np.int64], FloatArray]:
