@@ -1,15 +1,14 @@
 """Dense features of a scene of any size: overlapping windows through a backbone, blended as a stream of token rows.
 
-Three stages run at once: reader threads decode and standardise windows ahead of the model; the model has a thread
-of its own; the caller's thread blends and consumes. What is held is a band of token rows as high as one window, so
-memory depends on the scene's width and not on its height.
+Three stages run at once: reader threads decode and standardise windows ahead of the model; other threads run batches
+through the model; the caller's thread blends and consumes. What is held is a band of token rows as high as one window,
+so memory depends on the scene's width and not on its height.
 
 Windows are numbered row by row over the whole scene and grouped into batches by that number alone. A range of rows
 runs the same batches as the whole scene does, hence gives the same bytes: that is what makes exact resumption and
 spreading over machines possible.
 """
 
-import queue
 import threading
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -22,6 +21,7 @@ import numpy as np
 import rasterio
 import torch
 from rasterio.windows import Window
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 from torch.nn import functional
 
@@ -29,6 +29,7 @@ from geodino.backbone import Backbone
 from geodino.normalize import Normalization, standardize
 from geodino.token_grid import TokenGrid
 from tiles.errors import InputError
+from tiles.helper import cores, in_order
 from tiles.scene import Scene, SceneReader
 from tiles.stitch import Axis, BoolArray, FloatArray, MaskBand, RowBand
 
@@ -36,14 +37,15 @@ from tiles.stitch import Axis, BoolArray, FloatArray, MaskBand, RowBand
 # faster.
 _STRIP = 4
 # A processor gains nothing from larger batches, whose activations leave its caches; a GPU needs them to be busy.
-_CPU_BATCH = 4
+_CPU_BATCH = 2
+# Batches at once on a processor, which share its cores; each holds its activations.
+_CPU_THREADS = 4
 # Tokens of a window's side and of its halo, where the backbone asks for no smaller ones.
 _WINDOW, _HALO, _SMALLEST_WINDOW = 36, 2, 8
 _GPU_BATCH_MOST = 64
 # float32 numbers a token needs at once, in units of the width: residual stream, normed copy, queries, keys and values,
 # hidden layer and its activation, output.
 _ACTIVATIONS_PER_TOKEN = 16
-_DONE = object()
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class DenseSettings:
         largest crops, at least 8 tokens (``docs/features.md``, No seams). The halo of windows below 36 tokens is three
         sixteenths of them: what differs from one to the next then blends over more than a third of a window.
 
-        Batch size: on a processor as many windows as hold the tokens of four of the largest; on a GPU as many as a
+        Batch size: on a processor as many windows as hold the tokens of two of the largest; on a GPU as many as a
         quarter of its memory holds, at most 64 of the largest. All of its memory and not what is free now: a run that
         goes on later must come to the same number.
 
@@ -310,49 +312,33 @@ class _Readers:
         self.stack.close()
 
 
-def _run_model(
-    readers: _Readers,
-    plan: _Plan,
-    backbone: Backbone,
-    settings: DenseSettings,
-    out: "queue.Queue[Any]",
-    stop: threading.Event,
-) -> None:
-    """Encode every batch and hand the windows over; a failure is handed over like a result."""
+def _encoded(
+    readers: _Readers, plan: _Plan, backbone: Backbone, settings: DenseSettings
+) -> Iterator[tuple[list[_Read], FloatArray | None]]:
+    """Batches in order with their features, None where no token of a batch is valid."""
+    on_processor = backbone.device.type == "cpu"
+    # Two batches on their way keep a GPU busy while results are copied. On a processor each batch has cores of its
+    # own: work of this size is done sooner side by side than each part of it spread over all cores.
+    threads = min(cores(), _CPU_THREADS) if on_processor else 2
+    pools = ThreadpoolController()
 
-    def put(item: Any) -> None:
-        while not stop.is_set():
-            try:
-                return out.put(item, timeout=0.2)
-            except queue.Full:
-                continue
+    def encode(reads: list[_Read]) -> tuple[list[_Read], FloatArray | None]:
+        if not any(read.tokens.any() for read in reads):
+            return reads, None
+        x = torch.from_numpy(np.stack([read.values for read in reads]))
+        torch.get_num_threads()  # PyTorch settles it for a new thread when first asked, and would undo the limit
+        try:
+            with pools.limit(limits=max(1, cores() // threads) if on_processor else None, user_api="openmp"):
+                return reads, encode_unit(backbone, x, settings).cpu().numpy()
+        except torch.OutOfMemoryError:
+            raise InputError(
+                f"{backbone.device} has no memory left for {len(reads)} windows of {readers.scene.source} at once; end "
+                "what else runs there, or take a smaller --batch-size"
+            ) from None
 
-    try:
-        source = iter(readers)
-        pending: tuple[list[_Read], Tensor | None] | None = None
-        for batch in plan.batches:
-            reads = [next(source) for _ in batch]
-            encoded = None
-            if any(read.tokens.any() for read in reads):
-                x = torch.from_numpy(np.stack([read.values for read in reads]))
-                try:
-                    encoded = encode_unit(backbone, x, settings)
-                except torch.OutOfMemoryError:
-                    raise InputError(
-                        f"{backbone.device} has no memory left for {len(reads)} windows of {readers.scene.source} at "
-                        "once; end what else runs there, or take a smaller --batch-size"
-                    ) from None
-            # One batch stays on its way: a GPU computes the next while the last one is copied and blended.
-            if pending is not None:
-                put((pending[0], None if pending[1] is None else pending[1].cpu().numpy()))
-            pending = (reads, encoded)
-            if stop.is_set():
-                return
-        if pending is not None:
-            put((pending[0], None if pending[1] is None else pending[1].cpu().numpy()))
-        put(_DONE)
-    except BaseException as error:
-        put(error)
+    source = iter(readers)
+    batches = ([next(source) for _ in batch] for batch in plan.batches)
+    yield from in_order(encode, batches, threads=threads, ahead=threads, name="geodino-model")
 
 
 def stream_tokens(
@@ -382,30 +368,19 @@ def stream_tokens(
         raise ValueError(f"{rows} are not rows of a grid of {grid.rows}")
     plan = _Plan(grid, settings, rows)
     readers = _Readers(scene, plan, backbone.normalization, settings)
-    results: queue.Queue[Any] = queue.Queue(maxsize=2)
-    stop = threading.Event()
-    model = threading.Thread(
-        target=_run_model, args=(readers, plan, backbone, settings, results, stop), name="geodino-model", daemon=True
-    )
-    model.start()
     try:
-        yield from _blend(plan, feature_dim(backbone, settings), results)
+        yield from _blend(plan, feature_dim(backbone, settings), _encoded(readers, plan, backbone, settings))
     finally:
-        stop.set()
-        model.join()
         readers.close()
 
 
-def _blend(plan: _Plan, channels: int, results: "queue.Queue[Any]") -> Iterator[TokenRows]:
+def _blend(plan: _Plan, channels: int, batches: Iterator[tuple[list[_Read], FloatArray | None]]) -> Iterator[TokenRows]:
     grid, down, across = plan.grid, plan.down, plan.across
     first = down.starts[plan.needed.start]
     sums = RowBand(channels, grid.columns, down.size, first)
     tokens = MaskBand(grid.columns, down.size, first)
     pixels = MaskBand(grid.width, down.size * grid.pixels, first * grid.pixels)
-    while (item := results.get()) is not _DONE:
-        if isinstance(item, BaseException):
-            raise item
-        reads, encoded = item
+    for reads, encoded in batches:
         for i, read in enumerate(reads):
             row, column = read.number
             if row not in plan.needed:  # here only to complete its batch
