@@ -27,7 +27,7 @@ from geodino.segmentation.heads import BlockScale, LinearHead, cluster_head
 from geodino.segmentation.labels import Labels
 from geodino.segmentation.legend import Legend
 from geodino.segmentation.model_file import Recipe, SegmentationModel
-from geodino.segmentation.render import render_classes
+from geodino.segmentation.render import ClassRows, render_classes
 from geodino.segmentation.samples import spectra_at, survey_pixels, survey_tokens, tokens_at
 from geodino.segmentation.validation import Validation, cross_validate, spatial_blocks
 from geodino.segmentation.waves import Waves
@@ -177,7 +177,10 @@ def segment_scene(
     if validation is not None:
         tags["GEODINO_VALIDATION"] = validation.to_json()
     guide = scene.select(backbone.bands)
-    rows = render_classes(model.head, model.waves, store, grid.pixels, guide, pixels, refine=refine)
+    rows = render_classes(
+        model.head, model.waves, store, grid.pixels, guide, pixels,
+        refine=refine, confidence=outputs.confidence is not None,
+    )  # fmt: skip
     counts = write_map(rows, scene, model.legend, outputs, tags, progress)
     if outputs.model is not None:
         model.save(outputs.model, overwrite=outputs.overwrite)
@@ -273,7 +276,7 @@ def _cluster_sample(store: TokenStore, seed: int) -> NDArray[np.float32]:
 
 
 def write_map(
-    rows: Iterator[Any],
+    rows: Iterator[ClassRows],
     scene: Scene,
     legend: Legend,
     outputs: SegmentationOutputs,
@@ -300,7 +303,7 @@ def write_map(
             )  # fmt: skip
         for piece in rows:
             writer.write(piece.row, piece.classes[None])
-            if confidence is not None:
+            if confidence is not None and piece.confidence is not None:
                 confidence.write(piece.row, piece.confidence[None])
             counts += np.bincount(piece.classes.ravel(), minlength=256)
             progress.update(0.85 + 0.14 * (piece.row + piece.classes.shape[0]) / scene.height, "map")

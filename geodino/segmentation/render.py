@@ -36,22 +36,21 @@ class ClassRows:
     Attributes:
         row: first pixel row.
         classes: uint8 `[n, width]`, 0 nodata, classes from 1.
-        confidence: probability of the class in whole percent, uint8 `[n, width]`, 255 nodata.
+        confidence: probability of the class in whole percent, uint8 `[n, width]`, 255 nodata; None where not asked for.
     """
 
     row: int
     classes: NDArray[np.uint8]
-    confidence: NDArray[np.uint8]
+    confidence: NDArray[np.uint8] | None
 
 
 @dataclass(frozen=True)
 class _Read:
-    """Rows to classify: lines from colour to score, the guide's colours, and what the head reads of single pixels."""
+    """Rows to classify: lines from colour to score, and the pixels they are of, with those around them."""
 
     row: int
     lines: FloatArray
-    seen: Pixels
-    own: Pixels | None
+    pixels: Pixels
 
 
 def render_classes(
@@ -63,6 +62,7 @@ def render_classes(
     pixels: Scene | None,
     *,
     refine: bool = True,
+    confidence: bool = False,
 ) -> Iterator[ClassRows]:
     """Score, sharpen and classify a scene from top to bottom.
 
@@ -72,37 +72,38 @@ def render_classes(
         store: the scene's tokens, complete.
         patch: pixels of a token's side.
         guide: bands whose colours the borders follow; its validity is the map's.
-        pixels: bands the head reads at pixel level, None for a head that only reads tokens.
+        pixels: bands the head reads at pixel level, the guide's among them; None for a head that only reads tokens.
         refine: sharpen the coarse scores with the guide; False interpolates them bilinearly.
+        confidence: also say how sure each pixel's class is.
     """
     channels = len(guide.bands) if refine else 0
     lines = _lines(head, store, patch, guide, channels)
     classes = head.classes
 
+    scene = pixels if pixels is not None and head.pixel_weight.shape[1] else guide
+    halo = HALO if scene is pixels else 0
+    colours = [scene.band_names.index(name) for name in guide.band_names]
+
     def classify(read: _Read) -> ClassRows:
-        piece, seen, own = read.lines, read.seen, read.own
-        slopes = piece[: classes * channels].reshape(classes, channels, *piece.shape[1:])
+        piece, own = read.lines, read.pixels
+        height, width = piece.shape[1:]
+        inside = np.s_[halo : halo + height, halo : halo + width]
+        slopes = piece[: classes * channels].reshape(classes, channels, height, width)
         offsets = piece[classes * channels : classes * (channels + 1)]
-        logits = apply_lines(slopes, offsets, seen.values) if refine else offsets.copy()
-        known = seen.valid & (piece[-1] > 1e-3)
-        if own is not None:
-            logits += waves.logits(head, spectral_features(own)[:, HALO:-HALO, HALO:-HALO])
-            known &= own.valid[HALO:-HALO, HALO:-HALO]
-        return _decide(read.row, logits, known)
+        logits = apply_lines(slopes, offsets, own.values[colours][:, *inside]) if refine else offsets.copy()
+        if scene is pixels:
+            logits += waves.logits(head, spectral_features(own)[:, *inside])
+        return _decide(read.row, logits, own.valid[inside] & (piece[-1] > 1e-3), confidence)
 
     with contextlib.ExitStack() as stack:
-        guide_reader = stack.enter_context(guide.open())
-        pixel_reader = None
-        if pixels is not None and head.pixel_weight.shape[1]:
-            pixel_reader = stack.enter_context(pixels.open())
+        reader = stack.enter_context(scene.open())
         # Products this small gain nothing from threads of their own, which would only wait beside those that classify.
         stack.enter_context(threadpool_limits(1, "blas"))
 
         def reads() -> Iterator[_Read]:
             for row, piece in _gathered(upsample_rows(lines, patch, guide.height, guide.width)):
-                seen = guide_reader.read(Window(0, row, guide.width, piece.shape[1]))
-                around = Window(-HALO, row - HALO, guide.width + 2 * HALO, piece.shape[1] + 2 * HALO)
-                yield _Read(row, piece, seen, pixel_reader.read(around) if pixel_reader is not None else None)
+                around = Window(-halo, row - halo, guide.width + 2 * halo, piece.shape[1] + 2 * halo)
+                yield _Read(row, piece, reader.read(around))
 
         threads = min(cores(), _THREADS)
         yield from in_order(classify, reads(), threads=threads, ahead=threads, name="geodino-classify")
@@ -122,12 +123,13 @@ def _gathered(pieces: Iterator[tuple[int, FloatArray]]) -> Iterator[tuple[int, F
         yield first, np.concatenate(parts, axis=1)
 
 
-def _decide(row: int, logits: FloatArray, known: NDArray[np.bool_]) -> ClassRows:
+def _decide(row: int, logits: FloatArray, known: NDArray[np.bool_], confidence: bool) -> ClassRows:
     best = logits.argmax(axis=0)
     classes = np.where(known, best + 1, 0).astype(np.uint8)
+    if not confidence:
+        return ClassRows(row, classes, None)
     share = 1 / np.exp(logits - logits.max(axis=0)).sum(axis=0)
-    confidence = np.where(known, np.round(100 * share), 255).astype(np.uint8)
-    return ClassRows(row, classes, confidence)
+    return ClassRows(row, classes, np.where(known, np.round(100 * share), 255).astype(np.uint8))
 
 
 def _lines(head: LinearHead, store: TokenStore, patch: int, guide: Scene, channels: int) -> Iterator[FloatArray]:
