@@ -219,6 +219,7 @@ def translate(
         "BLOCKSIZE": str(block_size(count, dtype)),
         "OVERVIEW_RESAMPLING": resampling.upper(),
         "BIGTIFF": "IF_SAFER",
+        "NUM_THREADS": "ALL_CPUS",
     }
     try:
         with disk_errors(target):
