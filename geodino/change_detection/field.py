@@ -1,13 +1,16 @@
 """The change score of a pair as a field of rows: any range of rows on demand, equal to the same rows of the whole."""
 
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
+from threadpoolctl import threadpool_limits
 
 from geodino.change_detection import pooling
 from geodino.change_detection.alignment import Pair
@@ -25,15 +28,18 @@ from geodino.change_detection.spectral import HALO, SpectralModel
 from geodino.change_detection.texture import TexturedBackground, TextureHistogram, fit_textured
 from geodino.segmentation.guide import RADIUS, apply_lines, guided_lines, token_means
 from geodino.token_store import TokenStore
+from tiles.helper import cores, in_order
 from tiles.scene import Scene, SceneReader
 from tiles.stitch import upsample_rows
 
 FloatArray = NDArray[np.float32]
 T = TypeVar("T")
 
-_BLOCK_ROWS = 256
-# Rows the calibration reads at most, spread evenly over the scene; a smaller scene is read whole.
-_CALIBRATION_BLOCKS = 8
+_BLOCK_ROWS = 128
+# Blocks the calibration reads at most, spread evenly over the scene; a smaller scene is read whole.
+_CALIBRATION_BLOCKS = 16
+# Blocks measured at once; each is as wide as the scene.
+_THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -139,9 +145,11 @@ class ScoreField:
 
     def rows(self) -> Iterator[ScoreRows]:
         """The whole score from top to bottom."""
-        with self.readers() as readers:
-            for start, stop in self.blocks():
-                yield ScoreRows(start, self.final.standardise(self.combined(readers, start, stop)))
+
+        def score(readers: "Readers", start: int, stop: int) -> ScoreRows:
+            return ScoreRows(start, self.final.standardise(self.combined(readers, start, stop)))
+
+        yield from self._each(score, self.blocks())
 
     def blocks(self) -> list[tuple[int, int]]:
         """Row ranges that the score is made in, top to bottom."""
@@ -153,9 +161,26 @@ class ScoreField:
         """What ``measure`` gives for blocks spread evenly over the scene."""
         blocks = self.blocks()
         picked = np.unique(np.linspace(0, len(blocks) - 1, min(_CALIBRATION_BLOCKS, len(blocks))).astype(int))
-        with self.readers() as readers:
-            for number in picked:
-                yield measure(readers, *blocks[number])
+        yield from self._each(measure, [blocks[number] for number in picked])
+
+    def _each(self, measure: Callable[["Readers", int, int], T], blocks: Sequence[tuple[int, int]]) -> Iterator[T]:
+        """What ``measure`` gives for each block, in order; blocks are measured side by side."""
+        threads = min(cores(), _THREADS)
+        idle: SimpleQueue[Readers] = SimpleQueue()
+
+        def work(block: tuple[int, int]) -> T:
+            readers = idle.get()
+            try:
+                return measure(readers, *block)
+            finally:
+                idle.put(readers)
+
+        with contextlib.ExitStack() as stack:
+            for _ in range(threads):
+                idle.put(stack.enter_context(self.readers()))
+            # Products this small gain nothing from threads of their own, which would only wait beside these.
+            stack.enter_context(threadpool_limits(1, "blas"))
+            yield from in_order(work, blocks, threads=threads, ahead=threads, name="geodino-score")
 
     def combined(self, readers: "Readers", start: int, stop: int) -> FloatArray:
         """Score before its own calibration, as a log distance `[stop - start, width]`; NaN where nodata."""
