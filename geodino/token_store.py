@@ -29,14 +29,15 @@ class TokenStore:
     Attributes:
         folder: where it lies; removed by ``remove`` when the map is whole.
         done: token rows written so far.
-        values: the array, memory-mapped for reading; rows from ``done`` on are undefined.
-        valid: which tokens hold something.
+        channels: values a token.
+        dtype: their type on disk.
+        valid: which tokens hold something; rows from ``done`` on are undefined.
     """
 
-    # Rows come through write(): storing into a mapping that a full disk cannot back ends the process with SIGBUS.
     folder: Path
     done: int
-    values: np.memmap
+    channels: int
+    dtype: np.dtype[Any]
     valid: np.memmap
 
     @classmethod
@@ -83,8 +84,10 @@ class TokenStore:
             )
         with disk_errors(folder):
             folder.mkdir(parents=False, exist_ok=True)
-            store.values = _map(folder / _VALUES, dtype, (rows, channels, columns))
-            store.valid = _map(folder / _VALID, np.bool_, (rows, columns))
+            store.channels, store.dtype = channels, np.dtype(dtype)
+            _reserve(folder / _VALUES, rows * channels * columns * store.dtype.itemsize)
+            _reserve(folder / _VALID, rows * columns)
+            store.valid = np.memmap(folder / _VALID, dtype=np.bool_, mode="r", shape=(rows, columns))
             store._identity, store.done = wanted, 0 if found is None else int(found["done"])
             store._write_journal()
         return store
@@ -98,19 +101,35 @@ class TokenStore:
         if row != self.done:
             raise ValueError(f"row {row} does not follow {self.done}")
         with disk_errors(self.folder):
-            _put(self.folder / _VALUES, row, np.moveaxis(values, 0, 1).astype(self.values.dtype))
+            _put(self.folder / _VALUES, row, np.moveaxis(values, 0, 1).astype(self.dtype))
             _put(self.folder / _VALID, row, valid)
             self.done = row + values.shape[1]
             self._write_journal()
 
     def read(self, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Values `[C, h, columns]` float32 and validity `[h, columns]` of token rows ``start`` to ``stop``."""
-        values = np.moveaxis(np.asarray(self.values[start:stop]), 1, 0).astype(np.float32)
+        values = np.moveaxis(self._rows(start, stop), 1, 0).astype(np.float32)
         return values, np.asarray(self.valid[start:stop])
 
     def at(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float32]:
         """Values of single tokens, `[N, C]` float32."""
-        return np.asarray(self.values[rows, :, columns], dtype=np.float32)
+        found = np.empty((len(rows), self.channels), np.float32)
+        order = np.argsort(rows, kind="stable")
+        for members in np.split(order, np.flatnonzero(np.diff(rows[order])) + 1):
+            if len(members):
+                row = int(rows[members[0]])
+                found[members] = self._rows(row, row + 1)[0][:, columns[members]].T
+        return found
+
+    def _rows(self, start: int, stop: int) -> NDArray[Any]:
+        """Whole token rows as they lie on disk, `[stop - start, C, columns]`.
+
+        Not memory-mapped: what is read through a mapping stays in the process's memory, in the end the whole scene.
+        """
+        shape = (stop - start, self.channels, self.valid.shape[1])
+        size = math.prod(shape[1:])
+        path, offset = self.folder / _VALUES, start * size * self.dtype.itemsize
+        return np.fromfile(path, self.dtype, math.prod(shape), offset=offset).reshape(shape)
 
     def remove(self) -> None:
         """Delete the folder."""
@@ -128,17 +147,15 @@ class TokenStore:
     _identity: dict[str, Any]
 
 
-def _map(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.memmap:
-    """Make room for an array on disk, or find it there, and map it for reading.
+def _reserve(path: Path, size: int) -> None:
+    """Make room on disk, or find it there.
 
     A disk without that room refuses here, before any work (where the system can reserve: not on macOS).
     """
-    size = math.prod(shape) * np.dtype(dtype).itemsize
     with path.open("ab") as file:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)
         file.truncate(size)
-    return np.memmap(path, dtype=np.dtype(dtype), mode="r", shape=shape)
 
 
 def _put(path: Path, row: int, rows: NDArray[Any]) -> None:

@@ -32,7 +32,7 @@ def tokens_at(
     row, col = np.maximum((rows + 0.5) / patch - 0.5, 0), np.maximum((cols + 0.5) / patch - 0.5, 0)
     top, left = row.astype(np.int64), col.astype(np.int64)
     total = np.zeros(len(rows), dtype=np.float32)
-    features = np.zeros((len(rows), store.values.shape[1]), dtype=np.float32)
+    features = np.zeros((len(rows), store.channels), dtype=np.float32)
     for down in (0, 1):
         for right in (0, 1):
             r, c = np.minimum(top + down, height - 1), np.minimum(left + right, width - 1)
