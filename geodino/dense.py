@@ -29,7 +29,7 @@ from geodino.backbone import Backbone
 from geodino.normalize import Normalization, standardize
 from geodino.token_grid import TokenGrid
 from tiles.errors import InputError
-from tiles.helper import cores, in_order
+from tiles.helper import in_order
 from tiles.scene import Scene, SceneReader
 from tiles.stitch import Axis, BoolArray, FloatArray, MaskBand, RowBand
 
@@ -38,7 +38,7 @@ from tiles.stitch import Axis, BoolArray, FloatArray, MaskBand, RowBand
 _STRIP = 4
 # A processor gains nothing from larger batches, whose activations leave its caches; a GPU needs them to be busy.
 _CPU_BATCH = 2
-# Batches at once on a processor, which share its cores; each holds its activations.
+# Batches at once on a processor, which share its threads; each holds its activations.
 _CPU_THREADS = 4
 # Tokens of a window's side and of its halo, where the backbone asks for no smaller ones.
 _WINDOW, _HALO, _SMALLEST_WINDOW = 36, 2, 8
@@ -316,10 +316,12 @@ def _encoded(
     readers: _Readers, plan: _Plan, backbone: Backbone, settings: DenseSettings
 ) -> Iterator[tuple[list[_Read], FloatArray | None]]:
     """Batches in order with their features, None where no token of a batch is valid."""
-    on_processor = backbone.device.type == "cpu"
-    # Two batches on their way keep a GPU busy while results are copied. On a processor each batch has cores of its
-    # own: work of this size is done sooner side by side than each part of it spread over all cores.
-    threads = min(cores(), _CPU_THREADS) if on_processor else 2
+    # Two batches on their way keep a GPU busy while results are copied. On a processor each batch has a share of the
+    # threads: work of this size is done sooner side by side than each part of it spread over all cores.
+    processor = backbone.device.type == "cpu"
+    allowed = torch.get_num_threads()
+    threads = min(allowed, _CPU_THREADS) if processor else 2
+    share = allowed // threads if processor else None
     pools = ThreadpoolController()
 
     def encode(reads: list[_Read]) -> tuple[list[_Read], FloatArray | None]:
@@ -328,7 +330,7 @@ def _encoded(
         x = torch.from_numpy(np.stack([read.values for read in reads]))
         torch.get_num_threads()  # PyTorch settles it for a new thread when first asked, and would undo the limit
         try:
-            with pools.limit(limits=max(1, cores() // threads) if on_processor else None, user_api="openmp"):
+            with pools.limit(limits=share, user_api="openmp"):
                 return reads, encode_unit(backbone, x, settings).cpu().numpy()
         except torch.OutOfMemoryError:
             raise InputError(

@@ -1,5 +1,7 @@
 """Dense features: exact for any range of rows, blended by the maths of one whole array, nodata kept out."""
 
+import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -82,6 +84,34 @@ def test_readers_do_not_change_the_result(scene, backbone):
     one, _ = whole(stream_tokens(scene, backbone, DenseSettings(window=8, halo=1, batch_size=3, readers=1)))
     four, _ = whole(stream_tokens(scene, backbone, DenseSettings(window=8, halo=1, batch_size=3, readers=4)))
     np.testing.assert_array_equal(one, four)
+
+
+@pytest.mark.parametrize("allowed", [1, 2, 3])
+def test_batches_share_the_threads_that_pytorch_may_use(scene, backbone, monkeypatch, allowed):
+    before, lock = torch.get_num_threads(), threading.Lock()
+    running, most = 0, 0
+
+    def encode(*arguments):
+        nonlocal running, most
+        with lock:
+            running += torch.get_num_threads()
+            most = max(most, running)
+        time.sleep(0.005)  # long enough for another batch to begin beside this one
+        result = encode_unit(*arguments)
+        with lock:
+            running -= torch.get_num_threads()
+        return result
+
+    monkeypatch.setattr("geodino.dense.encode_unit", encode)
+    torch.set_num_threads(allowed)
+    try:
+        features, _ = whole(stream_tokens(scene, backbone, SMALL))
+        assert torch.get_num_threads() == allowed
+    finally:
+        torch.set_num_threads(before)
+    assert most == allowed
+    monkeypatch.undo()
+    np.testing.assert_array_equal(features, whole(stream_tokens(scene, backbone, SMALL))[0])
 
 
 def test_a_scene_smaller_than_a_window_is_one_window(tmp_path, backbone):
