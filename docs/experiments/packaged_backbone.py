@@ -5,7 +5,7 @@ making:
 
 1. OUTPUT/fit.zip, the images that ``geodino eval EUROSAT_ZIP`` with seed 0 does not test on, and OUTPUT/tiles, those
    and the scenes at 10 m. Labels go along for whoever sets ``monitor.knn``; no loss sees them;
-2. OUTPUT/first, the recipe ``sentinel``, and OUTPUT/second to /sixth, each of which goes on from the one before with
+2. OUTPUT/first, the recipe ``sentinel``, and OUTPUT/second to /seventh, each of which goes on from the one before with
    ``sentinel_hires``; the fifth from its levelled backbone alone, with new heads;
 3. OUTPUT/levelled: the last teacher in bf16, the directions of its tokens levelled (``pretrain.level``);
 4. OUTPUT/evaluation, ``geodino eval`` of it beside its floors;
@@ -107,6 +107,20 @@ STAGES = (
             "crops.global_scale=[0.5,1.0]",
             "optimizer.lr.peak=1.0e-3",
             "teacher.momentum.end=0.9995",
+        ),
+    ),
+    # The same, with larger local crops: nine tokens see what four do not.
+    Stage(
+        "seventh",
+        "sentinel_hires",
+        (
+            "max_steps=6200",
+            "crops.global_size=64",
+            "crops.local_size=24",
+            "crops.local_scale=[0.08,0.3]",
+            "optimizer.lr.peak=2.0e-3",
+            "teacher.momentum.peak=0.995",
+            "teacher.momentum.end=0.9997",
         ),
     ),
 )

@@ -96,7 +96,7 @@ def test_batches_share_the_threads_that_pytorch_may_use(scene, backbone, monkeyp
         with lock:
             running += torch.get_num_threads()
             most = max(most, running)
-        time.sleep(0.005)  # long enough for another batch to begin beside this one
+        time.sleep(0.02)  # long enough for another batch to begin beside this one
         result = encode_unit(*arguments)
         with lock:
             running -= torch.get_num_threads()
