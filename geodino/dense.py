@@ -13,7 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -314,7 +314,7 @@ class _Readers:
 
 def _encoded(
     readers: _Readers, plan: _Plan, backbone: Backbone, settings: DenseSettings
-) -> Iterator[tuple[list[_Read], FloatArray | None]]:
+) -> Generator[tuple[list[_Read], FloatArray | None], None, None]:
     """Batches in order with their features, None where no token of a batch is valid."""
     # Two batches on their way keep a GPU busy while results are copied. On a processor each batch has a share of the
     # threads: work of this size is done sooner side by side than each part of it spread over all cores.
@@ -369,11 +369,11 @@ def stream_tokens(
     if rows.step != 1 or not 0 <= rows.start < rows.stop <= grid.rows:
         raise ValueError(f"{rows} are not rows of a grid of {grid.rows}")
     plan = _Plan(grid, settings, rows)
-    readers = _Readers(scene, plan, backbone.normalization, settings)
-    try:
-        yield from _blend(plan, feature_dim(backbone, settings), _encoded(readers, plan, backbone, settings))
-    finally:
-        readers.close()
+    with (
+        closing(_Readers(scene, plan, backbone.normalization, settings)) as readers,
+        closing(_encoded(readers, plan, backbone, settings)) as batches,
+    ):
+        yield from _blend(plan, feature_dim(backbone, settings), batches)
 
 
 def _blend(plan: _Plan, channels: int, batches: Iterator[tuple[list[_Read], FloatArray | None]]) -> Iterator[TokenRows]:
