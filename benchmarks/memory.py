@@ -84,7 +84,7 @@ def make_labels(path: Path, block: Path) -> None:
     with rasterio.open(block) as file:
         (height, width), affine, crs = file.shape, file.transform, file.crs
     places = np.random.default_rng(0).uniform(0, (width, height), (40, 2))
-    points = [Point(*(affine * (float(x), float(y)))) for x, y in places]
+    points = [Point(*(affine @ (float(x), float(y)))) for x, y in places]
     geopandas.GeoDataFrame({"kind": [str(i % 4) for i in range(40)]}, geometry=points, crs=crs).to_file(path)
 
 

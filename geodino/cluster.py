@@ -25,6 +25,7 @@ from geodino.cube import PIECE_ROWS, CubeSpec, CubeWriter, pieces, write_piece
 from geodino.dense import DenseSettings, stream_tokens
 from geodino.extraction import Extraction, arithmetic_of
 from tiles.errors import InputError
+from tiles.helper import use_cores
 from tiles.progress import Progress, Silent
 from tiles.scene import Scene
 
@@ -120,7 +121,9 @@ def on_worker(model: ModelSpec, arithmetic: str, task: Task[T]) -> T:
         InputError: This worker computes in another arithmetic, or an input is damaged.
     """
     with _one_model:  # threads of a worker share its one model and its memory
-        torch.set_num_threads(max(1, get_worker().state.nthreads))
+        threads = max(1, get_worker().state.nthreads)
+        torch.set_num_threads(threads)
+        use_cores(threads)
         backbone = model.load()
         if arithmetic_of(backbone) != arithmetic:
             raise InputError(

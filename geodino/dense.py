@@ -13,15 +13,15 @@ import threading
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import asdict, dataclass
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 import rasterio
 import torch
 from rasterio.windows import Window
-from threadpoolctl import ThreadpoolController
 from torch import Tensor
 from torch.nn import functional
 
@@ -316,22 +316,28 @@ def _encoded(
     readers: _Readers, plan: _Plan, backbone: Backbone, settings: DenseSettings
 ) -> Generator[tuple[list[_Read], FloatArray | None], None, None]:
     """Batches in order with their features, None where no token of a batch is valid."""
-    # Two batches on their way keep a GPU busy while results are copied. On a processor each batch has a share of the
-    # threads: work of this size is done sooner side by side than each part of it spread over all cores.
     processor = backbone.device.type == "cpu"
+    # On a processor each batch has a share of the threads: work of this size is done sooner side by side than each
+    # part of it spread over all cores. On a GPU one batch is computed while the one before is copied back.
     allowed = torch.get_num_threads()
     threads = min(allowed, _CPU_THREADS) if processor else 2
-    share = allowed // threads if processor else None
-    pools = ThreadpoolController()
+    shares: SimpleQueue[int] = SimpleQueue()
+    for number in range(threads):
+        shares.put(allowed // threads + (number < allowed % threads))
+    one_at_a_time = nullcontext() if processor else threading.Lock()
+
+    def begin() -> None:
+        if processor:
+            _use_threads(shares.get(), allowed)
 
     def encode(reads: list[_Read]) -> tuple[list[_Read], FloatArray | None]:
         if not any(read.tokens.any() for read in reads):
             return reads, None
         x = torch.from_numpy(np.stack([read.values for read in reads]))
-        torch.get_num_threads()  # PyTorch settles it for a new thread when first asked, and would undo the limit
         try:
-            with pools.limit(limits=share, user_api="openmp"):
-                return reads, encode_unit(backbone, x, settings).cpu().numpy()
+            with one_at_a_time:
+                features = encode_unit(backbone, x, settings)
+            return reads, features.cpu().numpy()
         except torch.OutOfMemoryError:
             raise InputError(
                 f"{backbone.device} has no memory left for {len(reads)} windows of {readers.scene.source} at once; end "
@@ -340,7 +346,19 @@ def _encoded(
 
     source = iter(readers)
     batches = ([next(source) for _ in batch] for batch in plan.batches)
-    yield from in_order(encode, batches, threads=threads, ahead=threads, name="geodino-model")
+    yield from in_order(encode, batches, threads=threads, ahead=threads, name="geodino-model", begin=begin)
+
+
+def _use_threads(share: int, otherwise: int) -> None:
+    """Let PyTorch's operations in this thread use ``share`` threads, and ``otherwise`` in threads yet to come.
+
+    PyTorch has one call for both, which sets the calling thread and the default.
+    """
+    torch.get_num_threads()  # a new thread takes the default when first asked: now, and not after what follows
+    torch.set_num_threads(share)
+    other = threading.Thread(target=torch.set_num_threads, args=(otherwise,))
+    other.start()
+    other.join()
 
 
 def stream_tokens(

@@ -190,7 +190,7 @@ def _attend(attention: Any, value: Tensor, rotary: Rotary | None, flash: bool) -
         bias = torch.cat((attention.q_bias, attention.k_bias.to(attention.q_bias.dtype), attention.v_bias))
     joint = _linear(value, attention.qkv.weight, bias).view(batch, length, 3 * attention.num_heads, -1)
     query, key, content = joint.chunk(3, dim=2)
-    if flash:  # takes heads where they lie
+    if flash:  # reads heads strided, without copies
         if rotary is not None:
             query, key = _rotated(joint[:, :, : 2 * attention.num_heads], rotary).chunk(2, dim=2)
         query, key, content = (part.transpose(1, 2) for part in (query, key, content))

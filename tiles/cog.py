@@ -26,6 +26,7 @@ from rasterio._err import CPLE_BaseError  # the copy that makes a COG raises the
 from rasterio.errors import RasterioError
 
 from tiles.errors import OutputError
+from tiles.helper import cores
 from tiles.tiled import TiledRows
 
 BLOCK = 512
@@ -36,6 +37,8 @@ _MOST_LEVELS = 32
 _BLOCK_BYTES = 4 << 20
 # GDAL makes the overviews of up to so many bands; of more it would take longer than everything else, see `tiles.tiled`.
 _FEW_BANDS = 4
+# Threads that compress; each holds a block.
+_THREADS = 4
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -219,7 +222,7 @@ def translate(
         "BLOCKSIZE": str(block_size(count, dtype)),
         "OVERVIEW_RESAMPLING": resampling.upper(),
         "BIGTIFF": "IF_SAFER",
-        "NUM_THREADS": "ALL_CPUS",
+        "NUM_THREADS": str(min(cores(), _THREADS)),
     }
     try:
         with disk_errors(target):

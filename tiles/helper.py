@@ -23,13 +23,29 @@ Work = TypeVar("Work")
 Result = TypeVar("Result")
 
 
+_most_cores: int | None = None
+
+
 def cores() -> int:
     """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return found if _most_cores is None else min(found, _most_cores)
+
+
+def use_cores(most: int) -> None:
+    """Let this process use so many cores at most: a cluster's worker has a share of its machine."""
+    global _most_cores
+    _most_cores = most
 
 
 def in_order(
-    do: Callable[[Work], Result], works: Iterable[Work], *, threads: int, ahead: int, name: str
+    do: Callable[[Work], Result],
+    works: Iterable[Work],
+    *,
+    threads: int,
+    ahead: int,
+    name: str,
+    begin: Callable[[], object] | None = None,
 ) -> Iterator[Result]:
     """Yield the results of works in their order, done by threads while the caller uses earlier ones.
 
@@ -39,8 +55,9 @@ def in_order(
         threads: Number of threads.
         ahead: Works drawn beyond the one whose result is yielded next.
         name: Of the threads.
+        begin: Called once in each thread, before it does anything.
     """
-    with ThreadPoolExecutor(threads, thread_name_prefix=name) as pool:
+    with ThreadPoolExecutor(threads, thread_name_prefix=name, initializer=begin) as pool:
         waiting: deque[Future[Result]] = deque()
         try:
             for work in works:

@@ -125,7 +125,7 @@ def _crs_text(source: DatasetReader) -> str | None:
 
 
 class SceneReader:
-    """An open scene; one for each thread, since GDAL's handles are not to be shared.
+    """An open scene, for one thread at a time: GDAL's handles are not to be used by two at once.
 
     Use as a context manager: ``with scene.open() as reader: reader.read(Window(0, 0, 512, 512))``.
     """

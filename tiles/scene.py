@@ -143,7 +143,7 @@ class Scene:
         return digest.hexdigest()[:32]
 
     def open(self) -> SceneReader:
-        """Open for reading in one thread, as a context manager."""
+        """Open for reading in one thread at a time, as a context manager."""
         return SceneReader(self)
 
 

@@ -149,7 +149,7 @@ class ScoreField:
         def score(readers: "Readers", start: int, stop: int) -> ScoreRows:
             return ScoreRows(start, self.final.standardise(self.combined(readers, start, stop)))
 
-        yield from self._each(score, self.blocks())
+        yield from self.each(score, self.blocks())
 
     def blocks(self) -> list[tuple[int, int]]:
         """Row ranges that the score is made in, top to bottom."""
@@ -161,11 +161,11 @@ class ScoreField:
         """What ``measure`` gives for blocks spread evenly over the scene."""
         blocks = self.blocks()
         picked = np.unique(np.linspace(0, len(blocks) - 1, min(_CALIBRATION_BLOCKS, len(blocks))).astype(int))
-        yield from self._each(measure, [blocks[number] for number in picked])
+        yield from self.each(measure, [blocks[number] for number in picked])
 
-    def _each(self, measure: Callable[["Readers", int, int], T], blocks: Sequence[tuple[int, int]]) -> Iterator[T]:
+    def each(self, measure: Callable[["Readers", int, int], T], blocks: Sequence[tuple[int, int]]) -> Iterator[T]:
         """What ``measure`` gives for each block, in order; blocks are measured side by side."""
-        threads = min(cores(), _THREADS)
+        threads = max(1, min(cores(), _THREADS, len(blocks)))
         idle: SimpleQueue[Readers] = SimpleQueue()
 
         def work(block: tuple[int, int]) -> T:

@@ -7,6 +7,7 @@ on both dates' tokens.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ WANTED = ("1", "change", "changed", "yes", "true", "positive", "wanted", "like")
 _DARK = 0.01
 # The class-agnostic score enters unscaled by the number of features: two or three deviations of it are worth a label.
 _SCORE_UNIT = 2.0
-_SURVEY_BLOCKS = 12
+_SURVEY_BLOCKS = 24
 _PROTOTYPE_SHARE = 0.3
 
 
@@ -42,16 +43,17 @@ class KindOfChange:
 
     def rows(self) -> Iterator[ScoreRows]:
         """The score from top to bottom: log odds of the wanted kind, above 0 where it is likelier than not."""
-        with self.field.readers() as readers:
-            for start, stop in self.field.blocks():
-                features, valid = pair_features(self.field, readers, start, stop)
-                logits = self.head.pixel_logits(features)
-                if self.field.tokens is not None:
-                    logits += self._token_logits(start, stop)
-                else:
-                    logits += self.head.bias[:, None, None]
-                score = np.where(valid, logits[1] - logits[0], np.nan).astype(np.float32)
-                yield ScoreRows(start, score)
+
+        def score(readers: Readers, start: int, stop: int) -> ScoreRows:
+            features, valid = pair_features(self.field, readers, start, stop)
+            logits = self.head.pixel_logits(features)
+            if self.field.tokens is not None:
+                logits += self._token_logits(start, stop)
+            else:
+                logits += self.head.bias[:, None, None]
+            return ScoreRows(start, np.where(valid, logits[1] - logits[0], np.nan).astype(np.float32))
+
+        yield from self.field.each(score, self.field.blocks())
 
     def threshold(self) -> Threshold:
         """Even odds."""
@@ -126,15 +128,13 @@ def _token_pair(first: FloatArray, second: FloatArray, centres: FloatArray) -> F
 def _features_at(field: ScoreField, labels: Labels) -> tuple[FloatArray, NDArray[np.bool_]]:
     features: FloatArray | None = None
     known = np.zeros(len(labels), dtype=bool)
-    with field.readers() as readers:
-        for start, stop in field.blocks():
-            here = np.flatnonzero((labels.rows >= start) & (labels.rows < stop))
-            if len(here):
-                block, valid = pair_features(field, readers, start, stop)
-                if features is None:
-                    features = np.zeros((len(labels), len(block)), dtype=np.float32)
-                place = (labels.rows[here] - start, labels.cols[here])
-                features[here], known[here] = block[:, *place].T, valid[place]
+    blocks = [block for block in field.blocks() if ((labels.rows >= block[0]) & (labels.rows < block[1])).any()]
+    for (start, stop), (block, valid) in zip(blocks, field.each(partial(pair_features, field), blocks), strict=True):
+        here = np.flatnonzero((labels.rows >= start) & (labels.rows < stop))
+        if features is None:
+            features = np.zeros((len(labels), len(block)), dtype=np.float32)
+        place = (labels.rows[here] - start, labels.cols[here])
+        features[here], known[here] = block[:, *place].T, valid[place]
     if features is None:
         raise InputError("no example lies where both dates have pixels")
     return features, known
@@ -144,10 +144,8 @@ def _survey_scale(field: ScoreField) -> BlockScale:
     blocks = field.blocks()
     picked = np.unique(np.linspace(0, len(blocks) - 1, min(_SURVEY_BLOCKS, len(blocks))).astype(int))
     found = []
-    with field.readers() as readers:
-        for number in picked:
-            block, valid = pair_features(field, readers, *blocks[number])
-            found.append(block[:, valid][:, :: max(1, int(valid.sum()) // 5000)].T)
+    for block, valid in field.each(partial(pair_features, field), [blocks[number] for number in picked]):
+        found.append(block[:, valid][:, :: max(1, int(valid.sum()) // 2500)].T)
     scale = BlockScale.of(np.concatenate(found))
     scales = scale.scale.copy()
     scales[0] = _SCORE_UNIT

@@ -303,7 +303,8 @@ def write_map(
             )  # fmt: skip
         for piece in rows:
             writer.write(piece.row, piece.classes[None])
-            if confidence is not None and piece.confidence is not None:
+            if confidence is not None:
+                assert piece.confidence is not None
                 confidence.write(piece.row, piece.confidence[None])
             counts += np.bincount(piece.classes.ravel(), minlength=256)
             progress.update(0.85 + 0.14 * (piece.row + piece.classes.shape[0]) / scene.height, "map")

@@ -46,11 +46,12 @@ class ClassRows:
 
 @dataclass(frozen=True)
 class _Read:
-    """Rows to classify: lines from colour to score, and the pixels they are of, with those around them."""
+    """Rows to classify: lines from colour to score, the guide's colours, and what the head reads of single pixels."""
 
     row: int
     lines: FloatArray
-    pixels: Pixels
+    seen: Pixels
+    own: Pixels | None
 
 
 def render_classes(
@@ -72,7 +73,7 @@ def render_classes(
         store: the scene's tokens, complete.
         patch: pixels of a token's side.
         guide: bands whose colours the borders follow; its validity is the map's.
-        pixels: bands the head reads at pixel level, the guide's among them; None for a head that only reads tokens.
+        pixels: bands the head reads at pixel level, None for a head that only reads tokens.
         refine: sharpen the coarse scores with the guide; False interpolates them bilinearly.
         confidence: also say how sure each pixel's class is.
     """
@@ -80,30 +81,38 @@ def render_classes(
     lines = _lines(head, store, patch, guide, channels)
     classes = head.classes
 
-    scene = pixels if pixels is not None and head.pixel_weight.shape[1] else guide
-    halo = HALO if scene is pixels else 0
-    colours = [scene.band_names.index(name) for name in guide.band_names]
+    if not head.pixel_weight.shape[1]:
+        pixels = None
 
     def classify(read: _Read) -> ClassRows:
-        piece, own = read.lines, read.pixels
-        height, width = piece.shape[1:]
-        inside = np.s_[halo : halo + height, halo : halo + width]
-        slopes = piece[: classes * channels].reshape(classes, channels, height, width)
+        piece, seen, own = read.lines, read.seen, read.own
+        slopes = piece[: classes * channels].reshape(classes, channels, *piece.shape[1:])
         offsets = piece[classes * channels : classes * (channels + 1)]
-        logits = apply_lines(slopes, offsets, own.values[colours][:, *inside]) if refine else offsets.copy()
-        if scene is pixels:
-            logits += waves.logits(head, spectral_features(own)[:, *inside])
-        return _decide(read.row, logits, own.valid[inside] & (piece[-1] > 1e-3), confidence)
+        logits = apply_lines(slopes, offsets, seen.values) if refine else offsets.copy()
+        known = seen.valid & (piece[-1] > 1e-3)
+        if own is not None:
+            logits += waves.logits(head, spectral_features(own)[:, HALO:-HALO, HALO:-HALO])
+            known &= own.valid[HALO:-HALO, HALO:-HALO]
+        return _decide(read.row, logits, known, confidence)
 
     with contextlib.ExitStack() as stack:
-        reader = stack.enter_context(scene.open())
+        guide_reader = stack.enter_context(guide.open())
+        pixel_reader = None if pixels is None else stack.enter_context(pixels.open())
+        same = pixels is not None and pixels.band_names == guide.band_names
         # Products this small gain nothing from threads of their own, which would only wait beside those that classify.
         stack.enter_context(threadpool_limits(1, "blas"))
 
         def reads() -> Iterator[_Read]:
             for row, piece in _gathered(upsample_rows(lines, patch, guide.height, guide.width)):
-                around = Window(-halo, row - halo, guide.width + 2 * halo, piece.shape[1] + 2 * halo)
-                yield _Read(row, piece, reader.read(around))
+                own = None
+                if pixel_reader is not None:
+                    around = Window(-HALO, row - HALO, guide.width + 2 * HALO, piece.shape[1] + 2 * HALO)
+                    own = pixel_reader.read(around)
+                if own is not None and same:
+                    seen = Pixels(own.values[:, HALO:-HALO, HALO:-HALO], own.valid[HALO:-HALO, HALO:-HALO])
+                else:
+                    seen = guide_reader.read(Window(0, row, guide.width, piece.shape[1]))
+                yield _Read(row, piece, seen, own)
 
         threads = min(cores(), _THREADS)
         yield from in_order(classify, reads(), threads=threads, ahead=threads, name="geodino-classify")

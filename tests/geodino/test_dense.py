@@ -1,7 +1,7 @@
 """Dense features: exact for any range of rows, blended by the maths of one whole array, nodata kept out."""
 
 import threading
-import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -86,31 +86,26 @@ def test_readers_do_not_change_the_result(scene, backbone):
     np.testing.assert_array_equal(one, four)
 
 
-@pytest.mark.parametrize("allowed", [1, 2, 3])
-def test_batches_share_the_threads_that_pytorch_may_use(scene, backbone, monkeypatch, allowed):
-    before, lock = torch.get_num_threads(), threading.Lock()
-    running, most = 0, 0
+@pytest.mark.parametrize(("allowed", "shares"), [(1, [1]), (2, [1, 1]), (3, [1, 1, 1]), (7, [1, 2, 2, 2])])
+def test_batches_side_by_side_share_the_threads_that_pytorch_may_use(scene, backbone, monkeypatch, allowed, shares):
+    before, used, together = torch.get_num_threads(), {}, threading.Barrier(len(shares), timeout=60)
 
     def encode(*arguments):
-        nonlocal running, most
-        with lock:
-            running += torch.get_num_threads()
-            most = max(most, running)
-        time.sleep(0.02)  # long enough for another batch to begin beside this one
-        result = encode_unit(*arguments)
-        with lock:
-            running -= torch.get_num_threads()
-        return result
+        if threading.get_ident() not in used:
+            used[threading.get_ident()] = torch.get_num_threads()
+            together.wait()  # for the first batch of every other thread
+        return encode_unit(*arguments)
 
-    monkeypatch.setattr("geodino.dense.encode_unit", encode)
-    torch.set_num_threads(allowed)
-    try:
-        features, _ = whole(stream_tokens(scene, backbone, SMALL))
-        assert torch.get_num_threads() == allowed
-    finally:
-        torch.set_num_threads(before)
-    assert most == allowed
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr("geodino.dense.encode_unit", encode)
+        torch.set_num_threads(allowed)
+        try:
+            features, _ = whole(stream_tokens(scene, backbone, SMALL))
+            with ThreadPoolExecutor(1) as later:
+                assert later.submit(torch.get_num_threads).result() == torch.get_num_threads() == allowed
+        finally:
+            torch.set_num_threads(before)
+    assert sorted(used.values()) == shares
     np.testing.assert_array_equal(features, whole(stream_tokens(scene, backbone, SMALL))[0])
 
 
