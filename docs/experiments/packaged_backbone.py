@@ -132,8 +132,8 @@ DATA = (
     "{tiles} tiles of 64 pixels"
 )
 LIMITS = (
-    "Small and briefly trained: not quite a hundred epochs on one processor, far from what hundreds give. Sentinel-2 RGB "
-    "at 10 m of Europe, one scene of the eastern United States and one of south-east Asia; other sensors, bands and "
+    "Small and briefly trained: not quite a hundred epochs on one processor, far from what hundreds give. Sentinel-2 "
+    "RGB at 10 m of Europe, one scene of the eastern United States and one of south-east Asia; other sensors, bands and "
     "ground resolutions were never seen."
 )
 
