@@ -133,8 +133,8 @@ DATA = (
 )
 LIMITS = (
     "Small and briefly trained: not quite a hundred epochs on one processor, far from what hundreds give. Sentinel-2 "
-    "RGB at 10 m of Europe, one scene of the eastern United States and one of south-east Asia; other sensors, bands and "
-    "ground resolutions were never seen."
+    "RGB at 10 m of Europe, one scene of the eastern United States and one of south-east Asia; other sensors, bands "
+    "and ground resolutions were never seen."
 )
 
 
