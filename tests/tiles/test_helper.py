@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tiles.errors import InputError
-from tiles.helper import share_out
+from tiles.helper import cores, share_out, use_cores
 
 
 def squared(number: int) -> tuple[int, int]:
@@ -103,3 +103,12 @@ def test_a_program_without_a_guard_may_use_helpers(tmp_path):
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=True)
     once, total = done.stdout.split()
     assert once == "once" and float(total) == pytest.approx(sum(i**0.5 for i in range(40)))
+
+
+def test_a_share_of_the_machine_is_all_that_is_counted(monkeypatch):
+    monkeypatch.setattr("tiles.helper._most_cores", None)
+    all_of_them = cores()
+    use_cores(all_of_them + 1)
+    assert cores() == all_of_them
+    use_cores(1)
+    assert cores() == 1
