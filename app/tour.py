@@ -36,12 +36,13 @@ STEPS = (
 
 def tour_bar() -> None:
     """Show the step that the tour is at; nothing once it has been ended."""
+    place = st.empty()  # always there: else the page below moves up by one and, for a moment, shows its widgets twice
     mine, workspace = session(), current()
     seen = workspace.folder / "cache" / "tour-seen"
     step = st.session_state.get("tour", None if seen.exists() else 0)
     if step is None:
         return
-    with st.container(border=True, horizontal=True, vertical_alignment="center", key="tour"):
+    with place.container(border=True, horizontal=True, vertical_alignment="center", key="tour"):
         st.markdown(f"Tour {step + 1} of {len(STEPS)} · *{STEPS[step].page}* page · {STEPS[step].text}")
         demo = demo_layers(workspace) if step == 0 and not mine.layers.layers else []
         if demo and st.button("Load the demo's layers", icon=":material/download_done:"):

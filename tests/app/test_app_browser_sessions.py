@@ -145,6 +145,7 @@ def test_sessions_are_separate_and_the_tour_ends_for_good(server: Server, open_p
     first.look("tour")
     first.page.get_by_role("button", name="End the tour").click()
     first.page.get_by_text("Tour 2 of 6").wait_for(state="detached")
+    still(first)
     assert seen.exists()
     first.page.get_by_role("button", name="Remove from the map").click()
     first.page.locator(".gd-name").nth(1).wait_for(state="detached")
