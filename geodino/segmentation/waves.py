@@ -77,9 +77,9 @@ class Waves:
         out = straight @ flat
         # Phases join the product as what a feature of 1 adds.
         turned = np.concatenate([self.directions, self.phases[:, None]], axis=1)
+        flat = np.concatenate([flat, np.ones_like(flat[:1])])
         for start in range(0, flat.shape[1], _PIXELS):
-            part = flat[:, start : start + _PIXELS]
-            angles = turned @ np.concatenate([part, np.ones_like(part[:1])])
+            angles = turned @ flat[:, start : start + _PIXELS]
             np.cos(angles, out=angles)
             out[:, start : start + _PIXELS] += curved @ angles
         return out.reshape(head.classes, *spectra.shape[1:])

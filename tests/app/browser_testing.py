@@ -21,7 +21,10 @@ def still(watched: Watched) -> None:
 
 
 def go(watched: Watched, name: str) -> None:
-    """Open a page by its link, which a phone keeps behind a button."""
+    """Open a page by its link, which a phone keeps behind a button, and wait until it is drawn.
+
+    While a page takes the place of another, Streamlit shows what both have in common twice.
+    """
     page = watched.page
     # By width, not by what is seen: a phone's page shows the wide page's links for a moment while it opens.
     phone = page.viewport_size is not None and page.viewport_size["width"] < NARROW_PX
@@ -41,3 +44,4 @@ def go(watched: Watched, name: str) -> None:
         page.evaluate("document.querySelector('[data-testid=stSidebarCollapseButton] button')?.click()")
     else:
         page.get_by_role("link", name=name, exact=True).click()
+    still(watched)

@@ -106,7 +106,6 @@ def test_the_map_survives_other_pages_without_asking_for_tiles_again(server: Ser
             watched.page.get_by_role("heading", name="Jobs").wait_for()
         else:
             watched.page.locator(".gd-map").wait_for()
-        still(watched)
     assert watched.maps_made() == 1
     assert asked == []
     assert watched.quiet(), (watched.external, watched.errors)
@@ -207,12 +206,14 @@ def test_two_dates_change_threshold_polygons(server: Server, open_page: Open) ->
     place = Place(watched)
     place.click(286, 92)
     page.get_by_role("button", name="More like this").click()
+    still(watched)
     assert float(slider.input_value()) > low  # the map and the page keep one threshold
     page.get_by_text("Least likeness").wait_for()
     ranked = page.get_by_text(re.compile(r"\d+ places?$"))
     ranked.wait_for()
     place.click(264, 312)  # the pond: another change than the quarter's
     page.get_by_text("Place 2:").wait_for()
+    still(watched)
     page.get_by_role("button", name="Not this").click()
     page.get_by_text("1 wanted, 1 not").wait_for()
     watched.look("change")
