@@ -40,8 +40,10 @@ _STRIP = 4
 _CPU_BATCH = 2
 # Batches at once on a processor, which share its threads; each holds its activations.
 _CPU_THREADS = 4
-# Tokens of a window's side and of its halo, where the backbone asks for no smaller ones.
-_WINDOW, _HALO, _SMALLEST_WINDOW = 36, 2, 8
+# Tokens of a window's side and of its halo, where the backbone asks for no smaller ones; bounds of those
+# that it asks for.
+_WINDOW, _HALO = 36, 2
+_SMALLEST_WINDOW, _LARGEST_SMALLER_WINDOW = 8, 32
 _GPU_BATCH_MOST = 64
 # float32 numbers a token needs at once, in units of the width: residual stream, normed copy, queries, keys and values,
 # hidden layer and its activation, output.
@@ -86,9 +88,10 @@ class DenseSettings:
 
         Window and halo: 36 and 2 tokens; with patches of 16 pixels windows then start every 512 pixels, on the usual
         blocks of tiled rasters. Every token attends to its whole window, and a backbone that was trained on crops of
-        few tokens carries what is anywhere in a larger window into each of them: its windows are twice as large as its
-        largest crops, at least 8 tokens (``docs/features.md``, No seams). The halo of windows below 36 tokens is three
-        sixteenths of them: what differs from one to the next then blends over more than a third of a window.
+        less than 18 tokens says in each of them what else is in the window and where it lies there: its windows are
+        three times as large as its largest crops, 8 to 32 tokens (``docs/features.md``, No seams). The halo of windows
+        below 36 tokens is three sixteenths of them: what differs from one to the next then blends over more than a
+        third of a window.
 
         Batch size: on a processor as many windows as hold the tokens of two of the largest; on a GPU as many as a
         quarter of its memory holds, at most 64 of the largest. All of its memory and not what is free now: a run that
@@ -123,9 +126,9 @@ class DenseSettings:
 def _window_of(backbone: Backbone) -> int:
     """Tokens of a window's side that suit a backbone."""
     crop = backbone.card.crop_px if backbone.card else None
-    if crop is None:
+    if crop is None or 2 * crop >= _WINDOW * backbone.patch_size:
         return _WINDOW
-    return min(_WINDOW, max(_SMALLEST_WINDOW, 4 * round(crop / backbone.patch_size / 2)))
+    return min(_LARGEST_SMALLER_WINDOW, max(_SMALLEST_WINDOW, 6 * round(crop / backbone.patch_size / 2)))
 
 
 def _check_window(window: int | None, halo: int | None) -> None:
