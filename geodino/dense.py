@@ -90,8 +90,8 @@ class DenseSettings:
         blocks of tiled rasters. Every token attends to its whole window, and a backbone that was trained on crops of
         less than 18 tokens says in each of them what else is in the window and where it lies there: its windows are
         three times as large as its largest crops, 8 to 32 tokens (``docs/features.md``, No seams). The halo of windows
-        below 36 tokens is three sixteenths of them: what differs from one to the next then blends over more than a
-        third of a window.
+        below 36 tokens is three sixteenths of them: what differs from one to the next then blends over about a third
+        of a window.
 
         Batch size: on a processor as many windows as hold the tokens of two of the largest; on a GPU as many as a
         quarter of its memory holds, at most 64 of the largest. All of its memory and not what is free now: a run that
