@@ -53,6 +53,14 @@ class Stage:
     anew: bool = False
 
 
+LARGER_LOCAL_CROPS = (
+    "crops.global_size=64",
+    "crops.local_size=24",
+    "crops.local_scale=[0.08,0.3]",
+    "optimizer.lr.peak=2.0e-3",
+    "teacher.momentum.peak=0.995",
+    "teacher.momentum.end=0.9997",
+)
 STAGES = (
     Stage("first", "sentinel"),
     Stage("second", "sentinel_hires"),
@@ -110,33 +118,9 @@ STAGES = (
         ),
     ),
     # The same, with larger local crops: nine tokens see what four do not.
-    Stage(
-        "seventh",
-        "sentinel_hires",
-        (
-            "max_steps=6200",
-            "crops.global_size=64",
-            "crops.local_size=24",
-            "crops.local_scale=[0.08,0.3]",
-            "optimizer.lr.peak=2.0e-3",
-            "teacher.momentum.peak=0.995",
-            "teacher.momentum.end=0.9997",
-        ),
-    ),
+    Stage("seventh", "sentinel_hires", ("max_steps=6200", *LARGER_LOCAL_CROPS)),
     # More of the seventh: its curve still rose.
-    Stage(
-        "eighth",
-        "sentinel_hires",
-        (
-            "max_steps=6000",
-            "crops.global_size=64",
-            "crops.local_size=24",
-            "crops.local_scale=[0.08,0.3]",
-            "optimizer.lr.peak=2.0e-3",
-            "teacher.momentum.peak=0.995",
-            "teacher.momentum.end=0.9997",
-        ),
-    ),
+    Stage("eighth", "sentinel_hires", ("max_steps=6000", *LARGER_LOCAL_CROPS)),
 )
 LAYER_SCALE = 0.2  # of the recipe
 LEVELLED_BY = 3000  # tiles
