@@ -1,31 +1,111 @@
-"""Tokens whose directions count more evenly: the final norm of a trained ViT, set along the axes of its own tokens.
+"""Tokens that say more of the place than of the view: the final norm of a trained ViT, set by what should not differ.
 
-A few directions carry most of the variance of trained tokens, and a cosine sees little else. Dividing each principal
-direction by the root of its standard deviation lets the others count; Jégou and Chum (ECCV 2012) whiten the descriptors
-of image retrieval for the same reason. No new layer is needed: LayerNorm commutes with every rotation that keeps the
-direction of equal components, so the residual stream of a pre-norm ViT can be turned until its axes are those of the
-tokens, and the weights of the final norm do the dividing. Up to that one affine map the network gives the same tokens.
+Tokens of one place differ from view to view: with where the place lies in its window and what else is in it, with
+light and haze. A cosine sums all directions alike, so those in which views differ drown those in which places do.
+Dividing by the deviation of such differences is within-class covariance normalisation (Hatch, Kajarekar and Stolcke,
+Interspeech 2006) whose classes are the places themselves: no label is needed. A little of the tokens' own covariance is
+mixed in, which whitens them as Jégou and Chum (ECCV 2012) do for image retrieval, and holds directions in check in
+which hardly anything differs.
+
+No new layer is needed: LayerNorm commutes with every rotation that keeps the direction of equal components, so the
+residual stream of a pre-norm ViT can be turned until its axes are the principal directions of that mixture, and the
+weights of the final norm do the dividing. Up to that one affine map the network gives the same tokens.
 """
 
+from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import torch
 from timm.models.eva import Eva, EvaBlock
 from torch import Tensor, nn
 
 from geodino.architecture import UntiedNorm
+from geodino.backbone import Backbone
+from geodino.normalize import standardize
+from pretrain.crops import CropSettings, make_crops
+from pretrain.data import Tiles
 
-# The power of the standard deviation that a direction is divided by: 0 leaves it, 1 whitens.
-_POWER = 0.5
+# Weight of the tokens' own covariance beside that of their differences, each of trace 1.
+_OWN = 0.1
+# The power of the deviation that a direction is divided by: 0 leaves it, 1 makes all directions alike.
+_POWER = 0.75
+# Tiles that pass through the backbone at once.
+_BATCH = 100
+
+
+@dataclass(frozen=True)
+class TokenSample:
+    """Final tokens of a sample of tiles, and how far tokens of the same place are apart.
+
+    Attributes:
+        tokens: ``[N, D]`` float32, patch tokens of whole tiles.
+        differences: Of each kind a ``[M, D]`` float32: patch tokens of one place in two windows; class tokens of one
+            tile in two views.
+    """
+
+    tokens: Tensor
+    differences: tuple[Tensor, ...]
+
+
+def sample_tokens(backbone: Backbone, tiles: Tiles, crops: CropSettings, count: int = 3000) -> TokenSample:
+    """Tokens of a seeded sample of tiles and of two windows and two views of each.
+
+    Windows are three quarters of a tile, cut from two of its corners, so that they share its middle. Views are the
+    first two global crops that training takes, light and haze included. Tiles with gaps are left out.
+
+    Args:
+        backbone: Trained, float32.
+        tiles: What it was trained on, of its bands.
+        crops: How it was trained.
+        count: Tiles at most.
+    """
+    crops = crops.model_copy(update={"local_count": 0, "gram_scale": None})
+    random = np.random.default_rng(0)
+    generator = torch.Generator().manual_seed(0)
+    chosen = np.sort(random.permutation(len(tiles))[:count])
+    own, moved, seen = [], [], []
+    for part in np.array_split(chosen, -(-len(chosen) // _BATCH)):
+        read = tiles.read_batch(part)
+        whole = read.valid.all(axis=(1, 2))
+        if not whole.any():
+            continue
+        values, valid = read.values[whole], read.valid[whole]
+        pixels = torch.from_numpy(standardize(values, None, backbone.normalization))
+        own.append(_rows(backbone.encode(pixels).patches))
+        first, second = random.permutation(4)[:2]
+        moved.append(_middle(backbone, pixels, first) - _middle(backbone, pixels, second))
+        gsd_m = torch.from_numpy(read.gsd_m[whole])
+        views = make_crops(
+            torch.from_numpy(values), torch.from_numpy(valid), gsd_m, crops, backbone.normalization, generator
+        ).global_views
+        one, other = (backbone.encode(view.pixels).cls for view in views[:2])
+        seen.append(one - other)
+    return TokenSample(torch.cat(own), (torch.cat(moved), torch.cat(seen)))
+
+
+def _middle(backbone: Backbone, pixels: Tensor, corner: int) -> Tensor:
+    """Tokens ``[N, D]`` of a batch's middle, seen in windows of three quarters that keep to a corner, 0 to 3."""
+    patch, side = backbone.patch_size, pixels.shape[2] // backbone.patch_size
+    step = side // 4
+    top, left = step * (corner // 2), step * (corner % 2)
+    window = pixels[:, :, top * patch : (top + side - step) * patch, left * patch : (left + side - step) * patch]
+    tokens = backbone.encode(window.contiguous()).patches
+    shared = side - 2 * step
+    return _rows(tokens[:, :, step - top :, step - left :][:, :, :shared, :shared])
+
+
+def _rows(tokens: Tensor) -> Tensor:
+    return tokens.flatten(2).mT.flatten(0, 1)
 
 
 @torch.no_grad()
-def level_tokens(module: nn.Module, tokens: Tensor) -> None:
-    """Turn a ViT's residual stream into the axes of its tokens and divide by the roots of their deviations.
+def level_tokens(module: nn.Module, sample: TokenSample) -> None:
+    """Turn a ViT's residual stream and weigh its axes so that views of one place differ alike along all of them.
 
     Args:
         module: Trained timm ``Eva``, float32, such as a DINOv3; changed in place.
-        tokens: ``[N, D]`` float32, a sample of its final tokens.
+        sample: Of its final tokens.
 
     Raises:
         ValueError: When the module is built otherwise than a plain DINOv3, or a norm has a weight of zero.
@@ -34,37 +114,43 @@ def level_tokens(module: nn.Module, tokens: Tensor) -> None:
     if any((norm.weight == 0).any() for norm in norms):
         raise ValueError("a norm has a weight of zero, so its input cannot be recovered")
     scale, shift = model.norm.weight.double(), model.norm.bias.double()
-    normed = (tokens.double() - shift) / scale
-    rotation = principal_rotation(normed)
-    turned = normed @ rotation.T
+    normed = (sample.tokens.double() - shift) / scale
+    apart = [difference.double() / scale for difference in sample.differences]
+    spread = _OWN * _of_trace_1(torch.cov(normed.T)) + sum(_of_trace_1(one.T @ one) for one in apart) / len(apart)
+    rotation, weight = turn_and_weigh(spread)
     _turn(model, rotation)
-    deviation = turned.std(0)
-    # LayerNorm took the mean off, so one direction is empty but for a remainder that dividing would blow up.
-    weight = deviation.clamp(min=float(deviation.median()) * 1e-2).pow(-_POWER)
     model.norm.weight.copy_(weight)
-    model.norm.bias.copy_(-turned.mean(0) * weight)
+    model.norm.bias.copy_(-(rotation @ normed.mean(0)) * weight)
 
 
-def principal_rotation(normed: Tensor) -> Tensor:
-    """A rotation that keeps the direction of equal components and nearly brings principal directions to the axes.
+def _of_trace_1(covariance: Tensor) -> Tensor:
+    return covariance / covariance.trace()
+
+
+def turn_and_weigh(spread: Tensor) -> tuple[Tensor, Tensor]:
+    """A rotation and weights of the axes after it that divide each principal direction by a power of its deviation.
+
+    Rows that LayerNorm leaves have mean zero, so their ``D - 1`` principal directions cannot all be axes. But the
+    weights act on such rows as a symmetric matrix, whose eigenvalues lie between those of the weights' squares
+    (Cauchy's interlacing); the rotation brings the principal directions to its eigenvectors.
 
     Args:
-        normed: ``[N, D]`` float64 whose rows have mean zero, as LayerNorm without weights gives them.
+        spread: ``[D, D]`` float64, covariance of rows of mean zero.
 
     Returns:
-        ``[D, D]`` orthogonal float64. Rows of mean zero have no room for ``D`` free coordinates; each axis differs from
-        its principal direction by a shift common to all, with a variance of about 1 / D of the mean one.
+        ``[D, D]`` orthogonal, which keeps the direction of equal components, and ``[D]`` positive, both float64.
     """
-    width = normed.shape[1]
+    width = len(spread)
     equal = torch.full((width,), width**-0.5, dtype=torch.float64)
-    # The empty direction is moved below all others, to be replaced by the exact one.
-    _, directions = torch.linalg.eigh(torch.cov(normed.T) - torch.outer(equal, equal))
-    directions = directions.flip(1)
-    directions[:, -1] = equal
-    mirror = -equal.clone()
-    mirror[-1] += 1
-    mirror /= mirror.norm()
-    return directions.T - 2 * torch.outer(mirror, mirror @ directions.T)
+    outer = torch.outer(equal, equal)
+    # The direction without variance is moved above all others, then left out.
+    variance, principal = torch.linalg.eigh(spread + 2 * spread.trace() * outer)
+    variance, principal = variance[:-1].flip(0), principal[:, :-1].flip(1)
+    squares = (width * variance / variance.sum()).clamp(min=1e-6).pow(-_POWER)
+    squares = torch.cat([squares, squares[-1:]])
+    rows = torch.eye(width, dtype=torch.float64) - outer
+    _, acting = torch.linalg.eigh(rows @ squares.diag() @ rows + 2 * squares.sum() * outer)
+    return acting[:, :-1] @ principal.T + outer, squares.sqrt()
 
 
 def _norms(module: nn.Module) -> list[nn.LayerNorm]:

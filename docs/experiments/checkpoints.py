@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from packaged_backbone import TILE_PIXELS, level
+from packaged_backbone import TILE_PIXELS
 
 from geodino.backbone import Backbone, load_backbone, save_backbone
 from geodino.card import CARD_FILE, read_card
@@ -22,6 +22,8 @@ from geodino.evaluation.extract import BackboneExtractor, batches
 from geodino.evaluation.knn import knn_accuracy
 from geodino.evaluation.open import open_data
 from pretrain.checkpoint import checkpoints, load_checkpoint
+from pretrain.level import level_tokens, sample_tokens
+from pretrain.recipe import load_recipe
 from tiles.dataset import TileDataset
 
 PREFIX = "backbone."
@@ -47,6 +49,7 @@ def main() -> None:
     tiles, images = TileDataset(options.tiles), open_data(options.data)
     chosen = np.random.default_rng(0).permutation(len(images))[: options.images]
     labels = np.asarray(images.labels)[chosen]
+    crops = load_recipe(options.run / "recipe.yaml").crops
     bank = len(chosen) * 3 // 4
     print("| step | CLS | mean patch | both |\n|---|---|---|---|")
     for step, path in sorted(checkpoints(options.run / "checkpoints").items()):
@@ -54,7 +57,7 @@ def main() -> None:
         state = load_checkpoint(path)["teacher"]
         own = {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
         backbone.module.load_state_dict(own)
-        level(backbone, tiles)
+        level_tokens(backbone.module, sample_tokens(backbone, tiles, crops))
         with tempfile.TemporaryDirectory() as folder:
             save_backbone(backbone.module, read_card(options.run / CARD_FILE), Path(folder), dtype=torch.bfloat16)
             found = describe(load_backbone(folder, device="cpu"), images, chosen)

@@ -20,16 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 import geodino.backbone
-from geodino.backbone import Backbone, load_backbone, save_backbone
+from geodino.backbone import load_backbone, save_backbone
 from geodino.card import CARD_FILE, read_card
 from geodino.evaluation.open import open_data
 from geodino.evaluation.split import split
-from geodino.normalize import standardize
-from pretrain.level import level_tokens
+from pretrain.level import level_tokens, sample_tokens
+from pretrain.recipe import load_recipe
 from tiles.dataset import TileDataset
 
 TILE_PIXELS = 64
@@ -123,7 +122,6 @@ STAGES = (
     Stage("eighth", "sentinel_hires", ("max_steps=6000", *LARGER_LOCAL_CROPS)),
 )
 LAYER_SCALE = 0.2  # of the recipe
-LEVELLED_BY = 3000  # tiles
 DATA = (
     "EuroSAT RGB (Helber et al. 2019, Sentinel-2, 10 m): the images that geodino eval does not test on with seed 0; "
     "Sentinel-2 L1C of 2018-10-13 from open-geo-tutorial and L2A T48QUE of 2020-02-23 from Major TOM; "
@@ -161,19 +159,11 @@ def summary(results: Path) -> dict[str, Any]:
     }
 
 
-def level(backbone: Backbone, tiles: TileDataset) -> None:
-    """Level a float32 backbone's tokens, in place, by those of a seeded sample of its tiles."""
-    chosen = np.sort(np.random.default_rng(0).permutation(len(tiles))[:LEVELLED_BY])
-    read = tiles.read_batch(chosen)
-    pixels = torch.from_numpy(standardize(read.values, read.valid, backbone.normalization))
-    tokens = [backbone.encode(part).patches.flatten(2).mT.flatten(0, 1) for part in pixels.split(100)]
-    level_tokens(backbone.module, torch.cat(tokens))
-
-
 def save_levelled(run_folder: Path, target: Path) -> None:
-    """Save a run's teacher in bf16, levelled."""
+    """Save a run's teacher in bf16, levelled by a sample of its tiles."""
     backbone = load_backbone(run_folder, device="cpu", precision="fp32")
-    level(backbone, TileDataset(run_folder.parent / "tiles"))
+    crops = load_recipe(run_folder / "recipe.yaml").crops
+    level_tokens(backbone.module, sample_tokens(backbone, TileDataset(run_folder.parent / "tiles"), crops))
     save_backbone(backbone.module, read_card(run_folder / CARD_FILE), target, dtype=torch.bfloat16)
 
 
