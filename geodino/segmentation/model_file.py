@@ -20,8 +20,8 @@ from geodino.segmentation.waves import Waves
 from tiles.errors import InputError, OutputError
 from tiles.sensor import Meaning
 
-FORMAT = "geodino-segmentation-3"
-_TENSORS = ("token_weight", "pixel_weight", "bias", "wave_directions", "wave_phases")
+FORMAT = "geodino-segmentation-4"
+_TENSORS = ("token_weight", "pixel_weight", "bias", "wave_directions")
 
 
 class Recipe(BaseModel):
@@ -138,7 +138,6 @@ class SegmentationModel:
             "pixel_weight": self.head.pixel_weight,
             "bias": self.head.bias,
             "wave_directions": self.waves.directions,
-            "wave_phases": self.waves.phases,
         }
         try:
             save_file(tensors, part, metadata=header)
@@ -169,5 +168,5 @@ class SegmentationModel:
             Legend.from_json(json.loads(header["legend"])),
             Recipe.model_validate_json(header["recipe"]),
             json.loads(header["validation"]),
-            Waves(tensors["wave_directions"], tensors["wave_phases"]),
+            Waves(tensors["wave_directions"]),
         )
