@@ -15,8 +15,8 @@ from geodino.segmentation.heads import BlockScale, LinearHead
 
 FloatArray = NDArray[np.float32]
 
-# A cosine and a sine for each direction. Twice as many gain nothing on the labelled sets and take nearly half of a map's
-# processor time (docs/results.md, Segmentation).
+# A cosine and a sine for each direction. Twice as many gain nothing on the labelled sets (docs/results.md) and take
+# nearly half of a map's processor time.
 WAVES = 128
 # Reach of the kernels in deviations of a typical feature: a short one for classes inside one another and a long one
 # that hardly bends, so that the penalty and not a search decides how curved a border is.
