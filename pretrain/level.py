@@ -25,6 +25,7 @@ from geodino.backbone import Backbone
 from geodino.normalize import standardize
 from pretrain.crops import CropSettings, make_crops
 from pretrain.data import Tiles
+from tiles.errors import InputError
 
 # Weight of the tokens' own covariance beside that of their differences, each of trace 1.
 _OWN = 0.1
@@ -59,6 +60,9 @@ def sample_tokens(backbone: Backbone, tiles: Tiles, crops: CropSettings, count: 
         tiles: What it was trained on, of its bands.
         crops: How it was trained.
         count: Tiles at most.
+
+    Raises:
+        InputError: A tile is less than four tokens wide, or all have gaps.
     """
     crops = crops.model_copy(update={"local_count": 0, "gram_scale": None})
     random = np.random.default_rng(0)
@@ -81,6 +85,8 @@ def sample_tokens(backbone: Backbone, tiles: Tiles, crops: CropSettings, count: 
         ).global_views
         one, other = (backbone.encode(view.pixels).cls for view in views[:2])
         seen.append(one - other)
+    if not own:
+        raise InputError(f"each of {len(chosen)} tiles has gaps, so none can be seen whole; cut tiles with more data")
     return TokenSample(torch.cat(own), (torch.cat(moved), torch.cat(seen)))
 
 
@@ -88,6 +94,8 @@ def _middle(backbone: Backbone, pixels: Tensor, corner: int) -> Tensor:
     """Tokens ``[N, D]`` of a batch's middle, seen in windows of three quarters that keep to a corner, 0 to 3."""
     patch, side = backbone.patch_size, pixels.shape[2] // backbone.patch_size
     step = side // 4
+    if not step:
+        raise InputError(f"tiles of {pixels.shape[2]} pixels hold {side} tokens a side; cut them to 4 or more")
     top, left = step * (corner // 2), step * (corner % 2)
     window = pixels[:, :, top * patch : (top + side - step) * patch, left * patch : (left + side - step) * patch]
     tokens = backbone.encode(window.contiguous()).patches

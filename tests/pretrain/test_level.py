@@ -16,6 +16,7 @@ from geodino.normalize import SATELLITE, Normalization
 from pretrain.crops import CropSettings
 from pretrain.level import TokenSample, level_tokens, sample_tokens, turn_and_weigh
 from pretrain.network import create_backbone
+from tiles.errors import InputError
 
 SIZE = {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2, "num_reg_tokens": 0, "init_values": 0.5}
 
@@ -147,6 +148,14 @@ def test_windows_are_compared_at_the_same_places_and_tiles_with_gaps_left_out(si
     torch.testing.assert_close(places, torch.zeros_like(places), atol=1e-5, rtol=0)
     assert views.shape == (129, 3)
     assert (views.abs().amax(1) > 1e-3).all()
+
+
+@pytest.mark.parametrize(("side", "gaps", "message"), [(3, False, "hold 3 tokens"), (8, True, "has gaps")])
+def test_tiles_that_say_nothing_of_windows_are_refused(side: int, gaps: bool, message: str) -> None:
+    shape = (5, 4 * side, 4 * side)
+    tiles = Tiles(np.zeros((5, 3, *shape[1:]), np.float32), np.full(shape, not gaps))
+    with pytest.raises(InputError, match=message):
+        sample_tokens(PatchMeans(), tiles, CropSettings(global_size=8, local_size=4))
 
 
 @pytest.mark.parametrize("architecture", ["convnext_atto", "vit_small_patch16_dinov3", "vit_tiny_patch16_224"])
