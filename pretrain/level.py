@@ -8,8 +8,8 @@ mixed in, which whitens them as Jégou and Chum (ECCV 2012) do for image retriev
 which hardly anything differs.
 
 No new layer is needed: LayerNorm commutes with every rotation that keeps the direction of equal components, so the
-residual stream of a pre-norm ViT can be turned until its axes are the principal directions of that mixture, and the
-weights of the final norm do the dividing. Up to that one affine map the network gives the same tokens.
+residual stream of a pre-norm ViT can be turned until the weights of the final norm divide along the principal
+directions of that mixture. Up to that one affine map the network gives the same tokens.
 """
 
 from dataclasses import dataclass
