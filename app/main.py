@@ -3,8 +3,8 @@
 import streamlit as st
 from PIL import Image, ImageDraw
 
-from app.login import require_login
 from app.pages import PAGES, warm_up
+from app.store.login import require_login
 from app.tour import tour_bar
 
 

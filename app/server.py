@@ -12,14 +12,14 @@ import streamlit as st
 from starlette.middleware import Middleware
 from streamlit import net_util
 
-from app.cluster import JobCluster, keep_going
-from app.frontpage import FrontPage
+from app.map.frontpage import FrontPage
+from app.map.source import open_source
+from app.map.style import default_style
+from app.map.tile_routes import ROUTES, bundle_name
 from app.pages import PAGES
-from app.routes import ROUTES, bundle_name
-from app.source import open_source
-from app.style import default_style
+from app.store.workspace import Workspace, use
 from app.tour import DEMO
-from app.workspace import Workspace, use
+from app.work.cluster import JobCluster, keep_going
 from tiles.errors import InputError
 
 SCRIPT = Path(__file__).parent / "main.py"

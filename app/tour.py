@@ -5,9 +5,9 @@ from pathlib import Path
 
 import streamlit as st
 
-from app.session import Session, session
-from app.source import open_source
-from app.workspace import Workspace, current
+from app.map.source import open_source
+from app.store.session import Session, session
+from app.store.workspace import Workspace, current
 from tiles.errors import InputError
 
 DEMO = Path("demo")  # what `make demo` writes, below the folder that the server was started in

@@ -10,7 +10,7 @@ import numpy as np
 from odc.geo.geobox import GeoBox
 from rasterio.transform import from_origin
 
-from tiles.cog import CogWriter
+from tiles.writing.cog import CogWriter
 
 FULL, SMALL = 16_384, 4096
 

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geodino.architecture import create_module
-from pretrain.data import Batch
+from geodino.backbones.architecture import create_module
+from pretrain.data.batches import Batch
 
 
 class PlainLoop:

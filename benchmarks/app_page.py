@@ -30,7 +30,7 @@ from odc.geo.geobox import GeoBox
 from playwright.sync_api import Browser, Page, sync_playwright
 from rasterio.transform import from_origin
 
-from tiles.cog import CogWriter
+from tiles.writing.cog import CogWriter
 
 SIDE = 4096
 ROUNDS = 5

@@ -35,13 +35,13 @@ from rasterio.transform import from_origin
 from rio_tiler.io import Reader
 from starlette.applications import Starlette
 
-from app.cubes import Cube, classify, write_preview
-from app.routes import ROUTES
-from app.source import Source, open_source
-from app.style import default_style
-from app.workspace import Workspace, use
-from geodino.segmentation.labels import Labels
-from geodino.segmentation.legend import Legend
+from app.map.source import Source, open_source
+from app.map.style import default_style
+from app.map.tile_routes import ROUTES
+from app.store.workspace import Workspace, use
+from app.work.cubes import Cube, classify, write_preview
+from geodino.heads.labels import Labels
+from geodino.heads.legend import Legend
 
 MERCATOR = morecantile.tms.get("WebMercatorQuad")
 AT_ONCE = 24

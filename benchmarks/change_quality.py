@@ -24,10 +24,10 @@ from shapely.geometry import Point
 from sklearn.metrics import cohen_kappa_score, f1_score, roc_auc_score
 
 from geodino.api import change
-from geodino.backbone import Backbone, load_backbone
-from geodino.change_detection.floors import change_vector_analysis, pca_kmeans
+from geodino.backbones.backbone import Backbone, load_backbone
+from geodino.change_detection.classical_baselines import change_vector_analysis, pca_kmeans
 from geodino.change_detection.irmad import fit_irmad
-from tiles.scene import open_scene
+from tiles.scenes.opening import open_scene
 
 BLOCK = 20
 DRAWS = 500

@@ -18,8 +18,8 @@ from affine import Affine
 from scipy.ndimage import gaussian_filter
 
 import geodino
-from geodino.backbone import Backbone, load_backbone, untrained_backbone
-from tiles.scene import open_scene
+from geodino.backbones.backbone import Backbone, load_backbone, untrained_backbone
+from tiles.scenes.opening import open_scene
 
 
 def write_dates(folder: Path, side: int) -> tuple[Path, Path]:

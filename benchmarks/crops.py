@@ -19,8 +19,8 @@ import timm
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pretrain.crops import Crops, CropSettings, make_crops
-from pretrain.masking import MaskSettings, block_masks, valid_tokens
+from pretrain.data.crops import Crops, CropSettings, make_crops
+from pretrain.data.masking import MaskSettings, block_masks, valid_tokens
 
 
 def main() -> None:

@@ -21,14 +21,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from geodino.architecture import create_module
-from geodino.backbone import Backbone, load_backbone, save_backbone
-from geodino.card import BackboneCard
-from geodino.tile_embedding import embed_tiles
-from tiles.curate import centred, choose
-from tiles.cut import cut
-from tiles.dataset import TileDataset
-from tiles.plan import CutSettings, Request
+from geodino.backbones.architecture import create_module
+from geodino.backbones.backbone import Backbone, load_backbone, save_backbone
+from geodino.backbones.card import BackboneCard
+from geodino.retrieval.tile_embedding import embed_tiles
+from tiles.archive.curate import centred, choose
+from tiles.archive.dataset import TileDataset
+from tiles.cutting.cut import cut
+from tiles.cutting.plan import CutSettings, Request
 
 WAYS = ("re-encoded", "brightened", "moved")
 SCENES = (

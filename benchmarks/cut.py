@@ -20,8 +20,8 @@ import numpy as np
 import rasterio
 from affine import Affine
 
-from tiles.cut import cut
-from tiles.plan import CutSettings, Request
+from tiles.cutting.cut import cut
+from tiles.cutting.plan import CutSettings, Request
 
 KINDS = ("uint8-deflate", "uint8-zstd", "uint16-deflate", "uint16-zstd")
 BANDS = ("red", "green", "blue")

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute
 from cut import interleaved
 
-from tiles.dataset import TileDataset
-from tiles.index import About, read_table, table_of, write_about, write_tables
-from tiles.shard import ShardWriter, open_shard, pack
+from tiles.archive.dataset import TileDataset
+from tiles.archive.index import About, read_table, table_of, write_about, write_tables
+from tiles.archive.shard import ShardWriter, open_shard, pack
 
 SIZE = 256
 

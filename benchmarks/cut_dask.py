@@ -11,8 +11,8 @@ from pathlib import Path
 from cut import interleaved, write_scene
 from distributed import LocalCluster
 
-from tiles.cut import cut
-from tiles.plan import CutSettings, Request
+from tiles.cutting.cut import cut
+from tiles.cutting.plan import CutSettings, Request
 
 
 def main() -> None:

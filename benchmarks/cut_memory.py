@@ -16,8 +16,8 @@ from cut import write_scene
 
 SCRIPT = """
 import resource, sys
-from tiles.cut import cut
-from tiles.plan import CutSettings, Request
+from tiles.cutting.cut import cut
+from tiles.cutting.plan import CutSettings, Request
 cut([Request(sys.argv[1])], sys.argv[2], CutSettings(256), workers=1)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

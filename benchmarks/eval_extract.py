@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from geodino.backbone import untrained_backbone
+from geodino.backbones.backbone import untrained_backbone
 from geodino.evaluation.extract import BackboneExtractor, extract
 from geodino.evaluation.open import open_data
 

@@ -18,11 +18,12 @@ import rasterio
 import torch
 from rasterio.transform import from_origin
 
-from geodino.backbone import Backbone, untrained_backbone
-from geodino.dense import DenseSettings, encode_unit, stream_tokens, token_grid
-from geodino.extraction import Extraction
-from tiles.scene import Scene, open_scene
-from tiles.stitch import Axis
+from geodino.backbones.backbone import Backbone, untrained_backbone
+from geodino.dense.extraction import Extraction
+from geodino.dense.stream import DenseSettings, encode_unit, stream_tokens, token_grid
+from tiles.scenes.opening import open_scene
+from tiles.scenes.scene import Scene
+from tiles.writing.stitch import Axis
 
 
 def make_scene(path: Path, height: int, width: int) -> Scene:

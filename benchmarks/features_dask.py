@@ -12,10 +12,11 @@ from pathlib import Path
 
 from distributed import LocalCluster
 
-from geodino.backbone import save_backbone, untrained_backbone
-from geodino.cluster import Cluster, ModelSpec
-from geodino.dense import DenseSettings
-from tiles.scene import Scene, open_scene
+from geodino.backbones.backbone import save_backbone, untrained_backbone
+from geodino.dense.stream import DenseSettings
+from geodino.jobs.cluster import Cluster, ModelSpec
+from tiles.scenes.opening import open_scene
+from tiles.scenes.scene import Scene
 
 from features import make_scene  # isort: skip - the neighbour, when run as a script
 

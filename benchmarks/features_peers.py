@@ -27,12 +27,13 @@ from rasterio.windows import Window
 from torch import Tensor, nn
 from torch.nn import functional
 
-from geodino.backbone import Backbone, load_backbone, untrained_backbone
-from geodino.dense import DenseSettings, encode_unit, stream_tokens
-from geodino.normalize import standardize
-from tiles.cog import CogWriter
-from tiles.scene import Scene, open_scene
-from tiles.stitch import upsample_rows
+from geodino.backbones.backbone import Backbone, load_backbone, untrained_backbone
+from geodino.backbones.normalize import standardize
+from geodino.dense.stream import DenseSettings, encode_unit, stream_tokens
+from tiles.scenes.opening import open_scene
+from tiles.scenes.scene import Scene
+from tiles.writing.cog import CogWriter
+from tiles.writing.stitch import upsample_rows
 
 TILE, OVERLAP, SCORES, BATCH = 512, 64, 8, 4
 Scores = npt.NDArray[np.float32]

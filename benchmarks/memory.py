@@ -20,7 +20,7 @@ from shapely.geometry import Point
 
 CHILD = """
 import resource, sys
-from geodino.backbone import untrained_backbone
+from geodino.backbones.backbone import untrained_backbone
 backbone = untrained_backbone({model})
 if sys.argv[1] != "-":
     import geodino

@@ -17,7 +17,7 @@ settle_process()  # before torch is imported
 
 import torch
 
-from geodino.backbone import Backbone, load_backbone, untrained_backbone
+from geodino.backbones.backbone import Backbone, load_backbone, untrained_backbone
 
 from features import seconds  # isort: skip - the neighbour, when run as a script
 

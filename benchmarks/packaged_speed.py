@@ -18,8 +18,8 @@ import numpy as np
 from shapely.geometry import Point
 
 import geodino
-from geodino.backbone import load_backbone
-from geodino.dense import DenseSettings
+from geodino.backbones.backbone import load_backbone
+from geodino.dense.stream import DenseSettings
 
 from features import bare, drain, make_scene, seconds  # isort: skip - the neighbour, when run as a script
 

@@ -39,11 +39,11 @@ from geodino.process import settle_process
 settle_process()  # as `geodino pretrain` does
 import sys, torch
 torch.set_num_threads(int(sys.argv[4]))
-from geodino.normalize import IMAGENET
-from pretrain.data import Batches
-from pretrain.recipe import load_recipe
-from pretrain.trainer import Trainer, build_network
-from tiles.dataset import TileDataset
+from geodino.backbones.normalize import IMAGENET
+from pretrain.data.batches import Batches
+from pretrain.recipes.recipe import load_recipe
+from pretrain.engine.trainer import Trainer, build_network
+from tiles.archive.dataset import TileDataset
 recipe = load_recipe("dinov2", [
     "batch_size=16", "workers=1", "backbone.architecture=vit_small_patch14_reg4_dinov2",
     "dino.head.prototypes=65536", "ibot.head.prototypes=65536", "backbone.drop_path=0.3",

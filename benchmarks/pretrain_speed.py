@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from _pretrain_plain import PlainLoop
 
-from geodino.normalize import SATELLITE
-from pretrain.data import Batch, Batches, Tiles
-from pretrain.recipe import Recipe, load_recipe
-from pretrain.trainer import Trainer, build_network
+from geodino.backbones.normalize import SATELLITE
+from pretrain.data.batches import Batch, Batches, Tiles
+from pretrain.engine.trainer import Trainer, build_network
+from pretrain.recipes.recipe import Recipe, load_recipe
 
 
 class RandomTiles:
@@ -138,7 +138,7 @@ def main() -> None:
     against_plain(arguments.batch, arguments.rounds, arguments.compile)
     tiles: Tiles = RandomTiles()
     if arguments.tiles:
-        from tiles.dataset import TileDataset
+        from tiles.archive.dataset import TileDataset
 
         tiles = TileDataset(arguments.tiles)
     shares(tiles, arguments.batch, arguments.rounds)

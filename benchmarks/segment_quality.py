@@ -24,19 +24,20 @@ from PIL import Image
 from rasterio.windows import Window
 from scipy.ndimage import maximum_filter
 
-from geodino.backbone import Backbone, load_backbone
-from geodino.dense import DenseSettings, encode_unit, feature_dim
-from geodino.normalize import standardize
-from geodino.segmentation.balance import balance, fit_head
-from geodino.segmentation.heads import BlockScale
-from geodino.segmentation.labels import read_labels
-from geodino.segmentation.metrics import Agreement, confusion_matrix
-from geodino.segmentation.spectra import spectral_features
-from geodino.segmentation.validation import pixel_forest, spatial_blocks
-from geodino.segmentation.waves import Waves
-from tiles.band import Pixels
-from tiles.scene import open_scene
-from tiles.stitch import Axis, RowBand
+from geodino.backbones.backbone import Backbone, load_backbone
+from geodino.backbones.normalize import standardize
+from geodino.dense.stream import DenseSettings, encode_unit, feature_dim
+from geodino.heads.balance import balance, fit_head
+from geodino.heads.labels import read_labels
+from geodino.heads.linear import BlockScale
+from geodino.heads.metrics import Agreement, confusion_matrix
+from geodino.heads.pixel_features import spectral_features
+from geodino.heads.random_features import Waves
+from geodino.heads.validation import pixel_forest, spatial_blocks
+from tiles.scenes.band import Pixels
+from tiles.scenes.opening import open_scene
+from tiles.scenes.reader import SceneReader
+from tiles.writing.stitch import Axis, RowBand
 
 BUDGETS = (5, 20, 100)
 _PIXELS_PER_CHIP = 600
@@ -132,7 +133,7 @@ def shore(data: Path) -> Iterator[Chip]:
             train[(labels.classes == kind) & np.isin(groups, places[::2])] = True
     side = 512
     cells = (labels.rows // side) * 100 + labels.cols // side
-    with scene.open() as reader:
+    with SceneReader(scene) as reader:
         for cell in np.unique(cells):
             top, left = int(cell // 100) * side, int(cell % 100) * side
             here = cells == cell

@@ -17,11 +17,11 @@ import numpy as np
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from geodino.cube import CubeSpec, CubeWriter
-from geodino.dense import TokenRows
+from geodino.dense.cube import CubeSpec, CubeWriter
+from geodino.dense.stream import TokenRows
+from geodino.heads.labels import Labels
+from geodino.heads.legend import Legend
 from geodino.segmentation.cube_map import _read, segment_cube
-from geodino.segmentation.labels import Labels
-from geodino.segmentation.legend import Legend
 
 PATCH, CLASSES = 16, 5
 

@@ -18,12 +18,13 @@ import torch
 from rasterio.windows import Window
 from segment_quality import encode_windows
 
-from geodino.backbone import load_backbone
+from geodino.backbones.backbone import load_backbone
+from geodino.backbones.normalize import standardize
 from geodino.demo.imagery import salt_lake
-from geodino.dense import DenseSettings
-from geodino.normalize import standardize
+from geodino.dense.stream import DenseSettings
 from geodino.process import settle_process
-from tiles.scene import open_scene
+from tiles.scenes.opening import open_scene
+from tiles.scenes.reader import SceneReader
 
 # Tokens down and to the right.
 _SHIFTS = ((3, 7), (7, 3), (11, 13), (5, 18))
@@ -42,7 +43,7 @@ def main() -> None:
     backbone = load_backbone(options.backbone, device="cpu")
     with tempfile.TemporaryDirectory() as folder:
         scene = open_scene(options.scene or str(salt_lake(Path(folder)).path)).select(backbone.bands)
-        with scene.open() as reader:
+        with SceneReader(scene) as reader:
             pixels = reader.read(Window(0, 0, scene.width, scene.height))
     x = torch.from_numpy(np.asarray(standardize(pixels.values, pixels.valid, backbone.normalization)))
 

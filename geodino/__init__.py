@@ -15,8 +15,8 @@ _API = {
     "change": "geodino.api",
     "change_series": "geodino.api",
     "similar": "geodino.api",
-    "load_backbone": "geodino.backbone",
-    "open_scene": "tiles.scene",
+    "load_backbone": "geodino.backbones.backbone",
+    "open_scene": "tiles.scenes.scene",
 }
 
 __all__ = ["__version__", "change", "change_series", "features", "load_backbone", "open_scene", "segment", "similar"]

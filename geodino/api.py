@@ -5,19 +5,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from geodino.backbone import Backbone, load_backbone
-from geodino.dense import DenseSettings
+from geodino.backbones.backbone import Backbone, load_backbone
+from geodino.dense.stream import DenseSettings
 from geodino.inputs import check_not_input
 from tiles.errors import InputError
 from tiles.progress import Progress
-from tiles.scene import Scene, open_scene
+from tiles.scenes.opening import open_scene
+from tiles.scenes.scene import Scene
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from geodino.change_detection.pipeline import ChangeResult
     from geodino.change_detection.series import SeriesResult
-    from geodino.cluster import Cluster
+    from geodino.jobs.cluster import Cluster
     from geodino.segmentation.pipeline import SegmentationResult
 
 
@@ -61,8 +62,8 @@ def features(
             settings lies where the output goes.
         OutputError: An output exists or cannot be written.
     """
-    from geodino.cube import open_cube
-    from geodino.extraction import Extraction, check_outputs, draw, lacks_quicklook
+    from geodino.dense.cube import open_cube
+    from geodino.dense.extraction import Extraction, check_outputs, draw, lacks_quicklook
 
     target, picture = Path(output).absolute(), _path(quicklook)
     check_outputs(target, dtype=dtype, quicklook=picture, overwrite=overwrite)
@@ -71,7 +72,7 @@ def features(
     settings = settings or DenseSettings()
     keep = not overwrite and lacks_quicklook(target, picture)
     if dask is not None:
-        from geodino.cluster import Cluster, ModelSpec
+        from geodino.jobs.cluster import Cluster, ModelSpec
 
         if isinstance(backbone, Backbone):
             raise InputError("a cluster loads the backbone itself: give its name or folder")
@@ -146,9 +147,9 @@ def segment(
         InputError: an input does not fit; one sentence says which and how to go on.
         OutputError: an output exists or cannot be written.
     """
+    from geodino.heads.labels import read_labels
+    from geodino.heads.model_file import SegmentationModel
     from geodino.segmentation.clusters import check_clusters
-    from geodino.segmentation.labels import read_labels
-    from geodino.segmentation.model_file import SegmentationModel
     from geodino.segmentation.pipeline import SegmentationOutputs, segment_scene
 
     if sum(choice is not None for choice in (labels, clusters, model)) != 1:
@@ -263,10 +264,10 @@ def change(
         InputError: An input does not fit; one sentence says which and how to go on.
         OutputError: An output exists or cannot be written.
     """
-    from geodino.change_detection.background import check_threshold
     from geodino.change_detection.method import Method
+    from geodino.change_detection.null_model import check_threshold
     from geodino.change_detection.pipeline import ChangeOutputs, ChangeQuestion, change_scenes
-    from geodino.segmentation.model_file import SegmentationModel
+    from geodino.heads.model_file import SegmentationModel
 
     chosen = Method.named(method).settled()
     check_threshold(threshold)
@@ -322,8 +323,8 @@ def change_series(
         InputError: Fewer than three dates, dates out of order or without overlap.
         OutputError: The output exists or cannot be written.
     """
-    from geodino.change_detection.background import check_threshold
     from geodino.change_detection.method import Method
+    from geodino.change_detection.null_model import check_threshold
     from geodino.change_detection.series import change_series as run
 
     chosen = Method.named(method).settled()
@@ -361,7 +362,7 @@ def _workers(
             backbone = load_backbone(backbone, device=device, precision=precision)
         yield backbone, None
         return
-    from geodino.cluster import Cluster, ModelSpec
+    from geodino.jobs.cluster import Cluster, ModelSpec
 
     if isinstance(backbone, Backbone):
         raise InputError("a cluster loads the backbone itself: give its name or folder")
@@ -408,7 +409,7 @@ def similar(
         InputError: A place lies outside the scene or on nodata, or a file cannot be used.
         OutputError: The output exists or cannot be written.
     """
-    from geodino.similar_places import SimilarPlaces
+    from geodino.retrieval.similar import SimilarPlaces
 
     return SimilarPlaces(
         scene=scene if isinstance(scene, Scene) else str(scene),

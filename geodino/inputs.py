@@ -7,7 +7,7 @@ from pathlib import Path
 import rasterio
 
 from tiles.errors import OutputError
-from tiles.scene import Scene
+from tiles.scenes.scene import Scene
 
 
 def check_not_input(outputs: Iterable[Path | None], *inputs: str | Path | Scene | None) -> None:

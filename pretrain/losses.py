@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pretrain.ranks import ALONE, Ranks
+from pretrain.engine.ranks import ALONE, Ranks
 
 # exp(-60) beside the largest entry is nothing in float32, and its inverse still is a number.
 _SMALLEST_LOG = -60.0

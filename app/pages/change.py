@@ -8,18 +8,18 @@ import geopandas
 import numpy as np
 import streamlit as st
 
-from app import commands
-from app.changes import Changes, change_vectors, likeness, polygons, write_change_map
-from app.exports import write_vectors
-from app.layers import Layer
-from app.mapview import MapResult, VectorLayer
+from app.map.component import MapResult, VectorLayer
+from app.map.layers import Layer
+from app.map.picture import draw_map
+from app.map.source import Meaning
+from app.map.style import CHANGE_COLOR
 from app.pages.common import begin, choose_layer, command_line, explained, no_scene, offer, workbench
 from app.pages.prepare import prepared
-from app.picture import draw_map
-from app.session import Session
-from app.source import Meaning
-from app.style import CHANGE_COLOR
-from app.workspace import Workspace
+from app.store.exports import write_vectors
+from app.store.session import Session
+from app.store.workspace import Workspace
+from app.work import commands
+from app.work.changes import Changes, change_vectors, likeness, polygons, write_change_map
 from tiles.errors import InputError
 
 MORE, LESS = "more_like", "not_like"  # settings of the session

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import streamlit as st
 
-from app.jobs import GOING, State
-from app.layers import Layer
-from app.mapview import DrawTool, MapResult, VectorLayer, map_events, show_map
-from app.session import Session, session
-from app.workspace import Workspace, current
+from app.map.component import DrawTool, MapResult, VectorLayer, map_events, show_map
+from app.map.layers import Layer
+from app.store.session import Session, session
+from app.store.workspace import Workspace, current
+from app.work.jobs import GOING, State
 from tiles.errors import InputError
 
 REFRESH_S = 2.0

@@ -8,17 +8,17 @@ import numpy as np
 import streamlit as st
 from pyproj import Transformer
 
-from app import commands
-from app.cubes import Cube, likeness, pca, write_preview
-from app.layers import Layer
-from app.mapview import MapResult
-from app.models import attention, backbone
+from app.map.component import MapResult
+from app.map.layers import Layer
+from app.map.source import open_source
+from app.map.style import TOKEN_LEVELS, Paint, Style
 from app.pages.common import begin, choose_layer, command_line, explained, no_scene, workbench
 from app.pages.prepare import prepared
-from app.session import Session
-from app.source import open_source
-from app.style import TOKEN_LEVELS, Paint, Style
-from app.workspace import Workspace
+from app.store.session import Session
+from app.store.workspace import Workspace
+from app.work import commands
+from app.work.cubes import Cube, likeness, pca, write_preview
+from app.work.models import attention, backbone
 from tiles.errors import InputError
 
 MODES = ("Places like a click", "Attention of a click")

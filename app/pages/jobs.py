@@ -5,10 +5,10 @@ from pathlib import Path
 
 import streamlit as st
 
-from app.jobs import GOING, Job, State, Status
 from app.pages.common import REFRESH_S, offer, plain
-from app.session import session
-from app.workspace import Workspace, current
+from app.store.session import session
+from app.store.workspace import Workspace, current
+from app.work.jobs import GOING, Job, State, Status
 
 MOST_SHOWN = 50
 COLORS = {

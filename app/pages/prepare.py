@@ -5,14 +5,14 @@ from pathlib import Path
 
 import streamlit as st
 
-from app import commands
-from app.cubes import Cube, open_cube
-from app.jobs import GOING
-from app.models import backbone
+from app.map.source import Source
 from app.pages.common import command_line, plain
-from app.session import Session
-from app.source import Source
-from app.workspace import Workspace
+from app.store.session import Session
+from app.store.workspace import Workspace
+from app.work import commands
+from app.work.cubes import Cube, open_cube
+from app.work.jobs import GOING
+from app.work.models import backbone
 from tiles.errors import InputError
 
 

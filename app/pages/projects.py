@@ -2,12 +2,12 @@
 
 import streamlit as st
 
-from app.mapview import EMPTY, examples
+from app.map.component import EMPTY, examples
+from app.map.source import ClassColor
 from app.pages.common import explained, plain
-from app.projects import MODEL, Project, listed, load, packed, save, versions
-from app.session import Session
-from app.source import ClassColor
-from app.workspace import Workspace
+from app.store.projects import MODEL, Project, listed, load, packed, save, versions
+from app.store.session import Session
+from app.store.workspace import Workspace
 
 
 def project_box(mine: Session, workspace: Workspace) -> None:

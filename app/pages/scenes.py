@@ -11,17 +11,17 @@ import numpy as np
 import pandas
 import streamlit as st
 
-from app.access import RASTERS, SCENES
-from app.layers import Layer
-from app.mapview import VectorLayer
+from app.map.component import VectorLayer
+from app.map.layers import Layer
+from app.map.source import Meaning, has_overviews, open_source
+from app.map.style import RAMPS, Paint, Style, channel_statistics, combinations, rgb_style
 from app.pages.common import begin, choose_layer, explained, plain, workbench
 from app.pages.projects import project_box
-from app.session import Session
-from app.source import Meaning, has_overviews, open_source
-from app.stac import search, write_item
-from app.style import RAMPS, Paint, Style, channel_statistics, combinations, rgb_style
-from app.uploads import RASTER_KINDS, store
-from app.workspace import Workspace
+from app.store.access import RASTERS, SCENES
+from app.store.session import Session
+from app.store.stac import search, write_item
+from app.store.uploads import RASTER_KINDS, store
+from app.store.workspace import Workspace
 from tiles.errors import InputError
 
 LISTED = 200

@@ -9,23 +9,23 @@ import geopandas
 import pandas
 import streamlit as st
 
-from app import commands
-from app.cubes import NOTHING, Cube, LiveMap, classify, write_preview
-from app.exports import convert_vectors
-from app.jobs import State
-from app.layers import Layer
-from app.mapview import EMPTY, examples
+from app.map.component import EMPTY, examples
+from app.map.layers import Layer
+from app.map.picture import draw_map
+from app.map.source import ClassColor, open_source
+from app.map.style import TOKEN_LEVELS, Paint, Style
 from app.pages.common import begin, choose_layer, command_line, explained, no_scene, offer, plain, workbench
 from app.pages.prepare import prepared
 from app.pages.projects import next_value
-from app.picture import draw_map
-from app.projects import MODEL, trained_models
-from app.session import Session
-from app.source import ClassColor, open_source
-from app.style import TOKEN_LEVELS, Paint, Style
-from app.workspace import Workspace
-from geodino.segmentation.labels import read_labels
-from geodino.segmentation.legend import palette
+from app.store.exports import convert_vectors
+from app.store.projects import MODEL, trained_models
+from app.store.session import Session
+from app.store.workspace import Workspace
+from app.work import commands
+from app.work.cubes import NOTHING, Cube, LiveMap, classify, write_preview
+from app.work.jobs import State
+from geodino.heads.labels import read_labels
+from geodino.heads.legend import palette
 
 LIVE = "Live map"
 LIVE_CONFIDENCE = "Live confidence, %"
@@ -316,7 +316,7 @@ def _other_ways(mine: Session, workspace: Workspace, layer: Layer) -> None:
 
 
 def _from_file(mine: Session, workspace: Workspace, layer: Layer, typed: str, field: str) -> None:
-    from app.access import RASTERS, VECTORS
+    from app.store.access import RASTERS, VECTORS
 
     path = workspace.access.resolve(typed, RASTERS + VECTORS)
     folder = workspace.new_result(layer.source.name, "segmentation")

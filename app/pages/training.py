@@ -11,9 +11,9 @@ import pandas
 import streamlit as st
 import yaml
 
-from app.access import Access
 from app.pages.common import explained, plain
-from app.workspace import current
+from app.store.access import Access
+from app.store.workspace import current
 from tiles.errors import InputError
 
 METRICS = "metrics.csv"

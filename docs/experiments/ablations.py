@@ -10,12 +10,12 @@ it stopped. The table is printed as Markdown.
 import argparse
 from pathlib import Path
 
-from geodino.backbone import load_backbone
+from geodino.backbones.backbone import load_backbone
 from geodino.evaluation.open import open_data
 from geodino.evaluation.run import EvaluationSettings, Protocol, evaluate
-from pretrain.recipe import load_recipe
-from pretrain.run import Run, pretrain
-from tiles.dataset import TileDataset
+from pretrain.engine.run import Run, pretrain
+from pretrain.recipes.recipe import load_recipe
+from tiles.archive.dataset import TileDataset
 
 ARMS = {
     "the recipe": [],

@@ -15,16 +15,16 @@ import numpy as np
 import torch
 from packaged_backbone import TILE_PIXELS
 
-from geodino.backbone import Backbone, load_backbone, save_backbone
-from geodino.card import CARD_FILE, read_card
+from geodino.backbones.backbone import Backbone, load_backbone, save_backbone
+from geodino.backbones.card import CARD_FILE, read_card
 from geodino.evaluation.dataset import ImageSet
 from geodino.evaluation.extract import BackboneExtractor, batches
 from geodino.evaluation.knn import knn_accuracy
 from geodino.evaluation.open import open_data
-from pretrain.checkpoint import checkpoints, load_checkpoint
-from pretrain.level import level_tokens, sample_tokens
-from pretrain.recipe import load_recipe
-from tiles.dataset import TileDataset
+from pretrain.after.level import level_tokens, sample_tokens
+from pretrain.engine.checkpoint import checkpoints, load_checkpoint
+from pretrain.recipes.recipe import load_recipe
+from tiles.archive.dataset import TileDataset
 
 PREFIX = "backbone."
 

@@ -7,7 +7,7 @@ making:
    and the scenes at 10 m. Labels go along for whoever sets ``monitor.knn``; no loss sees them;
 2. OUTPUT/first, the recipe ``sentinel``, and OUTPUT/second to /ninth, each of which goes on from the one before with
    ``sentinel_hires``; the fifth from its levelled backbone alone, with new heads;
-3. OUTPUT/levelled: the last teacher in bf16, the directions of its tokens levelled (``pretrain.level``);
+3. OUTPUT/levelled: the last teacher in bf16, the directions of its tokens levelled (``pretrain.after.level``);
 4. OUTPUT/evaluation, ``geodino eval`` of it beside its floors;
 5. ``geodino/weights``: the same with its card.
 """
@@ -22,14 +22,14 @@ from typing import Any
 
 import torch
 
-import geodino.backbone
-from geodino.backbone import load_backbone, save_backbone
-from geodino.card import CARD_FILE, read_card
+import geodino.backbones.backbone
+from geodino.backbones.backbone import load_backbone, save_backbone
+from geodino.backbones.card import CARD_FILE, read_card
 from geodino.evaluation.open import open_data
 from geodino.evaluation.split import split
-from pretrain.level import level_tokens, sample_tokens
-from pretrain.recipe import load_recipe
-from tiles.dataset import TileDataset
+from pretrain.after.level import level_tokens, sample_tokens
+from pretrain.recipes.recipe import load_recipe
+from tiles.archive.dataset import TileDataset
 
 TILE_PIXELS = 64
 
@@ -229,7 +229,7 @@ def main() -> None:
         runs.append(output / stage.name)
     save_levelled(runs[-1], levelled)
     run("eval", levelled, source, "-o", output / "evaluation", "--json", output / "evaluation.json")
-    pack(levelled, tuple(runs), summary(output / "evaluation.json"), geodino.backbone.PACKAGED)
+    pack(levelled, tuple(runs), summary(output / "evaluation.json"), geodino.backbones.backbone.PACKAGED)
 
 
 if __name__ == "__main__":

@@ -23,9 +23,9 @@ from pyproj import Transformer
 from rasterio.windows import Window
 
 import geodino
+from app.map.source import open_source
 from app.pages.prepare import cube_path
-from app.source import open_source
-from app.workspace import Workspace
+from app.store.workspace import Workspace
 from geodino.demo.imagery import salt_lake
 from geodino.demo.second_date import make_second_date
 

@@ -15,10 +15,10 @@ from PIL import Image
 from rasterio.windows import Window
 
 import geodino
-from geodino.backbone import load_backbone
+from geodino.backbones.backbone import load_backbone
 from geodino.demo.imagery import san_francisco
 from geodino.demo.page import rgb_picture
-from geodino.dense import DenseSettings
+from geodino.dense.stream import DenseSettings
 
 HERE = Path(__file__).resolve().parent
 PLACE = Window(380, 540, 640, 640)

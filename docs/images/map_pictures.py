@@ -15,7 +15,7 @@ from rasterio.windows import Window
 from scipy.ndimage import rotate
 
 import geodino
-from geodino.backbone import load_backbone
+from geodino.backbones.backbone import load_backbone
 from geodino.demo.imagery import SAN_FRANCISCO_POINTS, san_francisco, write_points
 from geodino.demo.page import class_picture, rgb_picture
 from geodino.demo.second_date import make_second_date

@@ -11,9 +11,10 @@ from rasterio.windows import Window
 
 from geodino.change_detection.radiometry import RadiometricFit
 from geodino.change_detection.shift import Shift, combine_windows, phase_correlation
-from tiles.band import Band
 from tiles.errors import InputError
-from tiles.scene import Scene
+from tiles.scenes.band import Band
+from tiles.scenes.reader import SceneReader
+from tiles.scenes.scene import Scene
 
 # Points along each side of a raster when its outline is carried into another projection, where it may be curved.
 _EDGE_POINTS = 33
@@ -135,7 +136,7 @@ def measure_shift(pair: Pair) -> Shift:
         return combine_windows([])
     votes = []
     before, after = pair.before.select(pair.bands), pair.after.select(pair.bands)
-    with before.open() as first, after.open() as second:
+    with SceneReader(before) as first, SceneReader(after) as second:
         for top in np.unique(np.linspace(0, height - side, min(_SHIFT_WINDOWS, 2 * height // side)).astype(int)):
             for left in np.unique(np.linspace(0, width - side, min(_SHIFT_WINDOWS, 2 * width // side)).astype(int)):
                 window = Window(int(left), int(top), side, side)

@@ -15,7 +15,7 @@ from scipy.linalg import eigh
 from scipy.special import polygamma
 from scipy.stats import chi2
 
-from geodino.change_detection.background import LogHistogram, fit_background, log_distance
+from geodino.change_detection.null_model import LogHistogram, fit_background, log_distance
 
 FloatArray = NDArray[np.float64]
 

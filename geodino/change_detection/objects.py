@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from rasterio.features import geometry_window, rasterize
 
 from geodino.change_detection.transitions import majority_classes
-from geodino.polygons import areas_m2, polygonize, write_vector
+from geodino.products.vector import areas_m2, polygonize, write_vector
 
 
 def write_objects(

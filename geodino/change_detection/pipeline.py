@@ -13,33 +13,33 @@ import rasterio
 from odc.geo.geobox import GeoBox
 
 import geodino
-from geodino.backbone import Backbone
+from geodino.backbones.backbone import Backbone
 from geodino.change_detection.alignment import Pair, align, normalised
-from geodino.change_detection.background import Threshold, given_threshold
-from geodino.change_detection.field import ScoreField, TokenHalf
-from geodino.change_detection.like import learn_kind
 from geodino.change_detection.method import Method
+from geodino.change_detection.null_model import Threshold, given_threshold
 from geodino.change_detection.objects import write_objects
+from geodino.change_detection.score import ScoreField, TokenHalf
 from geodino.change_detection.spectral import SpectralModel, fit_spectral, survey
 from geodino.change_detection.tokens import compare_dates
 from geodino.change_detection.transitions import Transitions, classify_dates, count_transitions
-from geodino.dense import DenseSettings, token_grid
-from geodino.extraction import arithmetic_of
-from geodino.polygons import check_area, check_vector_path
-from geodino.provenance import provenance
-from geodino.segmentation.labels import read_labels
-from geodino.segmentation.model_file import SegmentationModel
+from geodino.change_detection.wanted_kind import learn_kind
+from geodino.dense.extraction import arithmetic_of
+from geodino.dense.store import TokenStore
+from geodino.dense.stream import DenseSettings, token_grid
+from geodino.dense.tokens import fill_tokens
+from geodino.heads.labels import read_labels
+from geodino.heads.model_file import SegmentationModel
+from geodino.products.stac import write_item
+from geodino.products.tags import provenance
+from geodino.products.vector import check_area, check_vector_path
 from geodino.segmentation.pipeline import make_recipe
-from geodino.stac_output import write_item
-from geodino.token_filling import fill_tokens
-from geodino.token_store import TokenStore
-from tiles.cog import CogWriter, MapClass, check_output, part_of
 from tiles.errors import InputError, OutputError
 from tiles.progress import Progress, Silent
-from tiles.scene import Scene
+from tiles.scenes.scene import Scene
+from tiles.writing.cog import CogWriter, MapClass, check_output, part_of
 
 if TYPE_CHECKING:
-    from geodino.cluster import Cluster
+    from geodino.jobs.cluster import Cluster
 
 CLASSES = (MapClass(0, "no change", (235, 235, 235)), MapClass(1, "change", (213, 45, 20)))
 NODATA = 255

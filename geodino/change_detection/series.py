@@ -15,24 +15,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geodino.backbone import Backbone
+from geodino.backbones.backbone import Backbone
 from geodino.change_detection.alignment import align, common_grid
-from geodino.change_detection.field import ScoreField
 from geodino.change_detection.method import Method
+from geodino.change_detection.score import ScoreField
 from geodino.change_detection.spectral import fit_spectral, survey
 from geodino.change_detection.tokens import compare_dates
-from geodino.dense import DenseSettings
-from geodino.provenance import provenance
-from geodino.segmentation.legend import Legend
-from geodino.token_filling import fill_tokens
-from geodino.token_store import TokenStore
-from tiles.cog import CogWriter, MapClass, check_output, part_of
+from geodino.dense.store import TokenStore
+from geodino.dense.stream import DenseSettings
+from geodino.dense.tokens import fill_tokens
+from geodino.heads.legend import Legend
+from geodino.products.tags import provenance
 from tiles.errors import InputError
 from tiles.progress import Progress, Silent
-from tiles.scene import Scene
+from tiles.scenes.scene import Scene
+from tiles.writing.cog import CogWriter, MapClass, check_output, part_of
 
 if TYPE_CHECKING:
-    from geodino.cluster import Cluster
+    from geodino.jobs.cluster import Cluster
 
 NODATA = 65535
 # A pair's sample for a series: there are n (n - 1) / 2 pairs, and a scene's radiometry is settled by far fewer pixels.

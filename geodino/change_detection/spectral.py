@@ -11,6 +11,7 @@ from geodino.change_detection.alignment import Pair
 from geodino.change_detection.irmad import IrMad, fit_irmad
 from geodino.change_detection.radiometry import RadiometricFit, fit_radiometry
 from tiles.errors import InputError
+from tiles.scenes.reader import SceneReader
 
 # Deviation in pixels of the window over which neighbours support a pixel: what changes on the ground is larger than
 # one pixel, noise and sub-pixel misregistration are not.
@@ -103,7 +104,7 @@ def survey(pair: Pair, *, pixels: int = _SURVEY_PIXELS) -> tuple[NDArray[np.floa
     down = min(-(-height // side), max(1, round((wanted * height / width) ** 0.5)))
     across = min(-(-width // side), max(1, round((wanted * width / height) ** 0.5)))
     kept: list[tuple[NDArray, NDArray]] = []
-    with before.open() as first, after.open() as second:
+    with SceneReader(before) as first, SceneReader(after) as second:
         for top in np.unique(np.linspace(0, height - side, down).astype(int)):
             for left in np.unique(np.linspace(0, width - side, across).astype(int)):
                 window = Window(int(left), int(top), side, side)

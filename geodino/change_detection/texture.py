@@ -12,14 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from geodino.change_detection.background import (
-    BINS,
-    HIGHEST,
-    LOWEST,
-    Background,
-    LogHistogram,
-    fit_background,
-)
+from geodino.change_detection.null_model import BINS, HIGHEST, LOWEST, Background, LogHistogram, fit_background
 
 _TEXTURES = 112
 # Classes of texture with as many tokens each: enough to follow a curve, few enough that each shows its own mode.

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from geodino.backbone import Backbone
+from geodino.backbones.backbone import Backbone
 from geodino.change_detection.alignment import Pair
-from geodino.change_detection.deep import fit_token_change
-from geodino.change_detection.field import TokenHalf, token_half
-from geodino.dense import DenseSettings, token_grid
-from geodino.token_store import TokenStore
+from geodino.change_detection.score import TokenHalf, token_half
+from geodino.change_detection.token_distance import fit_token_change
+from geodino.dense.store import TokenStore
+from geodino.dense.stream import DenseSettings, token_grid
 
 
 def compare_dates(

@@ -9,11 +9,11 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.features import geometry_window, rasterize
 
-from geodino.segmentation.model_file import SegmentationModel
+from geodino.dense.store import TokenStore
+from geodino.heads.model_file import SegmentationModel
 from geodino.segmentation.render import render_classes
-from geodino.token_store import TokenStore
-from tiles.cog import CogWriter, MapClass, part_of
-from tiles.scene import Scene
+from tiles.scenes.scene import Scene
+from tiles.writing.cog import CogWriter, MapClass, part_of
 
 
 @dataclass(frozen=True)

@@ -40,8 +40,8 @@ def register(cli: typer.Typer) -> None:
 
         Exits with 0 when every scene is done, with 1 when some could not be: each is named with its reason.
         """
-        from geodino.batch import run_batch, template
-        from geodino.batch_job import make_job, read_job
+        from geodino.jobs.batch import run_batch, template
+        from geodino.jobs.batch_job import make_job, read_job
         from tiles.errors import InputError
         from tiles.progress import progress
 

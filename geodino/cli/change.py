@@ -91,9 +91,9 @@ def register(cli: typer.Typer) -> None:
         given = [name for name, value in alone.items() if value is not None]
         if len(scenes) > 2 and given:
             raise typer.BadParameter(f"{', '.join(given)} go with two dates only")
-        from tiles.cog import check_output
         from tiles.progress import progress
-        from tiles.scene import open_scene
+        from tiles.scenes.opening import open_scene
+        from tiles.writing.cog import check_output
 
         check_output(output, overwrite=overwrite)
         opened = [open_scene(absolute(s), sensor=sensor, band_names=names(band_names), gsd_m=gsd) for s in scenes]

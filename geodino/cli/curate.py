@@ -32,12 +32,12 @@ def curate(
     Nothing is removed: the choice is written to TILES/curated.parquet, which `geodino pretrain` takes in the place of
     TILES.
     """
-    from geodino.backbone import load_backbone
-    from geodino.tile_embedding import embed_tiles
-    from tiles.curate import centred, choose
-    from tiles.dataset import TileDataset
+    from geodino.backbones.backbone import load_backbone
+    from geodino.retrieval.tile_embedding import embed_tiles
+    from tiles.archive.curate import centred, choose
+    from tiles.archive.dataset import TileDataset
+    from tiles.archive.selection import REPORT_FILE, Selection
     from tiles.progress import progress
-    from tiles.selection import REPORT_FILE, Selection
 
     dataset = TileDataset(tiles)
     model = load_backbone(backbone, device=device.value, precision=precision.value)

@@ -41,10 +41,10 @@ def distill(
     from geodino.process import settle_process
 
     settle_process()
-    from pretrain.distill_recipe import load_distill_recipe
-    from pretrain.distill_run import Distillation
-    from pretrain.distill_run import distill as train
-    from tiles.dataset import TileDataset
+    from pretrain.distill.recipe import load_distill_recipe
+    from pretrain.distill.run import Distillation
+    from pretrain.distill.run import distill as train
+    from tiles.archive.dataset import TileDataset
 
     resolved = load_distill_recipe(recipe, student or [], settings)
     run = Distillation(TileDataset(tiles), str(tiles), output, resolved, teacher, device.value)

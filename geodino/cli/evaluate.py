@@ -60,7 +60,7 @@ def register(cli: typer.Typer) -> None:
         precision: PrecisionOption = Precision.auto,
     ) -> None:
         """Measure a frozen backbone beside its floors: kNN, linear and segmentation probes with 95 % intervals."""
-        from geodino.backbone import load_backbone
+        from geodino.backbones.backbone import load_backbone
         from geodino.evaluation.open import open_data
         from geodino.evaluation.results import Result, to_csv, to_json, to_markdown, write
         from geodino.evaluation.run import EvaluationSettings, Protocol, evaluate

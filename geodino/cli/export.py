@@ -39,8 +39,8 @@ def export(
     model="local-dir:FOLDER", weights=True. An ONNX file takes values in [0, 1], NaN for nodata, and gives the outputs
     named tokens and embedding; with --outputs embedding it is a recognition model of QGIS's Deepness plugin.
     """
-    from geodino.backbone import load_backbone
-    from pretrain.export import export_folder, export_onnx
+    from geodino.backbones.backbone import load_backbone
+    from pretrain.after.export import export_folder, export_onnx
 
     loaded = load_backbone(backbone, device="cpu", precision="fp32")
     if output.suffix == ".onnx":

@@ -62,10 +62,10 @@ def register(cli: typer.Typer) -> None:
         rioxarray.open_rasterio. An interrupted run started again goes on where it stopped.
         """
         from geodino.api import features as run
-        from geodino.dense import DenseSettings
-        from geodino.extraction import check_outputs
+        from geodino.dense.extraction import check_outputs
+        from geodino.dense.stream import DenseSettings
         from tiles.progress import progress
-        from tiles.scene import open_scene
+        from tiles.scenes.opening import open_scene
 
         chosen = layer_numbers(layers)
         settings = DenseSettings(window=window, halo=halo, upscale=upscale, layers=chosen, batch_size=batch_size)

@@ -14,7 +14,7 @@ def register(cli: typer.Typer) -> None:
         as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     ) -> None:
         """List the models that --backbone takes by name, and whether their weights are on this machine."""
-        from geodino.catalogue import catalogue
+        from geodino.backbones.catalogue import catalogue
 
         rows = catalogue()
         if as_json:

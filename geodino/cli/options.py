@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tiles.errors import InputError
-from tiles.sensor import SENSORS
+from tiles.scenes.sensor import SENSORS
 
 
 class Device(StrEnum):

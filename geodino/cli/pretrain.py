@@ -48,10 +48,10 @@ def pretrain(
     from geodino.process import settle_process
 
     settle_process()
-    from pretrain.recipe import load_recipe
-    from pretrain.run import RECIPE_FILE, Run, describe
-    from pretrain.run import pretrain as train
-    from tiles.dataset import TileDataset
+    from pretrain.engine.run import RECIPE_FILE, Run, describe
+    from pretrain.engine.run import pretrain as train
+    from pretrain.recipes.recipe import load_recipe
+    from tiles.archive.dataset import TileDataset
 
     own = output / RECIPE_FILE
     chosen = recipe or (str(own) if resume and own.exists() else "tiny")

@@ -62,9 +62,9 @@ def register(cli: typer.Typer) -> None:
     ) -> None:
         """Land-cover map from a few labels, from clusters, or by a model trained on another scene."""
         from geodino.api import segment as run
-        from tiles.cog import check_output
         from tiles.progress import progress
-        from tiles.scene import open_scene
+        from tiles.scenes.opening import open_scene
+        from tiles.writing.cog import check_output
 
         check_output(output, overwrite=overwrite)
         opened = open_scene(absolute(scene), sensor=sensor, band_names=names(band_names), gsd_m=gsd)

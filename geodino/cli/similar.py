@@ -52,14 +52,14 @@ def register(cli: typer.Typer) -> None:
     ) -> None:
         """Cosine similarity of every place to the chosen ones, as a map on the scene's pixels."""
         from geodino.api import similar as run
-        from geodino.backbone import load_backbone
-        from geodino.dense import DenseSettings
-        from geodino.similar_places import is_cube
-        from geodino.similarity import Query, parse_points
-        from geodino.sparse import check_hits
-        from tiles.cog import check_output
+        from geodino.backbones.backbone import load_backbone
+        from geodino.dense.stream import DenseSettings
+        from geodino.retrieval.likeness import Query, parse_points
+        from geodino.retrieval.place_index import check_hits
+        from geodino.retrieval.similar import is_cube
         from tiles.progress import progress
-        from tiles.scene import open_scene
+        from tiles.scenes.opening import open_scene
+        from tiles.writing.cog import check_output
 
         points = parse_points(at or [])
         Query(points, polygons, crs)
@@ -107,14 +107,15 @@ def register(cli: typer.Typer) -> None:
         import geopandas as gpd
         from rasterio.errors import RasterioError
 
-        from geodino.backbone import load_backbone
-        from geodino.dense import DenseSettings
-        from geodino.similar_places import embed_source, is_cube, unfinished
-        from geodino.sparse import check_model, write_index
-        from tiles.cog import DiskFullError, check_output
+        from geodino.backbones.backbone import load_backbone
+        from geodino.dense.stream import DenseSettings
+        from geodino.retrieval.place_index import check_model, write_index
+        from geodino.retrieval.similar import embed_source, is_cube, unfinished
         from tiles.errors import InputError
         from tiles.progress import progress
-        from tiles.scene import Scene, open_scene
+        from tiles.scenes.opening import open_scene
+        from tiles.scenes.scene import Scene
+        from tiles.writing.cog import DiskFullError, check_output
 
         check_output(output, overwrite=overwrite)
         model = None if all(map(is_cube, sources)) else load_backbone(backbone, device=device, precision=precision)

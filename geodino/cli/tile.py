@@ -11,7 +11,7 @@ from geodino.cli import curate, tileset
 from geodino.cli.options import BandNamesOption, DaskOption, OutputOption, OverwriteOption, SensorOption, names
 
 if TYPE_CHECKING:
-    from tiles.expand import Found
+    from tiles.scenes.expand import Found
 
 
 def register(cli: typer.Typer) -> None:
@@ -74,12 +74,12 @@ def tile(
 
     Running it again on the same folder finishes an interrupted cut, or adds scenes to a finished one.
     """
-    from tiles.cut import cut
+    from tiles.archive.preview import write_previews
+    from tiles.cutting.cut import cut
+    from tiles.cutting.plan import CutSettings, Request
     from tiles.errors import InputError
-    from tiles.expand import expand
-    from tiles.plan import CutSettings, Request
-    from tiles.preview import write_previews
     from tiles.progress import progress
+    from tiles.scenes.expand import expand
 
     kept = names(bands)
     if not kept:
@@ -117,7 +117,7 @@ def tile(
 def _expand(expand: Callable[[str], Iterable["Found"]], scene: str) -> list["Found"]:
     """What an argument stands for; one that cannot be looked into is left for the cut to name among the failures."""
     from tiles.errors import InputError
-    from tiles.expand import Found
+    from tiles.scenes.expand import Found
 
     try:
         return list(expand(scene))
@@ -137,7 +137,7 @@ def _search(
         corners = []
     if collection is None or (corners is not None and len(corners) != 4):
         raise InputError("--stac needs --collection, and --bbox four numbers: west,south,east,north in degrees.")
-    from tiles.stac import load_items, search  # seconds of imports, which a slip of the pen need not wait for
+    from tiles.scenes.stac import load_items, search  # seconds of imports, which a slip of the pen need not wait for
 
     # Beside the tile set, since the search is an input of the cut: the same command asks the file, not the world. The
     # name tells searches apart, so that another one adds its scenes.

@@ -23,9 +23,9 @@ def register(cli: typer.Typer) -> None:
 
 def verify(tiles: TilesArgument, workers: WorkersOption = 1) -> None:
     """Check every tile against the checksum it was cut with."""
+    from tiles.archive.verify import verify as check
     from tiles.errors import InputError
     from tiles.progress import progress
-    from tiles.verify import verify as check
 
     with progress("verifying", 1.0) as bar:
         damages = check(tiles, workers, bar)
@@ -38,7 +38,7 @@ def verify(tiles: TilesArgument, workers: WorkersOption = 1) -> None:
 
 def stats(tiles: TilesArgument, workers: WorkersOption = 1) -> None:
     """Compute exact statistics of the valid pixels and write them to statistics.json."""
-    from tiles.histogram import STATISTICS_FILE, describe
+    from tiles.archive.histogram import STATISTICS_FILE, describe
 
     found = describe(tiles, workers)
     typer.echo(f"{found['tiles']} tiles, {found['valid_pixels']} valid pixels")
@@ -59,10 +59,10 @@ def split(
     """Split by place: no spot on Earth lies in two splits; scenes added later fall in line."""
     from collections import Counter
 
-    from tiles.cut import set_split
-    from tiles.dataset import TileDataset
+    from tiles.archive.dataset import TileDataset
+    from tiles.archive.split import BORDER, settings
+    from tiles.cutting.cut import set_split
     from tiles.errors import InputError
-    from tiles.split import BORDER, settings
 
     try:
         wanted = {name.strip(): float(share) for name, share in (part.split("=") for part in shares.split(","))}
@@ -83,7 +83,7 @@ def export_webdataset(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Write a tile set as WebDataset tar files, to publish or to stream."""
-    from tiles.export import export_webdataset as export
+    from tiles.archive.webdataset import export_webdataset as export
     from tiles.progress import progress
 
     with progress("exporting", 1.0) as bar:

@@ -16,7 +16,9 @@ from rasterio.windows import Window
 from geodino.demo import imagery, page
 from geodino.demo.second_date import make_second_date
 from tiles.errors import InputError, OutputError
-from tiles.scene import Scene, open_scene
+from tiles.scenes.opening import open_scene
+from tiles.scenes.reader import SceneReader
+from tiles.scenes.scene import Scene
 
 RGB = ("red", "green", "blue")
 TILE_SIZE = 64
@@ -127,7 +129,7 @@ def _pair(scenes: Sequence[str], opened: Sequence[Scene], folder: Path) -> Pair:
     scene = opened[0] if scenes else opened[1]
     height, width = min(scene.height, SECOND_DATE_PX), min(scene.width, SECOND_DATE_PX)
     window = Window((scene.width - width) // 2, (scene.height - height) // 2, width, height)
-    with scene.open() as reader:
+    with SceneReader(scene) as reader:
         pixels = reader.read(window)
     # Display values: what every 8-bit image is taken for, so both dates are read alike.
     values = np.rint(pixels.values * 254 + 1).astype(np.uint8) * pixels.valid

@@ -14,8 +14,9 @@ from PIL import Image
 from rasterio.enums import Resampling
 from rasterio.windows import Window
 
-from tiles.cog import read_classes
-from tiles.scene import Scene
+from tiles.scenes.reader import SceneReader
+from tiles.scenes.scene import Scene
+from tiles.writing.cog import read_classes
 
 PICTURE_PX = 760
 
@@ -81,7 +82,7 @@ def write_page(path: Path, introduction: str, sections: Sequence[Section], comma
 def scene_picture(scene: Scene, stretch: tuple[float, float] = (2, 98)) -> NDArray[np.uint8]:
     """The first three bands of a scene as ``[H, W, 4]`` uint8, stretched over the whole picture, nodata transparent."""
     small = scene.geobox.zoom_out(max(1.0, max(scene.height, scene.width) / PICTURE_PX))
-    with scene.on(small, "average").open() as reader:
+    with SceneReader(scene.on(small, "average")) as reader:
         pixels = reader.read(Window(0, 0, small.shape[1], small.shape[0]))
     return _stretched(pixels.values[:3], pixels.valid, stretch)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tiles.errors import InputError
-from tiles.scene import Pixels
+from tiles.scenes.band import Pixels
 
 IGNORE = -1
 """Label of pixels that have none."""

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from geodino.backbone import Backbone
+from geodino.backbones.backbone import Backbone
+from geodino.backbones.normalize import Normalization, standardize
 from geodino.evaluation.dataset import ImageSet
-from geodino.normalize import Normalization, standardize
-from tiles.helper import in_order
 from tiles.progress import Progress, Silent
+from tiles.workers import in_order
 
 PART = 2048  # images in one file of the cache: what an interruption can cost
 READERS = 2

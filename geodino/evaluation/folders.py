@@ -11,10 +11,12 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from geodino.card import RGB
+from geodino.backbones.card import RGB
 from geodino.evaluation.dataset import IGNORE, ImageSet, check_classes
 from tiles.errors import InputError
-from tiles.scene import Pixels, open_scene
+from tiles.scenes.band import Pixels
+from tiles.scenes.opening import open_scene
+from tiles.scenes.reader import SceneReader
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 RASTERS = (".tif", ".tiff", ".jp2", ".vrt")
@@ -257,7 +259,7 @@ def _read(tree: Tree, names: list[str], reading: Reading, i: int) -> Pixels:
     )
     if scene.sensor == "stretch":  # each small image stretched by itself would erase what tells them apart
         raise InputError(f"{tree.root / name} does not say its units; name the sensor with --sensor")
-    with scene.open() as reader:
+    with SceneReader(scene) as reader:
         return reader.read(rasterio.windows.Window(0, 0, scene.width, scene.height))
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from geodino.card import RGB
+from geodino.backbones.card import RGB
 from geodino.evaluation.dataset import ImageSet
 from geodino.evaluation.folders import Reading, open_folder
 from tiles.errors import InputError

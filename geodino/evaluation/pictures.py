@@ -15,11 +15,11 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from geodino.backbone import Backbone
-from geodino.card import RGB
+from geodino.backbones.backbone import Backbone
+from geodino.backbones.card import RGB
+from geodino.backbones.normalize import standardize
 from geodino.evaluation.dataset import ImageSet
 from geodino.evaluation.extract import load_batch
-from geodino.normalize import standardize
 from tiles.errors import InputError
 
 PATCHES = 32  # patches a side unless a size is asked for: fewer show little

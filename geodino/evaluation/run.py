@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from geodino.backbone import Backbone
+from geodino.backbones.backbone import Backbone
 from geodino.evaluation import intervals, knn, linear, segmentation
+from geodino.evaluation.baselines import floors
 from geodino.evaluation.dataset import ImageSet
 from geodino.evaluation.extract import BackboneExtractor, Extractor, digest, extract
-from geodino.evaluation.floors import floors
 from geodino.evaluation.results import Result, from_json, to_json, write
 from geodino.evaluation.split import Split, split
 from tiles.errors import InputError

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from geodino.card import RGB
+from geodino.backbones.card import RGB
 from geodino.evaluation.dataset import IGNORE, ImageSet
 from tiles.errors import InputError
-from tiles.scene import Pixels
-from tiles.sensor import SENSORS
+from tiles.scenes.band import Pixels
+from tiles.scenes.sensor import SENSORS
 
 CHANGE = ("no change", "change")
 

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans, MiniBatchKMeans
 
-from geodino.segmentation.legend import LARGEST_CLASS
+from geodino.heads.legend import LARGEST_CLASS
 from tiles.errors import InputError
 
 # Above this many sampled tokens mini-batches give the same centres for a fraction of the time.

@@ -15,15 +15,15 @@ from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
-from geodino.cube import VARIABLE, open_cube
-from geodino.segmentation.balance import fit_head
-from geodino.segmentation.heads import BlockScale, LinearHead
-from geodino.segmentation.labels import Labels
-from geodino.segmentation.legend import Legend
+from geodino.dense.cube import VARIABLE, open_cube
+from geodino.heads.balance import fit_head
+from geodino.heads.labels import Labels
+from geodino.heads.legend import Legend
+from geodino.heads.linear import BlockScale, LinearHead
 from geodino.segmentation.pipeline import SegmentationResult
-from tiles.cog import CogWriter, MapClass
 from tiles.errors import InputError
-from tiles.stitch import upsample_rows
+from tiles.writing.cog import CogWriter, MapClass
+from tiles.writing.stitch import upsample_rows
 
 FloatArray = NDArray[np.float32]
 

@@ -9,9 +9,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geodino.backbone import Backbone
-from geodino.dense import DenseSettings, token_grid
-from geodino.polygons import (
+from geodino.backbones.backbone import Backbone
+from geodino.dense.store import TokenStore
+from geodino.dense.stream import DenseSettings, token_grid
+from geodino.dense.tokens import fill_tokens
+from geodino.heads.balance import balance, fit_head
+from geodino.heads.labels import Labels
+from geodino.heads.legend import Legend
+from geodino.heads.linear import BlockScale, LinearHead, cluster_head
+from geodino.heads.model_file import Recipe, SegmentationModel
+from geodino.heads.random_features import Waves
+from geodino.heads.samples import spectra_at, survey_pixels, survey_tokens, tokens_at
+from geodino.heads.validation import Validation, cross_validate, spatial_blocks
+from geodino.products.stac import write_item
+from geodino.products.tags import provenance
+from geodino.products.vector import (
     areas_m2,
     check_area,
     check_vector_path,
@@ -20,28 +32,16 @@ from geodino.polygons import (
     polygonize,
     write_vector,
 )
-from geodino.provenance import provenance
-from geodino.segmentation.balance import balance, fit_head
 from geodino.segmentation.clusters import Reservoir, fit_clusters
-from geodino.segmentation.heads import BlockScale, LinearHead, cluster_head
-from geodino.segmentation.labels import Labels
-from geodino.segmentation.legend import Legend
-from geodino.segmentation.model_file import Recipe, SegmentationModel
 from geodino.segmentation.render import ClassRows, render_classes
-from geodino.segmentation.samples import spectra_at, survey_pixels, survey_tokens, tokens_at
-from geodino.segmentation.validation import Validation, cross_validate, spatial_blocks
-from geodino.segmentation.waves import Waves
-from geodino.stac_output import write_item
-from geodino.token_filling import fill_tokens
-from geodino.token_store import TokenStore
-from tiles.cog import CogWriter, MapClass, check_output, part_of
 from tiles.errors import InputError
 from tiles.progress import Progress, Silent
-from tiles.scene import Scene
-from tiles.sensor import meaning
+from tiles.scenes.scene import Scene
+from tiles.scenes.sensor import meaning
+from tiles.writing.cog import CogWriter, MapClass, check_output, part_of
 
 if TYPE_CHECKING:
-    from geodino.cluster import Cluster
+    from geodino.jobs.cluster import Cluster
 
 _CLUSTER_SAMPLE = 50_000
 

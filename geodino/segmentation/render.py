@@ -9,15 +9,16 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 from threadpoolctl import threadpool_limits
 
-from geodino.segmentation.guide import RADIUS, apply_lines, guided_lines, token_means
-from geodino.segmentation.heads import LinearHead
-from geodino.segmentation.spectra import HALO, spectral_features
-from geodino.segmentation.waves import Waves
-from geodino.token_store import TokenStore
-from tiles.band import Pixels
-from tiles.helper import cores, in_order
-from tiles.scene import Scene, SceneReader
-from tiles.stitch import upsample_rows
+from geodino.dense.store import TokenStore
+from geodino.heads.edge_refinement import RADIUS, apply_lines, guided_lines, token_means
+from geodino.heads.linear import LinearHead
+from geodino.heads.pixel_features import HALO, spectral_features
+from geodino.heads.random_features import Waves
+from tiles.scenes.band import Pixels
+from tiles.scenes.reader import SceneReader
+from tiles.scenes.scene import Scene
+from tiles.workers import cores, in_order
+from tiles.writing.stitch import upsample_rows
 
 FloatArray = NDArray[np.float32]
 
@@ -96,8 +97,8 @@ def render_classes(
         return _decide(read.row, logits, known, confidence)
 
     with contextlib.ExitStack() as stack:
-        guide_reader = stack.enter_context(guide.open())
-        pixel_reader = None if pixels is None else stack.enter_context(pixels.open())
+        guide_reader = stack.enter_context(SceneReader(guide))
+        pixel_reader = None if pixels is None else stack.enter_context(SceneReader(pixels))
         same = pixels is not None and pixels.band_names == guide.band_names
         # Products this small gain nothing from threads of their own, which would only wait beside those that classify.
         stack.enter_context(threadpool_limits(1, "blas"))
@@ -144,7 +145,7 @@ def _decide(row: int, logits: FloatArray, known: NDArray[np.bool_], confidence: 
 def _lines(head: LinearHead, store: TokenStore, patch: int, guide: Scene, channels: int) -> Iterator[FloatArray]:
     """Slopes, offsets and validity `[K C + K + 1, h, columns]` of token rows, top to bottom."""
     rows = store.valid.shape[0]
-    with guide.open() as reader:
+    with SceneReader(guide) as reader:
         for start in range(0, rows, _ROWS):
             stop = min(start + _ROWS, rows)
             top, bottom = max(start - RADIUS, 0), min(stop + RADIUS, rows)

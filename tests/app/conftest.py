@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # the tests' own helpers are no 
 
 from app_testing import BROWSERS, QUIET_BROWSER, WAIT_MS, Server, Watched, free_port, landscape, write_raster
 
-from app.workspace import Workspace
+from app.store.workspace import Workspace
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -28,7 +28,7 @@ def workspace(tmp_path: Path) -> Workspace:
 @pytest.fixture(scope="session")
 def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an untrained backbone: enough for everything but accuracy."""
-    from geodino.backbone import save_backbone, untrained_backbone
+    from geodino.backbones.backbone import save_backbone, untrained_backbone
 
     folder = tmp_path_factory.mktemp("backbone") / "tiny"
     model = untrained_backbone("vit_small_patch16_dinov3", depth=2)
@@ -65,8 +65,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: Path) -> Ite
 def _prepare(work: Path, before: Path, after: Path, backbone: Path) -> None:
     """Write the features where the app looks for them, as its own jobs would (one test has the app do it)."""
     import geodino
+    from app.map.source import open_source
     from app.pages.prepare import cube_path
-    from app.source import open_source
 
     workspace = Workspace.at(work, backbone=str(backbone))
     for scene in (before, after):

@@ -13,8 +13,8 @@ from app_testing import write_raster
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.access import SCENES, Access
-from app.uploads import safe_name, store
+from app.store.access import SCENES, Access
+from app.store.uploads import safe_name, store
 from tiles.errors import InputError
 
 

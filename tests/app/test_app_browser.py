@@ -10,9 +10,9 @@ from app_testing import Server, Watched
 from browser_testing import Open, go, still, tiles_shown
 from pyproj import Transformer
 
-from app.jobs import JobStore
-from app.session import FIRST_CLASSES
-from tiles.cog import read_classes
+from app.store.session import FIRST_CLASSES
+from app.work.jobs import JobStore
+from tiles.writing.cog import read_classes
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1500)]
 TO_DEGREES = Transformer.from_crs(32631, 4326, always_xy=True)

@@ -10,14 +10,14 @@ import pytest
 from app_testing import WAIT_MS, Server, free_port, landscape, write_raster
 from browser_testing import Open, go, still, tiles_shown
 
-from app.jobs import JobStore, State
+from app.work.jobs import JobStore, State
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1500)]
 
 
 def test_a_run_being_trained_shows_its_curves(server: Server, open_page: Open) -> None:
     """New rows of ``metrics.csv`` appear on the open page."""
-    from pretrain.metrics import MetricsLog
+    from pretrain.engine.metrics import MetricsLog
 
     run = server.work / "runs" / "tiny"
     run.mkdir(parents=True, exist_ok=True)

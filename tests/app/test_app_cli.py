@@ -10,10 +10,11 @@ from app_testing import free_port, landscape, write_raster
 from streamlit.testing.v1 import AppTest
 from typer.testing import CliRunner
 
-from app import routes, server
+from app import server
+from app.map import tile_routes
 from app.server import prepare, serve
+from app.store.workspace import Workspace, use
 from app.tour import demo_layers
-from app.workspace import Workspace, use
 from geodino.cli import build
 from tiles.errors import InputError
 
@@ -23,8 +24,8 @@ def built_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The checks are the same whether or not the JavaScript has been built."""
     bundle = tmp_path / "map.js"
     bundle.write_text("export default 1")
-    monkeypatch.setattr(routes, "BUNDLE", bundle)
-    routes.bundle_name.cache_clear()
+    monkeypatch.setattr(tile_routes, "BUNDLE", bundle)
+    tile_routes.bundle_name.cache_clear()
 
 
 def refusal(arguments: list[str]) -> str:
@@ -55,8 +56,8 @@ def test_a_missing_allowed_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_map_that_was_not_built_is_said_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(routes, "BUNDLE", tmp_path / "no.js")
-    routes.bundle_name.cache_clear()
+    monkeypatch.setattr(tile_routes, "BUNDLE", tmp_path / "no.js")
+    tile_routes.bundle_name.cache_clear()
     assert "make frontend" in refusal(["--work", str(tmp_path / "work")])
 
 
@@ -93,7 +94,7 @@ def test_the_demo_in_the_folder_can_be_shown_by_the_tour(tmp_path: Path, monkeyp
 def test_a_scheduler_that_does_not_answer_is_said_before_the_server_starts(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.cluster.ANSWERS_WITHIN", "100ms")
+    monkeypatch.setattr("app.work.cluster.ANSWERS_WITHIN", "100ms")
     with pytest.raises(InputError, match="no Dask scheduler answers"):
         serve(replace(workspace, dask="tcp://127.0.0.1:9"), port=free_port(), address="127.0.0.1")
 

@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from app import routes
-from app.frontpage import STATIC, FrontPage
+from app.map import tile_routes
+from app.map.frontpage import STATIC, FrontPage
 
 
 async def behind(request: Request) -> Response:
@@ -34,10 +34,10 @@ def static(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "secret.js").write_text("secret")
     bundle = tmp_path / "map.js"
     bundle.write_text("export default 1")
-    monkeypatch.setattr(routes, "BUNDLE", bundle)
-    routes.bundle_name.cache_clear()
+    monkeypatch.setattr(tile_routes, "BUNDLE", bundle)
+    tile_routes.bundle_name.cache_clear()
     yield folder
-    routes.bundle_name.cache_clear()
+    tile_routes.bundle_name.cache_clear()
 
 
 def test_known_files_come_from_memory_and_everything_else_from_behind(static: Path) -> None:
@@ -56,7 +56,7 @@ def test_known_files_come_from_memory_and_everything_else_from_behind(static: Pa
                 assert answer.headers["Link"] is None
         with urllib.request.urlopen(base + "/") as answer:
             hints = answer.headers["Link"]
-    assert routes.bundle_name() in hints
+    assert tile_routes.bundle_name() in hints
     assert "/static/js/BidiComponent.x1.js" in hints
     assert "/static/js/middle.js" in hints and "/static/js/extra.js" in hints
     assert "known.js" not in hints  # the page itself asks for it

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from app import commands, runner
-from app.cluster import JobCluster, keep_going
-from app.jobs import SILENT_S, JobStore, State, Status, born, host, read_status, silent_s, write_status
-from app.workspace import Workspace
+from app.store.workspace import Workspace
+from app.work import commands, runner
+from app.work.cluster import JobCluster, keep_going
+from app.work.jobs import SILENT_S, JobStore, State, Status, born, host, read_status, silent_s, write_status
 from tiles.errors import InputError
 
 PATIENCE_S = 120
@@ -189,7 +189,7 @@ def test_a_job_is_run_by_one_runner_only(tmp_path: Path) -> None:
 
 
 def test_a_job_waits_in_the_journal_while_no_scheduler_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.cluster.ANSWERS_WITHIN", "100ms")
+    monkeypatch.setattr("app.work.cluster.ANSWERS_WITHIN", "100ms")
     store = JobStore(tmp_path)
     job = store.submit("x", ["--version"], [])
     away = JobCluster("tcp://127.0.0.1:9")

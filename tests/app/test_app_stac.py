@@ -14,12 +14,12 @@ import stac_catalogue
 from app_testing import landscape, write_raster
 from stac_catalogue import BANDS
 
-from app.layers import LayerList
-from app.projects import Project, load, save
-from app.render import read_tile
-from app.source import open_source
-from app.stac import search, write_item
-from app.workspace import Workspace
+from app.map.layers import LayerList
+from app.map.render import read_tile
+from app.map.source import open_source
+from app.store.projects import Project, load, save
+from app.store.stac import search, write_item
+from app.store.workspace import Workspace
 from tiles.errors import InputError
 
 

@@ -17,15 +17,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from starlette.applications import Starlette
 
-from app.layers import LayerList, for_browser
-from app.registry import Registry, stored_secret
-from app.render import TileNumbers, encode_scores, paint, png, read_point, read_tile, stretched
-from app.routes import ROUTES, TileCache
-from app.source import ClassColor, Meaning, open_source, threshold_of
-from app.style import Paint, Style, channel_statistics, combinations, default_style, describe, rgb_style
-from app.workspace import Workspace, use
-from tiles.cog import CLASSES_TAG
+from app.map.layers import LayerList, for_browser
+from app.map.render import TileNumbers, encode_scores, paint, png, read_point, read_tile, stretched
+from app.map.source import ClassColor, Meaning, open_source, threshold_of
+from app.map.style import Paint, Style, channel_statistics, combinations, default_style, describe, rgb_style
+from app.map.tile_routes import ROUTES, TileCache
+from app.store.registry import Registry, stored_secret
+from app.store.workspace import Workspace, use
 from tiles.errors import InputError
+from tiles.writing.cog import CLASSES_TAG
 
 MERCATOR = morecantile.tms.get("WebMercatorQuad")
 
@@ -51,7 +51,7 @@ def test_a_tile_shows_the_pixel_values_and_nodata_is_transparent(tmp_path: Path)
 
 @pytest.mark.parametrize(("dtype", "shown"), [(np.uint8, True), (np.uint16, False)])
 def test_a_pixel_without_one_band_is_nodata_except_in_8_bit_pictures(tmp_path: Path, dtype: type, shown: bool) -> None:
-    """The rule of `tiles.reader`, so that what the backbone sees is what the map shows."""
+    """The rule of `tiles.scenes.reader`, so that what the backbone sees is what the map shows."""
     values = np.full((3, 64, 64), 9, dtype)
     values[0] = 0
     source = open_source(write_raster(tmp_path / "a.tif", values, nodata=0, crs="EPSG:3857", pixel=100.0))

@@ -17,22 +17,22 @@ from PIL import Image
 from rasterio.transform import from_origin
 from shapely.geometry import Point, box
 
-from app.changes import change_vectors, polygons, write_change_map
-from app.changes import likeness as change_likeness
-from app.cubes import NOTHING, Cube, classify, likeness, open_cube, pca, write_preview
-from app.exports import FORMATS, convert_vectors, write_vectors
-from app.layers import LayerList
-from app.mapview import examples
-from app.models import attention
-from app.picture import draw_map
-from app.projects import Project, check_name, listed, load, packed, save, trained_models, versions
-from app.source import ClassColor, Meaning, open_source
-from app.style import Paint, Style, default_style
-from app.workspace import Workspace
-from geodino.segmentation.labels import Labels
-from geodino.segmentation.legend import Legend
-from tiles.cog import read_classes
+from app.map.component import examples
+from app.map.layers import LayerList
+from app.map.picture import draw_map
+from app.map.source import ClassColor, Meaning, open_source
+from app.map.style import Paint, Style, default_style
+from app.store.exports import FORMATS, convert_vectors, write_vectors
+from app.store.projects import Project, check_name, listed, load, packed, save, trained_models, versions
+from app.store.workspace import Workspace
+from app.work.changes import change_vectors, polygons, write_change_map
+from app.work.changes import likeness as change_likeness
+from app.work.cubes import NOTHING, Cube, classify, likeness, open_cube, pca, write_preview
+from app.work.models import attention
+from geodino.heads.labels import Labels
+from geodino.heads.legend import Legend
 from tiles.errors import InputError
+from tiles.writing.cog import read_classes
 
 
 def cube_of(features: np.ndarray, valid: np.ndarray | None = None) -> Cube:
@@ -114,7 +114,7 @@ def test_a_class_without_data_is_dropped_and_nodata_stays_nodata() -> None:
 
 
 def test_a_cube_is_read_as_it_was_written(tmp_path: Path) -> None:
-    from geodino.cube import VARIABLE
+    from geodino.dense.cube import VARIABLE
 
     features, _ = blocks()
     group = zarr.create_group(tmp_path / "c.zarr", zarr_format=3)

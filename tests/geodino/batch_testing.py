@@ -6,7 +6,7 @@ import numpy as np
 import rasterio
 from affine import Affine
 
-from geodino.batch_job import BatchJob
+from geodino.jobs.batch_job import BatchJob
 
 
 def make_scenes(folder, count=3, height=200):

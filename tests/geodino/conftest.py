@@ -10,7 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # the tests' own helpers are no package
 
 if TYPE_CHECKING:
-    from geodino.backbone import Backbone
+    from geodino.backbones.backbone import Backbone
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def backbone() -> "Backbone":
     """A tiny untrained backbone, where a module makes none of its own."""
     from change_testing import TINY
 
-    from geodino.backbone import untrained_backbone
+    from geodino.backbones.backbone import untrained_backbone
 
     return untrained_backbone("vit_tiny_patch16_dinov3_qkvb", device="cpu", precision="fp32", **TINY)
 
@@ -26,7 +26,7 @@ def backbone() -> "Backbone":
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny untrained backbone."""
-    from geodino.backbone import save_backbone, untrained_backbone
+    from geodino.backbones.backbone import save_backbone, untrained_backbone
 
     folder = tmp_path_factory.mktemp("run")
     backbone = untrained_backbone("vit_small_patch16_dinov3", depth=1, embed_dim=64, num_heads=2, precision="fp32")
@@ -40,7 +40,7 @@ def land_model(tmp_path: Path, run_folder: Path) -> Path:
     from batch_testing import write_scene
 
     import geodino
-    from geodino.backbone import load_backbone
+    from geodino.backbones.backbone import load_backbone
 
     rng = np.random.default_rng(9)
     array = rng.integers(1, 90, (3, 96, 96), dtype=np.uint8)

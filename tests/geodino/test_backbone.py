@@ -3,11 +3,11 @@ import copy
 import pytest
 import torch
 
-from geodino.architecture import hash_tensors
-from geodino.backbone import load_backbone, save_backbone, untrained_backbone
-from geodino.card import read_card
-from geodino.hardware import pick_device, pick_dtype
-from geodino.normalize import Normalization
+from geodino.backbones.architecture import hash_tensors
+from geodino.backbones.backbone import load_backbone, save_backbone, untrained_backbone
+from geodino.backbones.card import read_card
+from geodino.backbones.hardware import pick_device, pick_dtype
+from geodino.backbones.normalize import Normalization
 from tiles.errors import InputError, OutputError
 
 SMALL = {
@@ -193,7 +193,7 @@ class TestBadInput:
             save_backbone(backbone.module, backbone.card, tmp_path / "file" / "run")
 
     def test_no_packaged_backbone(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("geodino.backbone.PACKAGED", tmp_path)
+        monkeypatch.setattr("geodino.backbones.backbone.PACKAGED", tmp_path)
         with pytest.raises(InputError, match="no packaged backbone: name one with --backbone"):
             load_backbone()
 
@@ -206,6 +206,6 @@ class TestBadInput:
 def test_bf16_only_where_the_processor_computes_in_it(monkeypatch):
     cpu = torch.device("cpu")
     for native, expected in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr("geodino.hardware.cpu_has_bf16", lambda native=native: native)
+        monkeypatch.setattr("geodino.backbones.hardware.cpu_has_bf16", lambda native=native: native)
         assert pick_dtype("auto", cpu) == expected
     assert (pick_dtype("fp32", cpu), pick_dtype("bf16", cpu)) == (torch.float32, torch.bfloat16)

@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import save_file
 from timm.models import get_pretrained_cfg
 
-from geodino import family
-from geodino.architecture import create_module, patch_size_of
-from geodino.backbone import load_backbone
-from geodino.family import FAMILY
-from geodino.normalize import IMAGENET, SATELLITE, Normalization
+from geodino.backbones import published
+from geodino.backbones.architecture import create_module, patch_size_of
+from geodino.backbones.backbone import load_backbone
+from geodino.backbones.normalize import IMAGENET, SATELLITE, Normalization
+from geodino.backbones.published import FAMILY
 from tiles.errors import InputError
 
 
@@ -60,7 +60,7 @@ def cache(tmp_path, monkeypatch):
             save_file({key: tensors[key] for key in names}, folder / file)
         found[name] = folder / "model.safetensors.index.json"
         found[name].write_text(json.dumps({"weight_map": {k: file for file, names in parts.items() for k in names}}))
-    monkeypatch.setattr("geodino.sources.cached_weights", found.get)
+    monkeypatch.setattr("geodino.backbones.load.cached_weights", found.get)
     # one block instead of 24: the test is about files, not about depth
     real = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda name, **args: real(name, **({"depth": 1} | args)))
@@ -90,7 +90,7 @@ def test_a_missing_shard_is_named(cache):
 
 
 def test_weights_that_are_not_here_are_explained(monkeypatch):
-    monkeypatch.setattr("geodino.sources.cached_weights", lambda name: None)
+    monkeypatch.setattr("geodino.backbones.load.cached_weights", lambda name: None)
     with pytest.raises(InputError, match=r"not on this machine.*hf download timm/vit_base_patch14_dinov2\.lvd142m"):
         load_backbone("vit_base_patch14_dinov2")
 
@@ -105,8 +105,8 @@ def test_the_cache_is_looked_up_by_repository(tmp_path, monkeypatch):
     (repository / "refs" / "main").write_text(snapshot.name)
     (snapshot / "model.safetensors").write_bytes(b"")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    assert family.cached_weights(name) == snapshot / "model.safetensors"
-    assert family.cached_weights("vit_base_patch16_dinov3.lvd1689m") is None
+    assert published.cached_weights(name) == snapshot / "model.safetensors"
+    assert published.cached_weights("vit_base_patch16_dinov3.lvd1689m") is None
 
 
 @pytest.mark.parametrize("spec", ["vit_enormous_patch16_dinov9", "no/such/folder"])

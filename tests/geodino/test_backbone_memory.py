@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.distributed.device_mesh import init_device_mesh
 
-from geodino import memory
-from geodino.backbone import untrained_backbone
-from geodino.memory import plan, shard
+from geodino.backbones import memory
+from geodino.backbones.backbone import untrained_backbone
+from geodino.backbones.memory import plan, shard
 from tiles.errors import InputError
 
 

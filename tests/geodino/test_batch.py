@@ -12,13 +12,13 @@ from batch_testing import digests, job, land_job, make_scenes
 from typer.testing import CliRunner
 
 import geodino
-from geodino.backbone import load_backbone
-from geodino.batch import run_batch
-from geodino.batch_job import BatchJob, read_job
+from geodino.backbones.backbone import load_backbone
 from geodino.cli import build
-from geodino.extraction import Extraction
-from tiles.cog import DiskFullError
+from geodino.dense.extraction import Extraction
+from geodino.jobs.batch import run_batch
+from geodino.jobs.batch_job import BatchJob, read_job
 from tiles.errors import InputError
+from tiles.writing.cog import DiskFullError
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def test_a_full_disk_stops_the_batch(tmp_path, run_folder, monkeypatch):
 # function, since a child process cannot import this file.
 RUN_UNTIL = """
 import os, signal, sys
-from geodino.batch import run_batch
+from geodino.jobs.batch import run_batch
 
 TOUCHES = ("open", "os.mkdir", "os.rename", "os.remove", "shutil.rmtree")
 
@@ -190,7 +190,7 @@ def test_killed_anywhere_and_run_again_gives_the_same_bytes(tmp_path, run_folder
     """Each child dies some touches of its files later than the one before, until one comes to the end."""
     # A server that has imported everything makes children at once.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["geodino.batch", "geodino.api", "zarr", "rioxarray", "timm"])
+    context.set_forkserver_preload(["geodino.jobs.batch", "geodino.api", "zarr", "rioxarray", "timm"])
     make_scenes(tmp_path / "in", 2, height=1100)
     run_batch(job(tmp_path, run_folder, output=str(tmp_path / "once" / f"{{name}}.{suffix}")))
     again = job(tmp_path, run_folder, output=str(tmp_path / "killed" / f"{{name}}.{suffix}"))

@@ -9,9 +9,9 @@ from distributed import CancelledError
 from distributed.client import ClosedClientError
 from distributed.comm import CommClosedError
 
-from geodino.backbone import load_backbone
-from geodino.batch import run_batch
-from geodino.cluster import Cluster, ClusterLostError, ModelSpec, on_worker, split
+from geodino.backbones.backbone import load_backbone
+from geodino.jobs.batch import run_batch
+from geodino.jobs.cluster import Cluster, ClusterLostError, ModelSpec, on_worker, split
 from tiles.errors import InputError
 
 
@@ -112,7 +112,7 @@ def test_workers_that_die_of_a_task_are_one_sentence(monkeypatch, run_folder):
     died = Died()
     cluster = Cluster.__new__(Cluster)
     cluster.model, cluster.client = ModelSpec.of(run_folder, "cpu", "fp32"), Client()
-    monkeypatch.setattr("geodino.cluster.as_completed", lambda futures, loop: futures)
+    monkeypatch.setattr("geodino.jobs.cluster.as_completed", lambda futures, loop: futures)
     with pytest.raises(InputError, match=r"died repeatedly on a\.tif"):
         list(cluster.run([Away(None, False)], "cpu float32"))
 
@@ -158,9 +158,9 @@ def test_a_lost_scheduler_stops_the_batch_and_keeps_what_is_finished(tmp_path, r
             pass
 
     with monkeypatch.context() as patch:
-        patch.setattr("geodino.cluster.Client", Client)
-        patch.setattr("geodino.cluster.as_completed", lambda futures, loop: futures)
-        patch.setattr("geodino.batch._Run.at_once", 1)
+        patch.setattr("geodino.jobs.cluster.Client", Client)
+        patch.setattr("geodino.jobs.cluster.as_completed", lambda futures, loop: futures)
+        patch.setattr("geodino.jobs.batch._Run.at_once", 1)
         with pytest.raises(ClusterLostError, match=r"tcp://there:1 is gone; .*run the same command again"):
             run_batch(job(tmp_path, run_folder), dask="tcp://there:1")
     assert len(asked) < 4  # what had not begun is not tried

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from geodino.card import BackboneCard, read_card
+from geodino.backbones.card import BackboneCard, read_card
 from tiles.errors import InputError
 
 CARD = BackboneCard(

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from geodino.change_detection.background import (
+from geodino.change_detection.null_model import (
     Background,
     LogHistogram,
     automatic_threshold,

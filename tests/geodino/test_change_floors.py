@@ -1,6 +1,6 @@
 import numpy as np
 
-from geodino.change_detection.floors import change_vector_analysis, pca_kmeans
+from geodino.change_detection.classical_baselines import change_vector_analysis, pca_kmeans
 
 
 def test_change_vector_of_standardised_bands_by_hand() -> None:

@@ -11,9 +11,9 @@ from change_testing import TINY, TRANSFORM, ground, pair, read, second_date, tru
 from shapely.geometry import Point
 
 import geodino
-from geodino.backbone import Backbone, untrained_backbone
+from geodino.backbones.backbone import Backbone, untrained_backbone
 from tiles.errors import InputError
-from tiles.scene import open_scene
+from tiles.scenes.opening import open_scene
 
 
 def examples(path: Path, places: dict[str, list[tuple[int, int]]]) -> Path:

@@ -14,16 +14,16 @@ from typer.testing import CliRunner
 
 import geodino
 from geodino.api import change_series
-from geodino.backbone import Backbone, untrained_backbone
+from geodino.backbones.backbone import Backbone, untrained_backbone
 from geodino.change_detection.alignment import align, common_grid, measure_shift
-from geodino.change_detection.deep import TokenChange
-from geodino.change_detection.field import ScoreField
 from geodino.change_detection.method import Method
 from geodino.change_detection.pipeline import AUTO_TAG
+from geodino.change_detection.score import ScoreField
+from geodino.change_detection.token_distance import TokenChange
 from geodino.cli import build
-from geodino.dense import DenseSettings
+from geodino.dense.stream import DenseSettings
 from tiles.errors import InputError, OutputError
-from tiles.scene import open_scene
+from tiles.scenes.opening import open_scene
 
 
 @pytest.mark.parametrize("method", ["spectral", "fused"])
@@ -371,13 +371,11 @@ def test_dates_without_a_valid_pixel_in_common_are_refused(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("rows", [32, 64, 1000])
 def test_pooled_scores_hardly_depend_on_the_blocks(tmp_path: Path, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from geodino.change_detection import field
-
     before, after = pair(tmp_path)
-    monkeypatch.setattr(field, "_BLOCK_ROWS", rows)
+    monkeypatch.setattr("geodino.change_detection.score._BLOCK_ROWS", rows)
     geodino.change(before, after, tmp_path / "c.tif", score=tmp_path / "s.tif", method="spectral", objects=True)
     score = read(tmp_path / "s.tif")
-    monkeypatch.setattr(field, "_BLOCK_ROWS", 1000)
+    monkeypatch.setattr("geodino.change_detection.score._BLOCK_ROWS", 1000)
     geodino.change(before, after, tmp_path / "d.tif", score=tmp_path / "t.tif", method="spectral", objects=True)
     # Where a basin has two equal ways out, the block decides: less than two pixels in a hundred.
     assert (np.abs(score - read(tmp_path / "t.tif")) > 1e-3).mean() < 0.02
@@ -388,10 +386,8 @@ def test_pooled_scores_hardly_depend_on_the_blocks(tmp_path: Path, rows: int, mo
 def test_scores_do_not_depend_on_the_blocks(
     tmp_path: Path, backbone: Backbone, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from geodino.change_detection import field
-
     before, after = pair(tmp_path)
     geodino.change(before, after, tmp_path / "c.tif", score=tmp_path / "s.tif", method=method, backbone=backbone)
-    monkeypatch.setattr(field, "_BLOCK_ROWS", 32)
+    monkeypatch.setattr("geodino.change_detection.score._BLOCK_ROWS", 32)
     geodino.change(before, after, tmp_path / "d.tif", score=tmp_path / "t.tif", method=method, backbone=backbone)
     np.testing.assert_allclose(read(tmp_path / "s.tif"), read(tmp_path / "t.tif"), atol=1e-3)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from geodino.change_detection.background import LogHistogram, fit_background
+from geodino.change_detection.null_model import LogHistogram, fit_background
 from geodino.change_detection.texture import TextureHistogram, fit_textured
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers as hf
 
-from geodino.backbone import load_backbone, save_backbone
+from geodino.backbones.backbone import load_backbone, save_backbone
 from tiles.errors import InputError
 
 TOLERANCE = {"atol": 1e-4, "rtol": 0}

@@ -10,12 +10,12 @@ import rasterio
 import torch
 from affine import Affine
 
-from geodino.backbone import untrained_backbone
-from geodino.dense import DenseSettings, encode_unit, stream_tokens, token_grid
-from geodino.normalize import standardize
+from geodino.backbones.backbone import untrained_backbone
+from geodino.backbones.normalize import standardize
+from geodino.dense.stream import DenseSettings, encode_unit, stream_tokens, token_grid
 from tiles.errors import InputError
-from tiles.scene import open_scene
-from tiles.stitch import Axis
+from tiles.scenes.opening import open_scene
+from tiles.writing.stitch import Axis
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_batches_side_by_side_share_the_threads_that_pytorch_may_use(scene, back
         return encode_unit(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr("geodino.dense.encode_unit", encode)
+        patch.setattr("geodino.dense.stream.encode_unit", encode)
         torch.set_num_threads(allowed)
         try:
             features, _ = whole(stream_tokens(scene, backbone, SMALL))
@@ -262,7 +262,7 @@ def test_a_gpu_without_memory_is_one_sentence_that_names_the_scene(scene, backbo
     def full(*arguments):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr("geodino.dense.encode_unit", full)
+    monkeypatch.setattr("geodino.dense.stream.encode_unit", full)
     with pytest.raises(InputError, match=r"3 windows of .*scene\.tif .* --batch-size"):
         list(stream_tokens(scene, backbone, SMALL))
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from geodino.backbone import save_backbone, untrained_backbone
+from geodino.backbones.backbone import save_backbone, untrained_backbone
 from geodino.cli import build
 from geodino.evaluation.extract import BackboneExtractor, extract
 from geodino.evaluation.open import open_data
@@ -89,7 +89,7 @@ def test_what_is_measured_is_not_measured_again(backbone_folder, colours, tmp_pa
 
 
 def test_an_interrupted_extraction_goes_on_from_its_parts(backbone_folder, colours, tmp_path, monkeypatch):
-    from geodino.backbone import load_backbone
+    from geodino.backbones.backbone import load_backbone
 
     monkeypatch.setattr("geodino.evaluation.extract.PART", 20)
     images = open_data(str(colours))
@@ -112,7 +112,7 @@ def test_an_interrupted_extraction_goes_on_from_its_parts(backbone_folder, colou
 
 
 def test_other_weights_data_or_seed_are_other_results(backbone_folder, colours, tmp_path):
-    from geodino.backbone import load_backbone
+    from geodino.backbones.backbone import load_backbone
 
     images, settings = open_data(str(colours)), EvaluationSettings((Protocol.knn,), with_floors=False)
     backbone = load_backbone(backbone_folder, device="cpu")

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from rasterio.transform import from_origin
 
+from geodino.backbones.normalize import Normalization
+from geodino.evaluation.baselines import ImageStatistics, RandomConvolutions
 from geodino.evaluation.dataset import IGNORE, ImageSet
 from geodino.evaluation.extract import batches, load_batch
-from geodino.evaluation.floors import ImageStatistics, RandomConvolutions
 from geodino.evaluation.open import open_data
 from geodino.evaluation.split import split
-from geodino.normalize import Normalization
 from tiles.errors import InputError
-from tiles.scene import Pixels
+from tiles.scenes.band import Pixels
 
 
 def picture(path, colour, size=8):

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from geodino.backbone import untrained_backbone
+from geodino.backbones.backbone import untrained_backbone
 from geodino.evaluation.dataset import ImageSet
 from geodino.evaluation.pictures import attention_maps, draw, pca_colours
 from tiles.errors import InputError
-from tiles.scene import Pixels
+from tiles.scenes.band import Pixels
 
 MODELS = {
     "vit_tiny_patch16_dinov3_qkvb": {"depth": 2},

@@ -5,7 +5,7 @@ import pytest
 import rasterio
 from PIL import Image
 
-from geodino.backbone import untrained_backbone
+from geodino.backbones.backbone import untrained_backbone
 from geodino.evaluation.dataset import IGNORE
 from geodino.evaluation.open import open_data
 from geodino.evaluation.run import EvaluationSettings, evaluate

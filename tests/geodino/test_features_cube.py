@@ -22,16 +22,16 @@ from rio_cogeo.cogeo import cog_validate
 from typer.testing import CliRunner
 
 import geodino
-from geodino.backbone import untrained_backbone
+from geodino.backbones.backbone import untrained_backbone
 from geodino.cli import build
-from geodino.codes import component_error, decode_int8, encode_int8, vector_error
-from geodino.cube import open_cube, pieces
-from geodino.dense import DenseSettings, TokenRows, stream_tokens
-from geodino.extraction import Extraction
-from geodino.quicklook import PcaColours
-from geodino.stac_output import interval
+from geodino.dense.cube import open_cube, pieces
+from geodino.dense.extraction import Extraction
+from geodino.dense.int8 import component_error, decode_int8, encode_int8, vector_error
+from geodino.dense.quicklook import PcaColours
+from geodino.dense.stream import DenseSettings, TokenRows, stream_tokens
+from geodino.products.stac import interval
 from tiles.errors import InputError, OutputError
-from tiles.scene import open_scene
+from tiles.scenes.opening import open_scene
 
 RGB = ["red", "green", "blue"]
 
@@ -178,7 +178,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(scene, backbone, tmp_path,
         seen.append(rows)
         return stream_tokens(*args, rows=rows, **options)
 
-    monkeypatch.setattr("geodino.extraction.stream_tokens", spy)
+    monkeypatch.setattr("geodino.dense.extraction.stream_tokens", spy)
     plan.run()
     assert seen == [range(64, 69)]  # the first piece is not made again
     assert digest(tmp_path / name) == digest(tmp_path / ("once" + name))
@@ -350,10 +350,10 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(scene, tmp_path):
     """A limit on the size of files stands for a full disk."""
     code = f"""
 import resource, signal
-from geodino.backbone import untrained_backbone
-from geodino.dense import DenseSettings
+from geodino.backbones.backbone import untrained_backbone
+from geodino.dense.stream import DenseSettings
 from tiles.errors import OutputError
-from tiles.scene import open_scene
+from tiles.scenes.scene import open_scene
 import geodino
 backbone = untrained_backbone("vit_small_patch16_dinov3", depth=1, embed_dim=64, num_heads=2, precision="fp32")
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

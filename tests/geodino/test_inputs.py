@@ -11,12 +11,12 @@ from typer.testing import CliRunner
 
 import geodino
 from geodino.api import change_series
-from geodino.batch import run_batch
-from geodino.batch_job import BatchJob
 from geodino.cli import build
 from geodino.inputs import check_not_input
+from geodino.jobs.batch import run_batch
+from geodino.jobs.batch_job import BatchJob
 from tiles.errors import OutputError
-from tiles.scene import open_scene
+from tiles.scenes.opening import open_scene
 
 WORDS = {"backbone": "absent", "overwrite": True}
 
@@ -94,7 +94,7 @@ def test_the_commands_refuse_it_too(files, monkeypatch, arguments):
 def test_a_batch_names_the_scene_and_goes_on(files, monkeypatch):
     scenes = [str(files / "a.tif"), str(files / "b.tif")]
     made = []
-    monkeypatch.setattr("geodino.batch._Run._make", lambda self, scenes, output, overwrite: made.append(output))
+    monkeypatch.setattr("geodino.jobs.batch._Run._make", lambda self, scenes, output, overwrite: made.append(output))
     before = (files / "a.tif").read_bytes()
     report = run_batch(BatchJob(scenes=scenes, output=str(files / "{name}.tif")), overwrite=True)
     assert list(report.failed) == scenes and not made and (files / "a.tif").read_bytes() == before

@@ -8,8 +8,8 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from shapely.geometry import LineString, MultiPoint, Point, box
 
-from geodino.segmentation.labels import Labels, choose_field, read_labels, thin
-from geodino.segmentation.legend import Legend
+from geodino.heads.labels import Labels, choose_field, read_labels, thin
+from geodino.heads.legend import Legend
 from tiles.errors import InputError
 
 GRID = GeoBox((40, 60), Affine(10, 0, 500_000, 0, -10, 4_000_400), "EPSG:32618")
@@ -144,7 +144,7 @@ def test_a_raster_of_continuous_values_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_map_of_ours_brings_its_names_and_colours_along(tmp_path: Path) -> None:
-    from tiles.cog import CogWriter, MapClass
+    from tiles.writing.cog import CogWriter, MapClass
 
     values = np.ones((1, 40, 60), np.uint8)
     values[:, 20:] = 2

@@ -10,9 +10,9 @@ from affine import Affine
 from scipy.ndimage import gaussian_filter
 
 import geodino
-from geodino.backbone import save_backbone, untrained_backbone
+from geodino.backbones.backbone import save_backbone, untrained_backbone
 from tiles.errors import InputError
-from tiles.scene import open_scene
+from tiles.scenes.opening import open_scene
 
 SETTINGS = {"device": "cpu", "precision": "fp32"}
 

@@ -9,7 +9,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 import geodino
 from geodino.api import change_series
-from geodino.backbone import Backbone, untrained_backbone
+from geodino.backbones.backbone import Backbone, untrained_backbone
 
 pytestmark = pytest.mark.real_data
 

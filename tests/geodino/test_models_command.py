@@ -5,10 +5,10 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from geodino.backbone import save_backbone, untrained_backbone
-from geodino.catalogue import catalogue, packaged
+from geodino.backbones.backbone import save_backbone, untrained_backbone
+from geodino.backbones.catalogue import catalogue, packaged
+from geodino.backbones.published import FAMILY
 from geodino.cli import build
-from geodino.family import FAMILY
 
 
 def test_json_lists_every_fact():
@@ -54,7 +54,6 @@ def test_no_packaged_backbone_no_row(tmp_path):
 
 
 def test_listing_needs_no_torch():
-    code = (
-        "import sys, geodino.catalogue as c; c.catalogue(); assert not {'torch', 'timm', 'rasterio'} & set(sys.modules)"
-    )
+    code = "import sys; from geodino.backbones.catalogue import catalogue; catalogue(); "
+    code += "assert not {'torch', 'timm', 'rasterio'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from geodino.normalize import IMAGENET, SATELLITE, Normalization, standardize
+from geodino.backbones.normalize import IMAGENET, SATELLITE, Normalization, standardize
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 5), (2, 3, 4, 5)])

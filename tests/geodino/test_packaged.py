@@ -7,9 +7,9 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from geodino.backbone import PACKAGED, load_backbone
-from geodino.card import CARD_FILE, RGB, WEIGHTS_FILE, read_card
-from geodino.normalize import SATELLITE
+from geodino.backbones.backbone import PACKAGED, load_backbone
+from geodino.backbones.card import CARD_FILE, RGB, WEIGHTS_FILE, read_card
+from geodino.backbones.normalize import SATELLITE
 
 
 def test_it_is_small_whole_and_says_what_it_is() -> None:

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from geodino.segmentation.balance import CANDIDATES, balance, fit_head, left_out_error
-from geodino.segmentation.heads import BlockScale
+from geodino.heads.balance import CANDIDATES, balance, fit_head, left_out_error
+from geodino.heads.linear import BlockScale
 
 
 def problem(count: int, informative: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 
 import geodino
-from geodino.backbone import untrained_backbone
+from geodino.backbones.backbone import untrained_backbone
+from geodino.heads.labels import Labels
+from geodino.heads.legend import Legend
 from geodino.segmentation.cube_map import classify_pixels, segment_cube
-from geodino.segmentation.labels import Labels
-from geodino.segmentation.legend import Legend
 from tiles.errors import InputError
-from tiles.scene import open_scene
-from tiles.stitch import upsample_rows
+from tiles.scenes.opening import open_scene
+from tiles.writing.stitch import upsample_rows
 
 
 def classify(*parts: Any) -> np.ndarray:

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from geodino.segmentation.guide import apply_lines, guided_lines, token_means
-from tiles.stitch import upsample_rows
+from geodino.heads.edge_refinement import apply_lines, guided_lines, token_means
+from tiles.writing.stitch import upsample_rows
 
 PATCH = 8
 

@@ -3,8 +3,8 @@ import pytest
 from scipy.special import softmax as reference_softmax
 from sklearn.linear_model import LogisticRegression
 
-from geodino.segmentation.heads import BlockScale, blend, cluster_head, fit_logistic, fit_prototypes, softmax
-from tiles.stitch import upsample_rows
+from geodino.heads.linear import BlockScale, blend, cluster_head, fit_logistic, fit_prototypes, softmax
+from tiles.writing.stitch import upsample_rows
 
 
 def samples(classes: int = 3, count: int = 90, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geodino.segmentation.legend import Legend, palette
+from geodino.heads.legend import Legend, palette
 from tiles.errors import InputError
 
 

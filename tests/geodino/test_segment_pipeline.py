@@ -12,14 +12,14 @@ from safetensors.numpy import save_file
 from shapely.geometry import Point, box
 
 import geodino
-from geodino.backbone import Backbone, untrained_backbone
-from geodino.dense import DenseSettings
-from geodino.segmentation.model_file import SegmentationModel
+from geodino.backbones.backbone import Backbone, untrained_backbone
+from geodino.dense.stream import DenseSettings
+from geodino.heads.model_file import SegmentationModel
 from geodino.segmentation.pipeline import SegmentationOutputs, segment_scene
-from tiles.cog import read_classes
 from tiles.errors import InputError, OutputError
-from tiles.scene import open_scene
-from tiles.sensor import Meaning
+from tiles.scenes.opening import open_scene
+from tiles.scenes.sensor import Meaning
+from tiles.writing.cog import read_classes
 
 TINY = {"depth": 1, "embed_dim": 24, "num_heads": 2}
 TRANSFORM = Affine(10, 0, 500_000, 0, -10, 4_001_000)
@@ -212,7 +212,7 @@ def test_bands_the_backbone_does_not_read_still_help(tmp_path: Path, backbone: B
 
 
 def test_refined_borders_are_sharper_than_interpolated_ones(tmp_path: Path, backbone: Backbone) -> None:
-    from geodino.segmentation.labels import read_labels
+    from geodino.heads.labels import read_labels
 
     scene = open_scene(make_scene(tmp_path / "s.tif"))
     labels = read_labels(make_labels(tmp_path / "l.gpkg"), scene.geobox)

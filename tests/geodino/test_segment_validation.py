@@ -4,9 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score, jaccard_score
 
-from geodino.segmentation.legend import Legend
-from geodino.segmentation.metrics import Agreement, confusion_matrix
-from geodino.segmentation.validation import cross_validate, spatial_blocks, spatial_folds
+from geodino.heads.legend import Legend
+from geodino.heads.metrics import Agreement, confusion_matrix
+from geodino.heads.validation import cross_validate, spatial_blocks, spatial_folds
 
 
 @given(st.integers(0, 1000))

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from geodino.segmentation.balance import fit_head
-from geodino.segmentation.heads import BlockScale
-from geodino.segmentation.waves import REACHES, WAVES, Waves
+from geodino.heads.balance import fit_head
+from geodino.heads.linear import BlockScale
+from geodino.heads.random_features import REACHES, WAVES, Waves
 
 
 def ring(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

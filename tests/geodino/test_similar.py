@@ -14,17 +14,17 @@ from rio_cogeo.cogeo import cog_validate
 from typer.testing import CliRunner
 
 import geodino
-from geodino.backbone import save_backbone, untrained_backbone
+from geodino.backbones.backbone import save_backbone, untrained_backbone
+from geodino.backbones.normalize import Normalization
 from geodino.cli import build
-from geodino.cube import open_cube
-from geodino.dense import DenseSettings
-from geodino.major_tom import Cell
-from geodino.normalize import Normalization
-from geodino.similar_places import is_cube
-from geodino.similarity import Query, parse_points
-from geodino.sparse import COLUMNS, check_hits, embed, search, write_index
+from geodino.dense.cube import open_cube
+from geodino.dense.stream import DenseSettings
+from geodino.major_tom_cell import Cell
+from geodino.retrieval.likeness import Query, parse_points
+from geodino.retrieval.place_index import COLUMNS, check_hits, embed, search, write_index
+from geodino.retrieval.similar import is_cube
 from tiles.errors import InputError, OutputError
-from tiles.scene import open_scene
+from tiles.scenes.opening import open_scene
 
 SMALL = DenseSettings(window=8, halo=1, batch_size=4)
 

@@ -13,13 +13,13 @@ from pystac.validation.local_validator import LocalValidator
 from typer.testing import CliRunner
 
 import geodino
-from geodino.backbone import save_backbone, untrained_backbone
+from geodino.backbones.backbone import save_backbone, untrained_backbone
 from geodino.cli import build
-from geodino.dense import DenseSettings
-from geodino.extraction import draw
-from geodino.sparse import COLUMNS, embed, search, write_hits, write_index
+from geodino.dense.extraction import draw
+from geodino.dense.stream import DenseSettings
+from geodino.retrieval.place_index import COLUMNS, embed, search, write_hits, write_index
 from tiles.errors import InputError, OutputError
-from tiles.scene import open_scene
+from tiles.scenes.opening import open_scene
 
 SMALL = DenseSettings(window=8, halo=1, batch_size=4)
 RGB = ["red", "green", "blue"]

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geodino.token_store import TokenStore
-from tiles.cog import DiskFullError
+from geodino.dense.store import TokenStore
 from tiles.errors import InputError
+from tiles.writing.cog import DiskFullError
 
 SHAPE = {"rows": 10, "columns": 4, "channels": 3}
 

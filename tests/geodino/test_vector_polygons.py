@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely.geometry import box
 
-from geodino.polygons import (
+from geodino.products.vector import (
     areas_m2,
     check_vector_path,
     drop_small,

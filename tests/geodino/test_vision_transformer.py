@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from geodino.backbone import create_module
-from geodino.vision_transformer import forward_features
+from geodino.backbones.backbone import create_module
+from geodino.backbones.cpu_forward import forward_features
 
 SMALL = {"depth": 2, "embed_dim": 64, "num_heads": 2}
 FAMILY = [

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from geodino.normalize import SATELLITE
-from pretrain.data import Batch, Batches
-from pretrain.recipe import Recipe, merged, resolve
+from geodino.backbones.normalize import SATELLITE
+from pretrain.data.batches import Batch, Batches
+from pretrain.recipes.recipe import Recipe, merged, resolve
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from geodino.backbones.normalize import SATELLITE, standardize
 from geodino.evaluation.knn import knn_accuracy
-from geodino.normalize import SATELLITE, standardize
-from pretrain.data import Batches
-from pretrain.network import encode
-from pretrain.recipe import Recipe, load_recipe
-from pretrain.trainer import Trainer, build_network
+from pretrain.data.batches import Batches
+from pretrain.engine.network import encode
+from pretrain.engine.trainer import Trainer, build_network
+from pretrain.recipes.recipe import Recipe, load_recipe
 
 
 class Probe:

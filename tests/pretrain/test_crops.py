@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch.nn import functional
 
-from pretrain.crops import Boxes, CropSettings, Resampler, draw_boxes, make_crops
-from pretrain.radiometry import RadiometrySettings
+from pretrain.data.crops import Boxes, CropSettings, Resampler, draw_boxes, make_crops
+from pretrain.data.radiometry import RadiometrySettings
 
 
 class _Plain:

@@ -14,12 +14,12 @@ import pytest
 import torch
 import yaml
 
-from geodino.backbone import load_backbone, save_backbone, untrained_backbone
-from pretrain import distill_run
-from pretrain.distill_recipe import load_distill_recipe
-from pretrain.distill_run import Distillation, distill
-from pretrain.distillation import Standardization, Student, allotted_ranks, direction_loss, distillation_losses
-from pretrain.network import TokenBatch, create_backbone
+from geodino.backbones.backbone import load_backbone, save_backbone, untrained_backbone
+from pretrain.distill import run
+from pretrain.distill.objective import Standardization, Student, allotted_ranks, direction_loss, distillation_losses
+from pretrain.distill.recipe import load_distill_recipe
+from pretrain.distill.run import Distillation, distill
+from pretrain.engine.network import TokenBatch, create_backbone
 from tiles.errors import InputError, OutputError
 
 RGB = ("red", "green", "blue")
@@ -144,8 +144,8 @@ def test_ranks_follow_cost():
 
 def test_a_run_writes_a_loadable_backbone_for_each_student_from_one_teacher_pass(tmp_path, teacher, monkeypatch):
     calls = []
-    tokens = distill_run.teacher_tokens
-    monkeypatch.setattr(distill_run, "teacher_tokens", lambda *a: calls.append(1) or tokens(*a))
+    tokens = run.teacher_tokens
+    monkeypatch.setattr(run, "teacher_tokens", lambda *a: calls.append(1) or tokens(*a))
     distill(_run(tmp_path, teacher))
     assert len(calls) == 4 + 1  # one a step for both students, one for the statistics
     for name, patch in (("vit_tiny_patch16_dinov3_qkvb", 16), ("convnext_atto", 32)):
@@ -179,17 +179,17 @@ def test_stochastic_depth_reaches_a_vit_student_while_it_trains():
 
 def test_resuming_gives_the_same_bytes(tmp_path, teacher, monkeypatch):
     distill(_run(tmp_path, teacher, "whole"))
-    step = distill_run.StudentTrainer.step
+    step = run.StudentTrainer.step
 
     def dying(self, at, *rest):
         if at == 3:
             raise KeyboardInterrupt
         return step(self, at, *rest)
 
-    monkeypatch.setattr(distill_run.StudentTrainer, "step", dying)
+    monkeypatch.setattr(run.StudentTrainer, "step", dying)
     with pytest.raises(KeyboardInterrupt):
         distill(_run(tmp_path, teacher, "halved"))
-    monkeypatch.setattr(distill_run.StudentTrainer, "step", step)
+    monkeypatch.setattr(run.StudentTrainer, "step", step)
     distill(_run(tmp_path, teacher, "halved", workers=2), resume=True)
     for name in ("vit_tiny_patch16_dinov3_qkvb", "convnext_atto"):
         whole, halved = (_weights(tmp_path / run / name) for run in ("whole", "halved"))
@@ -206,7 +206,7 @@ def test_a_second_run_or_other_settings_are_refused(tmp_path, teacher, monkeypat
     fewer = type("Fewer", (_Tiles,), {"__len__": lambda self: 32})()
     with pytest.raises(InputError, match="not the tile set"):
         distill(dataclasses.replace(again, tiles=fewer), resume=True)
-    monkeypatch.setattr(distill_run, "load_backbone", lambda *_, **options: untrained_backbone(ARCHITECTURE, **options))
+    monkeypatch.setattr(run, "load_backbone", lambda *_, **options: untrained_backbone(ARCHITECTURE, **options))
     with pytest.raises(InputError, match="other weights"):
         distill(again, resume=True)
 
@@ -263,8 +263,8 @@ tests = importlib.util.module_from_spec(spec)
 sys.modules["distillation_tests"] = tests
 spec.loader.exec_module(tests)
 from pathlib import Path
-from pretrain.distill_recipe import load_distill_recipe
-from pretrain.distill_run import Distillation, distill
+from pretrain.distill.recipe import load_distill_recipe
+from pretrain.distill.run import Distillation, distill
 recipe = load_distill_recipe(Path(sys.argv[2]), [])
 distill(Distillation(tests._Tiles(), "tiles", Path(sys.argv[3]), recipe, sys.argv[4], "cpu"))
 """

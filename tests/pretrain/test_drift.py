@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pretrain.drift import (
+from pretrain.monitor.drift import (
     cls_patch_cosine,
     locality,
     nearest_distance,

@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from geodino.normalize import SATELLITE
-from pretrain.monitor import DriftMonitor, LabelledImages
-from pretrain.network import HeadSize, Network, create_backbone
-from pretrain.recipe import MonitorSettings
+from geodino.backbones.normalize import SATELLITE
+from pretrain.engine.network import HeadSize, Network, create_backbone
+from pretrain.monitor.drift_monitor import DriftMonitor, LabelledImages
+from pretrain.recipes.recipe import MonitorSettings
 from tiles.errors import InputError
 
 RGB = ("red", "green", "blue")

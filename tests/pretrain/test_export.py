@@ -11,10 +11,10 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from geodino.backbone import load_backbone, save_backbone, untrained_backbone
+from geodino.backbones.backbone import load_backbone, save_backbone, untrained_backbone
+from geodino.backbones.normalize import standardize
 from geodino.cli.export import register
-from geodino.normalize import standardize
-from pretrain.export import export_folder, export_onnx
+from pretrain.after.export import export_folder, export_onnx
 from tiles.errors import InputError, OutputError
 
 BANDS = ("blue", "green", "red", "nir")

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pretrain.masking import MaskSettings, block_masks, mask_ratios, valid_tokens
+from pretrain.data.masking import MaskSettings, block_masks, mask_ratios, valid_tokens
 
 
 def _generator(seed: int = 0) -> torch.Generator:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from geodino.vision_transformer import Rotary, compiled_block, run_block
-from pretrain.network import HeadSize, Network, create_backbone, encode
-from pretrain.recipe import load_recipe
+from geodino.backbones.cpu_forward import Rotary, compiled_block, run_block
+from pretrain.engine.network import HeadSize, Network, create_backbone, encode
+from pretrain.recipes.recipe import load_recipe
 from tiles.errors import InputError
 
 SMALL = {"depth": 2, "embed_dim": 64, "num_heads": 2}

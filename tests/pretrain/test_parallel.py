@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from pretrain.parallel import Parallel
+from pretrain.engine.parallel import Parallel
 
 
 @pytest.mark.parametrize("world", [1, 2])
@@ -15,7 +15,7 @@ def test_every_process_on_a_gpu_multiplies_in_tf32(
 ) -> None:
     fabric = SimpleNamespace(launch=lambda: None, device=torch.device("cpu"), backward=None)
     monkeypatch.setattr("lightning.fabric.Fabric", lambda **_: fabric)
-    monkeypatch.setattr("pretrain.parallel.pick_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr("pretrain.engine.parallel.pick_device", lambda _: torch.device("cuda"))
     monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace(allow_tf32=False))
     monkeypatch.setenv("WORLD_SIZE", str(world))
     Parallel.start(make_recipe())

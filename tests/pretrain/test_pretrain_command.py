@@ -8,7 +8,7 @@ import rasterio
 from rasterio.transform import from_origin
 from typer.testing import CliRunner
 
-from geodino.backbone import load_backbone
+from geodino.backbones.backbone import load_backbone
 from geodino.cli import build
 from tiles.errors import InputError, OutputError
 

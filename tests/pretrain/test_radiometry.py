@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pretrain.radiometry import Radiometry, RadiometrySettings, blur_sigmas
+from pretrain.data.radiometry import Radiometry, RadiometrySettings, blur_sigmas
 
 
 def _generator(seed: int = 0) -> torch.Generator:

@@ -6,8 +6,8 @@ import pytest
 import torch
 import yaml
 
-from pretrain.checks import check_compiler, check_recipe
-from pretrain.recipe import Recipe, load_recipe, packaged
+from pretrain.engine.checks import check_compiler, check_recipe
+from pretrain.recipes.recipe import Recipe, load_recipe, packaged
 from tiles.errors import InputError
 
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from pretrain.resample import bicubic_taps, blur_lines, gaussian_taps
+from pretrain.data.resample import bicubic_taps, blur_lines, gaussian_taps
 
 
 def _matrix(taps, source):

@@ -16,13 +16,13 @@ import pytest
 import torch
 import yaml
 
-from geodino.backbone import load_backbone
-from geodino.card import CARD_FILE, read_card
-from pretrain.checkpoint import checkpoints, load_checkpoint, save_checkpoint
-from pretrain.metrics import MetricsLog, Pace
-from pretrain.recipe import Recipe
-from pretrain.run import Run, describe, pretrain
-from pretrain.trainer import LOSSES
+from geodino.backbones.backbone import load_backbone
+from geodino.backbones.card import CARD_FILE, read_card
+from pretrain.engine.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from pretrain.engine.metrics import MetricsLog, Pace
+from pretrain.engine.run import Run, describe, pretrain
+from pretrain.engine.trainer import LOSSES
+from pretrain.recipes.recipe import Recipe
 from tiles.errors import InputError, OutputError
 
 Make = Callable[..., Recipe]
@@ -131,8 +131,8 @@ spec = importlib.util.spec_from_file_location("memory", sys.argv[1])
 memory = importlib.util.module_from_spec(spec); spec.loader.exec_module(memory)
 import torch
 torch.set_num_threads(1)
-from pretrain.recipe import merged, resolve
-from pretrain.run import Run, pretrain
+from pretrain.recipes.recipe import merged, resolve
+from pretrain.engine.run import Run, pretrain
 import yaml
 changes = yaml.safe_load(sys.argv[3])
 recipe = resolve([merged(memory.SMALL, changes)], "test")

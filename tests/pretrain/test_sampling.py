@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pretrain.sampling import permuted, share, step_indices, stream_seed
+from pretrain.data.sampling import permuted, share, step_indices, stream_seed
 
 
 @given(size=st.integers(1, 3000), key=st.integers(0, 2**63 - 1))

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from pretrain.data import Batch
-from pretrain.ranks import Alone
-from pretrain.recipe import Recipe
-from pretrain.sampling import step_indices
-from pretrain.teacher import ema_update, gram_update_due
-from pretrain.trainer import LOSSES, NonFiniteLossError, Trainer, build_network
+from pretrain.data.batches import Batch
+from pretrain.data.sampling import step_indices
+from pretrain.engine.ranks import Alone
+from pretrain.engine.teacher import ema_update, gram_update_due
+from pretrain.engine.trainer import LOSSES, NonFiniteLossError, Trainer, build_network
+from pretrain.recipes.recipe import Recipe
 
 Make = Callable[..., Recipe]
 

@@ -12,8 +12,8 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from rio_cogeo.cogeo import cog_validate
 
-from tiles.cog import CogWriter, MapClass, block_size, check_output, read_classes
 from tiles.errors import OutputError
+from tiles.writing.cog import CogWriter, MapClass, block_size, check_output, read_classes
 
 
 def box(height, width, crs="EPSG:32633"):
@@ -161,7 +161,7 @@ def test_a_disk_that_fills_up_is_one_sentence_and_no_file(tmp_path, limit):
     import numpy as np
     from affine import Affine
     from odc.geo.geobox import GeoBox
-    from tiles.cog import CogWriter
+    from tiles.writing.cog import CogWriter
     from tiles.errors import OutputError
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))

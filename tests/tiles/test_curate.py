@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tiles.curate import (
+from tiles.archive.curate import (
     balance,
     balanced_sample,
     centred,
@@ -43,7 +43,7 @@ def test_a_tile_repeats_the_first_kept_tile_that_it_is_like(seed, threshold, blo
     for i in range(40):
         expected.append(next((j for j in range(i) if expected[j] == j and alike[i, j]), i))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tiles.curate._BLOCK", block)
+        patch.setattr("tiles.archive.curate._BLOCK", block)
         np.testing.assert_array_equal(near_duplicates(points, threshold), expected)
 
 

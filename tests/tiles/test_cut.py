@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from tiles import plan as planning
-from tiles.cut import cut
-from tiles.dataset import TileDataset
+from tiles.archive.dataset import TileDataset
+from tiles.archive.statistics import Meter, merge
+from tiles.cutting import plan as planning
+from tiles.cutting.cut import cut
+from tiles.cutting.plan import CutSettings, Request
 from tiles.errors import InputError, OutputError
-from tiles.helper import share_out
-from tiles.plan import CutSettings, Request
-from tiles.statistics import Meter, merge
+from tiles.workers import share_out
 
 RGB = ("red", "green", "blue")
 
@@ -102,8 +102,8 @@ def test_the_index_is_geoparquet_with_every_column(write_raster, ramp, tmp_path)
 
 
 def test_an_index_of_many_parts_is_written_in_whole_row_groups(write_raster, ramp, tmp_path, monkeypatch):
-    monkeypatch.setattr("tiles.plan._SMALLEST_SHARD", 4096)
-    monkeypatch.setattr("tiles.index._ROW_GROUP", 20)
+    monkeypatch.setattr("tiles.cutting.plan._SMALLEST_SHARD", 4096)
+    monkeypatch.setattr("tiles.archive.index._ROW_GROUP", 20)
     paths = [write_raster(f"{i}.tif", np.roll(ramp(3, 40, 40), i, axis=2)) for i in range(3)]
     cut(requests(*paths), tmp_path / "T", CutSettings(size=8))
     written = pq.ParquetFile(tmp_path / "T" / "index.parquet")
@@ -167,7 +167,7 @@ def test_another_gsd_is_weighed_by_area(write_raster, ramp, tmp_path):
 
 
 def test_several_processes_write_the_same_bytes(write_raster, ramp, tmp_path, monkeypatch):
-    monkeypatch.setattr("tiles.plan._SMALLEST_SHARD", 4096)
+    monkeypatch.setattr("tiles.cutting.plan._SMALLEST_SHARD", 4096)
     paths = [write_raster(f"{i}.tif", np.roll(ramp(3, 40, 40), i, axis=2)) for i in range(3)]
     cut(requests(*paths), tmp_path / "one", CutSettings(size=8), workers=1)
     hands = []
@@ -188,7 +188,7 @@ def test_several_processes_write_the_same_bytes(write_raster, ramp, tmp_path, mo
 
         share_out(works, do, wait_and_do, collect, helpers, threads)
 
-    monkeypatch.setattr("tiles.work.share_out", slowed)
+    monkeypatch.setattr("tiles.cutting.work.share_out", slowed)
     cut(requests(*paths), tmp_path / "two", CutSettings(size=8), workers=2)
     assert "helper" in hands
     assert len(TileDataset(tmp_path / "one").about.shards) == 3
@@ -299,7 +299,7 @@ def test_images_and_scenes_share_a_shard(write_raster, ramp, tmp_path):
 
 
 def test_moments_merge_without_error(write_raster):
-    from tiles.band import Band
+    from tiles.scenes.band import Band
 
     generator = np.random.default_rng(0)
     values = generator.integers(0, 65536, (200, 1, 16, 16)).astype(np.uint16)
@@ -321,7 +321,7 @@ def test_about_is_json_for_people(write_raster, ramp, tmp_path):
 def test_a_dask_cluster_writes_the_same_bytes(write_raster, ramp, tmp_path, monkeypatch):
     from distributed import LocalCluster
 
-    monkeypatch.setattr("tiles.plan._SMALLEST_SHARD", 4096)
+    monkeypatch.setattr("tiles.cutting.plan._SMALLEST_SHARD", 4096)
     paths = [write_raster(f"{i}.tif", np.roll(ramp(3, 40, 40), i, axis=2)) for i in range(3)]
     cut(requests(*paths), tmp_path / "here", CutSettings(size=8))
     with LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:

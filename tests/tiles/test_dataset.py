@@ -12,16 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tiles.cut import cut, set_split
-from tiles.dataset import TileDataset
+from tiles.archive.dataset import TileDataset
+from tiles.archive.histogram import Counts, describe
+from tiles.archive.preview import write_previews
+from tiles.archive.sampler import Sampler, permute
+from tiles.archive.shard import pack, unpack
+from tiles.archive.verify import verify
+from tiles.archive.webdataset import export_webdataset
+from tiles.cutting.cut import cut, set_split
+from tiles.cutting.plan import CutSettings, Request
 from tiles.errors import InputError, OutputError
-from tiles.export import export_webdataset
-from tiles.histogram import Counts, describe
-from tiles.plan import CutSettings, Request
-from tiles.preview import write_previews
-from tiles.sampler import Sampler, permute
-from tiles.shard import pack, unpack
-from tiles.verify import verify
 
 
 @pytest.fixture
@@ -39,7 +39,8 @@ def tile_set(write_raster, tmp_path):
 
 
 def test_reading_needs_neither_torch_nor_gdal():
-    code = "import sys, tiles.dataset, tiles.sampler; sys.exit(bool({'torch', 'rasterio', 'odc'} & sys.modules.keys()))"
+    code = "import sys, tiles.archive.dataset, tiles.archive.sampler; "
+    code += "sys.exit(bool({'torch', 'rasterio', 'odc'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -6,12 +6,13 @@ import rasterio
 import shapely
 from rasterio.windows import Window
 
-from tiles.cut import cut
-from tiles.dataset import TileDataset
+from tiles.archive.dataset import TileDataset
+from tiles.cutting.cut import cut
+from tiles.cutting.plan import CutSettings, Request
+from tiles.cutting.tile_grid import Locator, windows
 from tiles.errors import InputError
-from tiles.grid import Locator, windows
-from tiles.plan import CutSettings, Request
-from tiles.scene import open_scene
+from tiles.scenes.opening import open_scene
+from tiles.scenes.reader import SceneReader
 
 pytestmark = pytest.mark.real_data
 
@@ -53,7 +54,7 @@ def test_readable(real_data, name):
     scene = open_scene(path)
     assert scene.band_names == bands
     assert scene.gsd_m == pytest.approx(gsd_m, rel=1e-3)
-    with scene.open() as reader:
+    with SceneReader(scene) as reader:
         pixels = reader.read(Window(0, 0, scene.width, scene.height))
     with rasterio.open(path) as source:
         raw = source.read(list(range(1, len(bands) + 1)))
@@ -78,7 +79,7 @@ def test_refused(real_data, name):
 def test_control_points_and_bare_pixels_are_read_with_a_pixel_size(real_data):
     for name in ("cog_gcps.tif", "no_geo.jpg"):
         scene = open_scene(real_data / "edge_cases" / name, gsd_m=10)
-        with scene.open() as reader:
+        with SceneReader(scene) as reader:
             assert reader.read(Window(0, 0, 64, 64)).valid.all()
 
 

@@ -15,13 +15,13 @@ import rasterio
 from affine import Affine
 from rasterio.errors import RasterioError
 
-from tiles.dataset import TileDataset
+from tiles.archive.dataset import TileDataset
 
 SCRIPT = """
 import sys
 from pathlib import Path
-from tiles.cut import cut
-from tiles.plan import CutSettings, Request
+from tiles.cutting.cut import cut
+from tiles.cutting.plan import CutSettings, Request
 folder = Path(sys.argv[1])
 cut([Request(str(p)) for p in sorted(folder.glob("*.tif"))], sys.argv[2], CutSettings(size=16, min_valid=0.0))
 """

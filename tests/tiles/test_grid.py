@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tiles import grid
+from tiles.cutting import tile_grid
 
 
 @given(
@@ -14,8 +14,8 @@ from tiles import grid
 def test_a_source_block_that_fits_tiles_belongs_to_one_read(size, block, shape):
     """Blocks and tiles divide each other, and a block fits into one read: none is decoded twice."""
     height, width = (count * max(side, size) for count, side in zip(shape, block, strict=True))
-    groups = grid.row_groups(height, size, block[0])
-    reads = list(grid.chunks(groups, width, size, block[1], 3))
+    groups = tile_grid.row_groups(height, size, block[0])
+    reads = list(tile_grid.chunks(groups, width, size, block[1], 3))
     for top in range(0, height, block[0]):
         for left in range(0, width, block[1]):
             touching = [
@@ -35,9 +35,9 @@ def test_a_source_block_that_fits_tiles_belongs_to_one_read(size, block, shape):
     block=st.tuples(st.integers(1, 99), st.integers(1, 99)),
 )
 def test_reads_hold_every_tile_once_and_nothing_beyond_need(size, shape, block):
-    reads = list(grid.chunks(grid.row_groups(shape[0], size, block[0]), shape[1], size, block[1], 3))
+    reads = list(tile_grid.chunks(tile_grid.row_groups(shape[0], size, block[0]), shape[1], size, block[1], 3))
     tiles = [(t.row_off, t.col_off) for read in reads for t in read.tiles]
-    assert sorted(tiles) == [(w.row_off, w.col_off) for w in grid.windows(*shape, size)]
+    assert sorted(tiles) == [(w.row_off, w.col_off) for w in tile_grid.windows(*shape, size)]
     for read in reads:
         rows, columns = [t.row_off for t in read.tiles], [t.col_off for t in read.tiles]
         assert (read.window.row_off, read.window.col_off) == (min(rows), min(columns))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tiles.errors import InputError
-from tiles.helper import cores, share_out, use_cores
+from tiles.workers import cores, share_out, use_cores
 
 
 def squared(number: int) -> tuple[int, int]:
@@ -95,7 +95,7 @@ def test_a_program_without_a_guard_may_use_helpers(tmp_path):
     """Helpers do not run the caller's program, as multiprocessing's would."""
     script = tmp_path / "script.py"
     script.write_text(
-        "import math, time\nfrom tiles.helper import share_out\nprint('once')\n"
+        "import math, time\nfrom tiles.workers import share_out\nprint('once')\n"
         "def here(x):\n    time.sleep(0.1)\n    return math.sqrt(x)\n"
         "found = {}\nshare_out(range(40), math.sqrt, here, found.__setitem__, 2)\nprint(sum(found.values()))\n"
     )
@@ -106,7 +106,7 @@ def test_a_program_without_a_guard_may_use_helpers(tmp_path):
 
 
 def test_a_share_of_the_machine_is_all_that_is_counted(monkeypatch):
-    monkeypatch.setattr("tiles.helper._most_cores", None)
+    monkeypatch.setattr("tiles.workers._most_cores", None)
     all_of_them = cores()
     use_cores(all_of_them + 1)
     assert cores() == all_of_them

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tiles.errors import InputError
-from tiles.journal import Journal, RowParts
+from tiles.writing.journal import Journal, RowParts
 
 
 def test_finished_items_are_found_again(tmp_path):

@@ -14,18 +14,18 @@ import pytest
 import rasterio
 from affine import Affine
 
-from tiles.cut import cut
-from tiles.dataset import TileDataset
+from tiles.archive.dataset import TileDataset
+from tiles.cutting.cut import cut
+from tiles.cutting.plan import CutSettings, Request, locked
 from tiles.errors import InputError, OutputError
-from tiles.plan import CutSettings, Request, locked
 
 SCRIPT = """
 import sys
 from pathlib import Path
-import tiles.plan, tiles.unit
-tiles.plan._SMALLEST_SHARD = 8192
-from tiles.cut import cut
-from tiles.plan import CutSettings, Request
+import tiles.cutting.plan, tiles.cutting.unit
+tiles.cutting.plan._SMALLEST_SHARD = 8192
+from tiles.cutting.cut import cut
+from tiles.cutting.plan import CutSettings, Request
 folder, workers, *paths = sys.argv[1:]
 if __name__ == "__main__":
     cut([Request(p) for p in paths], folder, CutSettings(size=16), workers=int(workers))
@@ -54,7 +54,7 @@ def archive(tmp_path_factory) -> tuple[list[Path], dict[str, bytes]]:
         with rasterio.open(path, "w", driver="GTiff", count=3, height=250, width=400, dtype="uint8", **grid) as target:
             target.write(generator.integers(1, 255, (3, 250, 400), np.uint8))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tiles.plan._SMALLEST_SHARD", 8192)
+        patch.setattr("tiles.cutting.plan._SMALLEST_SHARD", 8192)
         cut(requests(paths), folder / "whole", CutSettings(size=16))
     expected = content(folder / "whole")
     assert sum(name.startswith("shard") for name in expected) > 100  # two files a unit
@@ -63,7 +63,7 @@ def archive(tmp_path_factory) -> tuple[list[Path], dict[str, bytes]]:
 
 @pytest.fixture
 def small_shards(monkeypatch):
-    monkeypatch.setattr("tiles.plan._SMALLEST_SHARD", 8192)
+    monkeypatch.setattr("tiles.cutting.plan._SMALLEST_SHARD", 8192)
 
 
 def requests(paths: list[Path]) -> list[Request]:
@@ -105,7 +105,7 @@ def test_stopped_and_started_again(archive, tmp_path, workers, way):
 def test_a_helper_that_is_killed_ends_the_cut_in_a_sentence(archive, small_shards, tmp_path):
     paths, expected = archive
     with pytest.MonkeyPatch.context() as patch, pytest.raises(OutputError, match="A worker process was killed"):
-        patch.setattr("tiles.work._call", die_in_a_helper)
+        patch.setattr("tiles.cutting.work._call", die_in_a_helper)
         patch.setenv("CALLING_PROCESS", str(os.getpid()))
         patch.setenv("HELPER_DIES", str(tmp_path / "dies"))
         cut(requests(paths), tmp_path / "T", CutSettings(size=16), workers=2)
@@ -141,7 +141,7 @@ def test_a_full_disk_leaves_what_was_finished(archive, small_shards, tmp_path, r
             return super().write(part)
 
     with pytest.MonkeyPatch.context() as full:
-        full.setattr("tiles.shard.open", lambda path, mode, buffering: Full(path, "w"), raising=False)
+        full.setattr("tiles.archive.shard.open", lambda path, mode, buffering: Full(path, "w"), raising=False)
         with pytest.raises(OSError) as caught:
             cut(requests(paths), tmp_path / "T", CutSettings(size=16))
         assert caught.value.errno == errno.ENOSPC

@@ -13,11 +13,12 @@ from rasterio.control import GroundControlPoint
 from rasterio.windows import Window
 
 from tiles.errors import InputError
-from tiles.scene import open_scene
+from tiles.scenes.opening import open_scene
+from tiles.scenes.reader import SceneReader
 
 
 def read_all(scene, dn=False):
-    with scene.open() as reader:
+    with SceneReader(scene) as reader:
         window = Window(0, 0, scene.width, scene.height)
         return reader.read_dn(window) if dn else reader.read(window)
 
@@ -42,7 +43,7 @@ def test_every_decision_is_a_note(write_raster, ramp):
 def test_windows_may_reach_beyond_the_scene_where_nothing_is_valid(write_raster, ramp):
     values = ramp(1, 6, 5)
     scene = open_scene(write_raster("a.tif", values))
-    with scene.open() as reader:
+    with SceneReader(scene) as reader:
         pixels = reader.read_dn(Window(-2, 3, 9, 6))
         nothing = reader.read(Window(50, 50, 4, 4))
     expected = np.zeros((6, 9), bool)
@@ -118,7 +119,7 @@ def test_scene_classification_hides_cloud_and_reports_it(write_raster, ramp):
     assert scene.sensor == "sentinel-2-l2a"
     valid = read_all(scene).valid
     assert not valid[:2, :2].any() and not valid[6:, 6:].any() and valid.sum() == 56
-    with scene.open() as reader:
+    with SceneReader(scene) as reader:
         cloud = reader.read_cloud(Window(0, 0, 8, 8))
     assert cloud[:2, :2].all() and cloud.sum() == 4
 
@@ -311,6 +312,7 @@ def test_a_safe_folder_is_stacked_from_the_finest_files(tmp_path, ramp):
 
 
 RANGE_SERVER = """
+from tiles.scenes.reader import SceneReader
 import http.server, os, sys
 
 class Ranges(http.server.SimpleHTTPRequestHandler):

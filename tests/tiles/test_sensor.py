@@ -5,8 +5,9 @@ import pytest
 from PIL import Image
 from rasterio.windows import Window
 
-from tiles.scene import open_scene
-from tiles.sensor import INFRARED_MAX, SENSORS, VISIBLE_MAX, band_id, common_name
+from tiles.scenes.opening import open_scene
+from tiles.scenes.reader import SceneReader
+from tiles.scenes.sensor import INFRARED_MAX, SENSORS, VISIBLE_MAX, band_id, common_name
 
 
 def unit(sensor: str, band: str, dn: float, offset: float | None = None) -> float:
@@ -93,7 +94,7 @@ def test_display_range_reproduces_the_published_rgb(real_data, name):
     folder = real_data / "scenes" / "eurosat_ms_rgb_twins"
     scene = open_scene(folder / f"EuroSAT_MS_{name}.tif", bands=["red", "green", "blue"])
     assert scene.sensor == "sentinel-2-l1c"
-    with scene.open() as reader:
+    with SceneReader(scene) as reader:
         ours = reader.read(Window(0, 0, 64, 64)).values * 255
     published = np.asarray(Image.open(folder / f"EuroSAT_RGB_{name}.jpg")).transpose(2, 0, 1)
     # JPEG leaves an error of one or two grey levels; a display range 10 % off would leave five and more.

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import shapely
 
-from tiles.cell import cells
-from tiles.index import table_of
-from tiles.split import BORDER, assign, settings, splits_of
+from tiles.archive.index import table_of
+from tiles.archive.split import BORDER, assign, settings, splits_of
+from tiles.grids import cells
 
 
 def brute_force_cell(longitude: float, latitude: float) -> str:

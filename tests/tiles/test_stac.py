@@ -12,14 +12,15 @@ import pytest
 from affine import Affine
 from rasterio.windows import Window
 
-from tiles.cut import cut
-from tiles.dataset import TileDataset
+from tiles.archive.dataset import TileDataset
+from tiles.cutting.cut import cut
+from tiles.cutting.plan import CutSettings, Request
 from tiles.errors import InputError
-from tiles.expand import expand
-from tiles.plan import CutSettings, Request
-from tiles.scene import open_scene
-from tiles.sensor import VISIBLE_MAX
-from tiles.stac import search
+from tiles.scenes.expand import expand
+from tiles.scenes.opening import open_scene
+from tiles.scenes.reader import SceneReader
+from tiles.scenes.sensor import VISIBLE_MAX
+from tiles.scenes.stac import search
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_an_item_is_a_scene_with_units_and_mask(make_item, tmp_path):
     assert scene.band_names == ("red", "green", "blue") and scene.sensor == "sentinel-2-l2a"
     assert scene.datetime == "2020-02-23T10:00:00Z" and scene.gsd_m == 10
     assert scene.bands[0].scale == pytest.approx(1e-4 / VISIBLE_MAX) and scene.bands[0].offset == 0
-    with scene.open() as reader:
+    with SceneReader(scene) as reader:
         pixels = reader.read(Window(0, 0, 32, 32))
     assert not pixels.valid[:, 30:].any() and pixels.valid[:, :30].all()
     assert open_scene(path, bands=["blue"]).band_names == ("blue",)
@@ -100,11 +101,11 @@ def test_items_of_one_solar_day_are_one_mosaic(make_item, tmp_path):
         open_scene(path)
     scene = open_scene(f"{path}#2020-02-23", bands=["red", "green", "blue"])
     assert (scene.height, scene.width) == (32, 56)
-    with scene.open() as reader:
+    with SceneReader(scene) as reader:
         pixels = reader.read_dn(Window(0, 0, 56, 32))
         cloud = reader.read_cloud(Window(0, 0, 56, 32))
     west, east = open_scene(tmp_path / "west" / "B04.tif"), open_scene(tmp_path / "east" / "B04.tif")
-    with west.open() as one, east.open() as other:
+    with SceneReader(west) as one, SceneReader(east) as other:
         left, right = (r.read_dn(Window(0, 0, 32, 32)).values[0] for r in (one, other))
     # Sorted by name, east lies on top; where east is cloudy west shows, were it there.
     np.testing.assert_array_equal(pixels.values[0, :, 24:54], right[:, :30])

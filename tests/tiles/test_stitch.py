@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tiles.stitch import Axis, MaskBand, RowBand, row_pieces, upsample_rows
+from tiles.writing.stitch import Axis, MaskBand, RowBand, row_pieces, upsample_rows
 
 
 @st.composite

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from geodino.cli import main
-from tiles.dataset import TileDataset
+from tiles.archive.dataset import TileDataset
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_some_bad_input_is_named_after_the_rest_is_cut(run, scene, tmp_path):
 
 
 def test_a_choice_among_tiles_is_a_tile_set_of_its_own(scene, tmp_path, run):
-    from tiles.selection import Selection
+    from tiles.archive.selection import Selection
 
     run("tile", scene, "-o", tmp_path / "T", "--size", 32)
     whole = TileDataset(tmp_path / "T")
@@ -96,9 +96,9 @@ def test_a_choice_among_tiles_is_a_tile_set_of_its_own(scene, tmp_path, run):
 @pytest.mark.slow
 def test_curation_finds_planted_duplicates(write_raster, tmp_path, run):
     torch = pytest.importorskip("torch")
-    from geodino.architecture import create_module
-    from geodino.backbone import save_backbone
-    from geodino.card import BackboneCard
+    from geodino.backbones.architecture import create_module
+    from geodino.backbones.backbone import save_backbone
+    from geodino.backbones.card import BackboneCard
 
     generator = np.random.default_rng(0)
     fields = generator.uniform(20, 230, (3, 48, 64)).repeat(8, axis=1).repeat(8, axis=2)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tiles.cut import cut
-from tiles.dataset import TileDataset
+from tiles.archive.dataset import TileDataset
+from tiles.cutting.cut import cut
+from tiles.cutting.plan import CutSettings, Request
 from tiles.errors import InputError
-from tiles.expand import expand
-from tiles.plan import CutSettings, Request
+from tiles.scenes.expand import expand
 
 pytest.importorskip("torchgeo")
 
@@ -58,5 +58,5 @@ def test_what_cannot_be_opened_is_refused(tmp_path, source, sentence):
 
 
 def test_torch_is_not_imported_before_it_is_needed():
-    code = "import sys, tiles.cut, tiles.expand; sys.exit('torch' in sys.modules)"
+    code = "import sys, tiles.cutting.cut, tiles.scenes.expand; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,1 @@
+"""The map in the browser: its component, layers, tiles and pictures."""

@@ -1,0 +1,155 @@
+"""What belongs to one analyst's browser tab: layers, examples, jobs asked for, and the part of the world in view."""
+
+import secrets
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from app.map.component import EMPTY, MapResult
+from app.map.layers import LayerList
+from app.map.source import SCORE_TAG, ClassColor, Source, open_source, threshold_of
+from app.map.style import Paint, Style, channel_statistics, default_style, score_style
+from app.store.workspace import Workspace, current
+from app.work.jobs import GOING, Job, State
+from tiles.errors import InputError
+
+SHOWN_OPACITY = 0.8  # a result lets the scene below shine through
+Bounds = tuple[float, float, float, float]
+FIRST_CLASSES = (("water", (0, 114, 178)), ("vegetation", (0, 158, 115)), ("built-up", (213, 94, 0)))
+
+
+@dataclass
+class Session:
+    """One tab's state.
+
+    Attributes:
+        layers: The layer tree.
+        id: Name of the session: owner of its jobs, folder of its files.
+        fit: Name and bounds of the last place that a page asked to show.
+        classes: Classes that examples are drawn of.
+        drawn: Examples as GeoJSON.
+        revision: Number of the last state of the examples that Python gave the map.
+        awaited: Jobs whose results go onto the map when they are done.
+        arranged: The arrangement that was last taken from the map.
+        cut: The layer and threshold that were last taken from the map.
+        project: Name of the open project.
+        settings: What else a project remembers, as plain YAML: ``least_pixels`` of a change; places (longitude,
+            latitude) of wanted (``more_like``) and unwanted changes (``not_like``).
+        results: Folders of the maps that were asked for here, the newest first.
+    """
+
+    layers: LayerList
+    id: str = field(default_factory=lambda: secrets.token_hex(6))
+    fit: tuple[str, Bounds] | None = None
+    classes: list[ClassColor] = field(
+        default_factory=lambda: [ClassColor(i, name, color) for i, (name, color) in enumerate(FIRST_CLASSES, 1)]
+    )
+    drawn: dict[str, Any] = field(default_factory=lambda: dict(EMPTY))
+    revision: int = 0
+    awaited: list[str] = field(default_factory=list)
+    arranged: list[dict[str, Any]] | None = None
+    cut: tuple[str, float] | None = None
+    project: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    results: list[Path] = field(default_factory=list)
+
+    def look_at(self, bounds: Bounds) -> None:
+        """Bring bounds (degrees) into view at the next drawing of the map."""
+        self.fit = (secrets.token_hex(4), bounds)
+
+    def take(self, events: MapResult) -> None:
+        """Keep what was drawn, arranged and cut on the map."""
+        if events.drawn is not None and events.revision == self.revision:
+            self.drawn = events.drawn
+        if events.arranged is not None and events.arranged != self.arranged:
+            self.arranged = events.arranged
+            self.layers.arrange(events.arranged)
+        if events.threshold is not None and events.threshold != self.cut:
+            self.cut = events.threshold
+            layer = self.layers.get(self.cut[0])
+            if layer is not None:
+                self.layers.restyle(layer.key, replace(layer.style, threshold=self.cut[1]))
+
+    def replace_examples(self, features: dict[str, Any]) -> None:
+        """Give the map other examples than it has."""
+        self.drawn = features
+        self.revision = int(time.time() * 1000)
+
+    def folder(self, workspace: Workspace) -> Path:
+        """Where this session's own results go."""
+        folder = workspace.results / self.id
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def submit(self, workspace: Workspace, title: str, arguments: list[str], outputs: list[Path]) -> str:
+        """Queue a job whose rasters go onto the map when it is done; returns its id."""
+        job = workspace.jobs.submit(title, arguments, outputs, owner=self.id)
+        self.awaited.append(job.id)
+        return job.id
+
+    def collect(self, workspace: Workspace) -> list[str]:
+        """Put the rasters of jobs that have ended onto the map; returns sentences to be shown."""
+        said = []
+        for name in list(self.awaited):
+            status, job = workspace.jobs.status(name), workspace.jobs.get(name)
+            if status.state in GOING or job is None:
+                continue
+            self.awaited.remove(name)
+            if status.state is not State.done:
+                said.append(f"{job.title}: {status.state}. The Jobs page has its log and can start it again.")
+                continue
+            said += self.show_results(workspace, job)
+            said.append(f"{job.title}: done.")
+        return said
+
+    def show_results(self, workspace: Workspace, job: Job) -> list[str]:
+        """Put a job's rasters onto the map: the first in view, the others to be switched on; what cannot be is said."""
+        said = []
+        rasters = [path for path in job.outputs if path.endswith(".tif") and Path(path).exists()]
+        for path in reversed(rasters):
+            try:
+                source = open_source(path)
+            except InputError as error:
+                said.append(str(error))
+                continue
+            style = default_style(source, workspace.statistics)
+            if style.paint is Paint.score:
+                style = score_style(channel_statistics(source, 0, workspace.statistics), threshold_of(job.outputs))
+            title = _title(job.title, path, len(rasters))
+            layer = self.layers.add(workspace, source, style=style, key=path, name=title, opacity=SHOWN_OPACITY)
+            if path != rasters[0]:
+                self.layers.hide(layer.key)
+        return said
+
+
+def _title(title: str, path: str, count: int) -> str:
+    return title if count == 1 else f"{Path(path).stem.replace('-', ' ').capitalize()}: {title}"
+
+
+def session() -> Session:
+    """This tab's state, begun with the scenes that the server was started on."""
+    if "geodino" not in st.session_state:
+        st.session_state.geodino = _begin(current())
+    return st.session_state.geodino
+
+
+def _style_among(workspace: Workspace, source: Source) -> Style:
+    """A scene's style; a score takes the threshold of the change map that was made of it, if that is shown too."""
+    style = default_style(source, workspace.statistics)
+    same = [one.threshold for one in workspace.scenes if one.tags.get(SCORE_TAG) == source.tags.get(SCORE_TAG)]
+    found = next((threshold for threshold in same if threshold is not None), None)
+    if style.paint is not Paint.score or found is None:
+        return style
+    return score_style(channel_statistics(source, 0, workspace.statistics), found)
+
+
+def _begin(workspace: Workspace) -> Session:
+    begun = Session(LayerList())
+    for source in workspace.scenes:  # later ones on top: first the scenes, then the maps made of them
+        begun.layers.add(workspace, source, style=_style_among(workspace, source))
+    if workspace.scenes:
+        begun.look_at(workspace.scenes[0].bounds)
+    return begun

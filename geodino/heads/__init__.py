@@ -1,0 +1,1 @@
+"""What all heads on frozen features share: labels, samples, linear models, validation and refined borders."""

@@ -1,0 +1,1 @@
+"""Many scenes and many machines: batches and Dask clusters."""

@@ -1,0 +1,1 @@
+"""What leaves beside the pixels: polygons, STAC items and tags."""

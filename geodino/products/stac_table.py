@@ -1,0 +1,118 @@
+"""A STAC item beside each table of places: an index of sparse embeddings, or what a search in one found.
+
+It has the fields of the other products' items (``geodino.products.stac``) and those of the table extension.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pystac
+import shapely
+
+from geodino.products.stac import derived_from, interval, model_name, processing, save_item, times_of
+from tiles.scenes.scene import Scene
+
+_MEDIA = {
+    ".parquet": "application/vnd.apache.parquet",
+    ".gpkg": pystac.MediaType.GEOPACKAGE,
+    ".geojson": pystac.MediaType.GEOJSON,
+}
+
+
+def write_item_of_table(
+    product: Path,
+    table: gpd.GeoDataFrame,
+    sources: Sequence[Scene | Path],
+    *,
+    query: Scene | Path | None = None,
+    task: str,
+    settings: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write the item of a table of places, replacing an older one.
+
+    Args:
+        product: ``.parquet``, ``.gpkg`` or ``.geojson``, already in place.
+        table: Its rows; ``attrs`` may name the model, as ``geodino.retrieval.place_index.model_of`` does.
+        sources: What the rows come from: scenes, cubes, an index.
+        query: What the rows were compared with, if anything.
+        task: What was done: ``sparse-embedding`` or ``similarity-search``.
+        settings: What else the table depends on.
+
+    Returns:
+        Where the item is.
+
+    Raises:
+        OutputError: The disk is full.
+    """
+    inputs = [_in_words(source) for source in sources]
+    if query is not None:
+        inputs.append(f"query in {_in_words(query)}")
+    properties = processing(", ".join(inputs), task, {"settings": dict(settings or {})})
+    properties |= _model(table.attrs)
+    properties["table:columns"] = [{"name": name} for name in table.columns]
+    properties["table:row_count"] = len(table)
+    asset = pystac.Asset(
+        f"./{product.name}",
+        title=task,
+        media_type=_MEDIA[product.suffix],
+        roles=["data"],
+        extra_fields={"processing:level": "L4"},
+    )
+    return save_item(
+        product,
+        asset,
+        footprint=_bounds(table),
+        times=_times(table, sources),
+        properties=properties,
+        links=[derived_from(source) for source in [*sources, *([] if query is None else [query])]],
+        extensions=["processing", "table"],
+    )
+
+
+def _in_words(source: Scene | Path) -> str:
+    if isinstance(source, Scene):
+        return f"scene {source.name} ({source.sensor})"
+    return f"{'index' if source.suffix == '.parquet' else 'cube'} {source.name}"
+
+
+def _model(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """What a table says of the model whose features it holds."""
+    fields: dict[str, Any] = {}
+    if "GEODINO_BACKBONE" in attrs:
+        fields["mlm:name"] = model_name(attrs["GEODINO_BACKBONE"])
+    if "GEODINO_BACKBONE_HASH" in attrs:
+        fields["mlm:hyperparameters"] = {"weights_sha256": attrs["GEODINO_BACKBONE_HASH"]}
+    return fields
+
+
+def _bounds(table: gpd.GeoDataFrame) -> Any:
+    """Box around all rows in longitude and latitude; None where there is no row or no CRS."""
+    if table.empty or table.crs is None:
+        return None
+    bounds = table.to_crs("EPSG:4326").total_bounds
+    return shapely.box(*bounds) if np.isfinite(bounds).all() else None
+
+
+def _times(table: gpd.GeoDataFrame, sources: Sequence[Scene | Path]) -> tuple[datetime, datetime]:
+    """First and last moment of the rows; those without one lie within the times of the sources."""
+    stamps = table["timestamp"].unique() if "timestamp" in table else [None]
+    found = [_stated(stamp) for stamp in stamps]
+    known = [times for times in found if times is not None]
+    if not known or None in found:
+        known += [times_of(source) for source in sources]
+    return min(start for start, _ in known), max(end for _, end in known)
+
+
+def _stated(stamp: Any) -> tuple[datetime, datetime] | None:
+    """The interval that a row's timestamp means; None where it says none."""
+    if pd.isna(stamp):
+        return None
+    try:
+        return interval(str(stamp))
+    except ValueError:
+        return None

@@ -1,0 +1,1 @@
+"""Where else does it look like this: in one scene, and among many."""

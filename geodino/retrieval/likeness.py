@@ -1,0 +1,217 @@
+"""Where else does it look like this? Cosine similarity of every token of a scene to a few chosen ones.
+
+The query is the mean of the unit features under clicks or polygons, brought to unit length; the map is its cosine with
+every token, brought to the scene's pixel grid. Tokens without data have no weight in between.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import geopandas as gpd
+import numpy as np
+import numpy.typing as npt
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from pyproj import CRS, Transformer
+from pyproj.exceptions import CRSError, ProjError
+from rasterio.features import geometry_mask
+from rasterio.windows import Window
+
+from geodino.dense.cube import PIECE_ROWS
+from tiles.errors import InputError
+from tiles.scenes.reader import SceneReader
+from tiles.scenes.scene import Scene
+from tiles.writing.cog import CogWriter
+from tiles.writing.stitch import upsample_rows
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Query:
+    """What to look for.
+
+    Attributes:
+        points: Places ``(x, y)``.
+        polygons: Vector file whose polygons, all together, are looked for.
+        crs: Coordinate reference system of the points; the scene's own when None.
+    """
+
+    points: tuple[tuple[float, float], ...] = ()
+    polygons: Path | None = None
+    crs: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.points and self.polygons is None:
+            raise InputError("say what to look for: --at X,Y or --polygons FILE")
+
+    def vector(self, cube: "xr.DataArray") -> FloatArray:
+        """Unit feature ``[D]`` of the query on a cube.
+
+        Raises:
+            InputError: A place lies outside the cube or on nodata, or the file holds no polygon on it.
+        """
+        box = GeoBox((cube.sizes["y"], cube.sizes["x"]), cube.rio.transform(), cube.rio.crs)
+        found = [self._at(cube, box, x, y) for x, y in self.points]
+        if self.polygons is not None:
+            found.append(self._under(cube, box, self.polygons))
+        return unit(np.concatenate(found).mean(0))
+
+    def _at(self, cube: "xr.DataArray", box: GeoBox, x: float, y: float) -> FloatArray:
+        here = (x, y)
+        if self.crs is not None:
+            here = _transform(self.crs, box, x, y)
+        affine: Affine = ~box.affine
+        column, row = np.floor(affine @ here)
+        # A place that its CRS does not hold comes as infinity: outside, like any other.
+        if not (0 <= row < box.shape[0] and 0 <= column < box.shape[1]):
+            raise InputError(
+                f"{x:g},{y:g} lies outside the scene, which covers {_extent(box)}; "
+                "give X,Y in its CRS or name theirs with --crs"
+            )
+        feature = cube.isel(y=int(row), x=int(column)).values.astype(np.float32)
+        if np.isnan(feature).any():
+            raise InputError(f"{x:g},{y:g} lies on nodata; choose another place")
+        return feature[None]
+
+    def _under(self, cube: "xr.DataArray", box: GeoBox, path: Path) -> FloatArray:
+        shapes = read_polygons(path, box)
+        rows: list[FloatArray] = []
+        # Tokens by their centres; polygons smaller than a token by whatever they touch.
+        for touched in (False, True):
+            mask = ~geometry_mask(shapes, box.shape, box.affine, all_touched=touched, invert=False)
+            for start, features, valid in cube_rows(cube):
+                inside = mask[start : start + valid.shape[0]] & valid
+                if inside.any():
+                    rows.append(features[:, inside].T)
+            if rows:
+                return np.concatenate(rows)
+        raise InputError(f"no polygon of {path} lies on valid pixels of the scene, which covers {_extent(box)}")
+
+
+def read_polygons(path: Path, box: GeoBox) -> list[Any]:
+    """Polygons of a vector file in a grid's CRS.
+
+    Raises:
+        InputError: The file cannot be read, holds no polygon or has no CRS where the grid has one.
+    """
+    if not path.exists():
+        raise InputError(f"{path} does not exist")
+    try:
+        frame = gpd.read_parquet(path) if path.suffix == ".parquet" else gpd.read_file(path)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"{path} is no vector file that can be read: {' '.join(str(error).split())}") from None
+    if box.crs is not None:
+        if frame.crs is None:
+            raise InputError(f"{path} has no coordinate reference system, so it cannot be laid on the scene")
+        frame = frame.to_crs(box.crs.to_wkt())
+    shapes = [shape for shape in frame.geometry if shape is not None and shape.geom_type in ("Polygon", "MultiPolygon")]
+    if not shapes:
+        raise InputError(f"{path} holds no polygon")
+    return shapes
+
+
+def _transform(crs: str, box: GeoBox, x: float, y: float) -> tuple[float, float]:
+    if box.crs is None:
+        raise InputError("the scene has no coordinate reference system: give X,Y in its own pixels, without --crs")
+    try:
+        moved = Transformer.from_crs(CRS.from_user_input(crs), box.crs.to_wkt(), always_xy=True).transform(x, y)
+    except (CRSError, ProjError):
+        raise InputError(f"{crs} is no coordinate reference system; name one such as EPSG:4326") from None
+    return float(moved[0]), float(moved[1])
+
+
+def _extent(box: GeoBox) -> str:
+    bounds = box.boundingbox
+    return f"x {bounds.left:.6g} to {bounds.right:.6g}, y {bounds.bottom:.6g} to {bounds.top:.6g}"
+
+
+def unit(vector: npt.NDArray[np.floating]) -> FloatArray:
+    """The vector at length 1."""
+    return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-12), np.float32)
+
+
+def cube_rows(cube: "xr.DataArray") -> Iterator[tuple[int, FloatArray, npt.NDArray[np.bool_]]]:
+    """Rows of a cube from top to bottom: first row, features ``[D, h, w]`` (0 where not valid) and validity."""
+    for start in range(0, cube.sizes["y"], PIECE_ROWS):
+        features = cube.isel(y=slice(start, start + PIECE_ROWS)).values.astype(np.float32)
+        valid = ~np.isnan(features[0])
+        yield start, np.nan_to_num(features), valid
+
+
+def cosine_rows(cube: "xr.DataArray", query: FloatArray) -> Iterator[tuple[int, FloatArray, npt.NDArray[np.bool_]]]:
+    """Cosine ``[h, w]`` in [-1, 1] of each token with a unit query ``[D]``, row by row, with validity.
+
+    Features of unit length are assumed up to their code's rounding, which is divided out.
+    """
+    for start, features, valid in cube_rows(cube):
+        length = np.sqrt(np.einsum("dhw,dhw->hw", features, features))
+        yield start, np.einsum("d,dhw->hw", query, features) / np.maximum(length, 1e-12), valid
+
+
+def write_similarity(
+    cube: "xr.DataArray",
+    query: FloatArray,
+    output: Path,
+    *,
+    scene: Scene | None,
+    tags: dict[str, Any],
+    overwrite: bool = False,
+) -> None:
+    """Write a similarity map: float32 COG, cosine in [-1, 1], NaN where nodata.
+
+    Args:
+        cube: Features.
+        query: Unit vector ``[D]``.
+        output: The map.
+        scene: The scene on whose pixel grid the map goes; None leaves it on the token grid.
+        tags: What the file says about its making.
+        overwrite: Replace an existing file.
+    """
+    box = GeoBox((cube.sizes["y"], cube.sizes["x"]), cube.rio.transform(), cube.rio.crs)
+    options: dict[str, Any] = {"dtype": "float32", "nodata": float("nan"), "tags": tags, "overwrite": overwrite}
+    options["descriptions"] = ("cosine similarity",)
+    if scene is None:
+        with CogWriter(output, box, **options) as out:
+            for start, score, valid in cosine_rows(cube, query):
+                out.write(start, np.where(valid, score, np.float32(np.nan))[None])
+        return
+    patch = (
+        round(abs(box.affine.a / scene.geobox.affine.a))
+        if box.affine.a
+        else round(abs(box.affine.b / scene.geobox.affine.b))
+    )
+    weighted = (np.stack([score * valid, valid]) for _, score, valid in cosine_rows(cube, query))
+    with CogWriter(output, scene.geobox, **options) as out, SceneReader(scene) as reader:
+        for start, (total, weight) in _unstack(upsample_rows(weighted, patch, scene.height, scene.width)):
+            measured = reader.read(Window(0, start, scene.width, total.shape[0])).valid & (weight > 1e-6)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                score = np.where(measured, np.clip(total / weight, -1, 1), np.float32(np.nan))
+            out.write(start, score[None].astype(np.float32))
+
+
+def _unstack(rows: Iterator[tuple[int, FloatArray]]) -> Iterator[tuple[int, tuple[FloatArray, FloatArray]]]:
+    for start, pair in rows:
+        yield start, (pair[0], pair[1])
+
+
+def parse_points(texts: Sequence[str]) -> tuple[tuple[float, float], ...]:
+    """Places from texts such as ``500010,4649990``.
+
+    Raises:
+        InputError: A text is not two numbers.
+    """
+    points = []
+    for text in texts:
+        parts = text.replace(";", ",").split(",")
+        try:
+            x, y = (float(part) for part in parts)
+        except ValueError:
+            raise InputError(f"a place is two numbers, X,Y, not '{text}'") from None
+        points.append((x, y))
+    return tuple(points)

@@ -1,0 +1,264 @@
+"""Sparse embeddings of many scenes: one vector a block of tokens, in a GeoParquet with Major TOM's columns.
+
+The columns are those of the Major TOM embedding data sets (arXiv 2412.05600), so the files of either can be searched
+with the tools of both. A search compares a query with every row and keeps the best.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import geopandas as gpd
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import shapely
+from odc.geo.geobox import GeoBox
+from odc.geo.geom import Geometry
+
+from geodino.major_tom_cell import Cell
+from geodino.products.stac_table import write_item_of_table
+from geodino.retrieval.likeness import cube_rows, unit
+from tiles.errors import InputError, OutputError
+from tiles.scenes.scene import Scene
+from tiles.writing.cog import check_output, disk_errors, part_of
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+COLUMNS = (
+    "unique_id",
+    "embedding",
+    "timestamp",
+    "product_id",
+    "grid_cell",
+    "grid_row_u",
+    "grid_col_r",
+    "geometry",
+    "centre_lat",
+    "centre_lon",
+    "utm_footprint",
+    "utm_crs",
+    "pixel_bbox",
+)
+# What vectors must share to be comparable, by the name of its tag.
+_MODEL_TAGS = {
+    "GEODINO_BACKBONE_HASH": "backbone",
+    "GEODINO_NORMALIZATION": "normalisation",
+    "GEODINO_LAYERS": "layers",
+}
+_WRITERS = {".parquet": None, ".gpkg": "GPKG", ".geojson": "GeoJSON"}
+
+
+def embed(
+    cube: "xr.DataArray", product: str, *, tokens: int = 8, timestamp: str | None = None, pixels: int | None = None
+) -> gpd.GeoDataFrame:
+    """Sparse embeddings of a cube.
+
+    Args:
+        cube: Features of unit length.
+        product: Name of the scene.
+        tokens: Tokens along a block's side; blocks of which less than half is valid are left out.
+        timestamp: When the scene was taken, ISO 8601.
+        pixels: Scene pixels along a token's side, for ``pixel_bbox``; 1 leaves it in tokens.
+
+    Returns:
+        One row a block, in WGS 84, with the columns ``COLUMNS``. ``embedding`` is the mean feature at unit length;
+        ``attrs`` are those of ``model_of``.
+
+    Raises:
+        InputError: The cube has no coordinate reference system.
+    """
+    grid = GeoBox((cube.sizes["y"], cube.sizes["x"]), cube.rio.transform(), cube.rio.crs)
+    if grid.crs is None:
+        raise InputError(f"{product} has no coordinate reference system, so it has no place in an index")
+    rows = []
+    scale = pixels or 1
+    held: list[npt.NDArray[np.float32]] = []
+    for start, features, valid in cube_rows(cube):  # pieces of 64 rows: whole blocks for every power of two up to it
+        for top in range(0, valid.shape[0], tokens):
+            for left in range(0, valid.shape[1], tokens):
+                inside = valid[top : top + tokens, left : left + tokens]
+                if inside.mean() < 0.5:
+                    continue
+                block = features[:, top : top + tokens, left : left + tokens][:, inside]
+                height, width = inside.shape
+                window = grid[start + top : start + top + height, left : left + width]
+                bounds = [left, start + top, left + width, start + top + height]
+                rows.append(_row(window, product, timestamp, [n * scale for n in bounds]))
+                held.append(unit(block.mean(1)))
+    frame = gpd.GeoDataFrame(
+        rows, columns=[c for c in COLUMNS if c != "embedding"], geometry="geometry", crs="EPSG:4326"
+    )
+    frame.insert(1, "embedding", pd.Series(held, dtype=object))
+    frame.attrs = model_of(cube)
+    return frame
+
+
+def model_of(cube: "xr.DataArray") -> dict[str, str]:
+    """What a cube says of the model whose features it holds; empty when nothing."""
+    found = {tag: str(cube.attrs[tag]) for tag in (*_MODEL_TAGS, "GEODINO_BACKBONE") if tag in cube.attrs}
+    if "GEODINO_SETTINGS" in cube.attrs:
+        found["GEODINO_LAYERS"] = json.dumps(json.loads(cube.attrs["GEODINO_SETTINGS"])["layers"])
+    return found
+
+
+def check_model(known: Mapping[str, Any], asked: Mapping[str, Any], index: str, other: str) -> None:
+    """Refuse vectors of two models, whose cosines mean nothing; what does not say its model is taken as it is.
+
+    Args:
+        known: What ``model_of`` gave for the index.
+        asked: What it gave for the other cube.
+        index: How to call the index.
+        other: How to call the other cube.
+
+    Raises:
+        InputError: They differ.
+    """
+    differ = [what for tag, what in _MODEL_TAGS.items() if tag in known and tag in asked and known[tag] != asked[tag]]
+    if differ:
+        names = [model.get("GEODINO_BACKBONE", "unnamed") for model in (known, asked)]
+        raise InputError(
+            f"{index} has another {' and '.join(differ)} ({names[0]}) than {other} ({names[1]}); "
+            "make both with the same backbone and settings"
+        )
+
+
+def _row(window: GeoBox, product: str, timestamp: str | None, bounds: list[int]) -> dict[str, object]:
+    outline = window.geographic_extent.geom
+    centre = outline.centroid
+    cell = Cell.at(centre.y, centre.x)
+    zone = 32601 + int((centre.x + 180) // 6) % 60 + (0 if centre.y >= 0 else 100)
+    utm = Geometry(outline, "EPSG:4326").to_crs(f"EPSG:{zone}").geom
+    return {
+        "unique_id": f"{product}/{bounds[0]}_{bounds[1]}",
+        "timestamp": timestamp,
+        "product_id": product,
+        "grid_cell": cell.name,
+        "grid_row_u": cell.row_u,
+        "grid_col_r": cell.col_r,
+        "geometry": outline,
+        "centre_lat": centre.y,
+        "centre_lon": centre.x,
+        "utm_footprint": shapely.to_wkt(utm, rounding_precision=2),
+        "utm_crs": f"EPSG:{zone}",
+        "pixel_bbox": bounds,
+    }
+
+
+def write_index(
+    frames: Iterable[gpd.GeoDataFrame],
+    output: Path,
+    *,
+    sources: Sequence[Scene | Path],
+    settings: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> int:
+    """Write the embeddings of many scenes into one GeoParquet, with a STAC item beside it.
+
+    The file's metadata name the model, for ``search`` to compare.
+
+    Args:
+        frames: What ``embed`` gave for each source.
+        output: ``.parquet``.
+        sources: The scenes and cubes, for the item.
+        settings: What else the rows depend on, for the item.
+        overwrite: Replace an existing file.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        OutputError: The output exists, cannot be written, or is no ``.parquet``.
+    """
+    check_output(output, overwrite=overwrite)
+    if output.suffix != ".parquet":
+        raise OutputError(f"an index is a GeoParquet: name it .parquet, not {output.name}")
+    frames = list(frames)
+    whole = gpd.GeoDataFrame(pd.concat(frames, ignore_index=True), geometry="geometry", crs="EPSG:4326")
+    whole.attrs = dict(frames[0].attrs)
+    part = part_of(output)
+    try:
+        with disk_errors(output):
+            whole.to_parquet(part, index=False)
+            part.replace(output)
+    finally:
+        part.unlink(missing_ok=True)
+    write_item_of_table(output, whole, sources, task="sparse-embedding", settings=settings)
+    return len(whole)
+
+
+def search(
+    index: Path, query: npt.NDArray[np.float32], count: int = 100, *, model: Mapping[str, Any] | None = None
+) -> gpd.GeoDataFrame:
+    """The rows of an index that are most like a query, best first, with their cosine as ``similarity``.
+
+    Args:
+        index: GeoParquet with an ``embedding`` column.
+        query: Unit vector ``[D]``.
+        count: How many.
+        model: What ``model_of`` gives for the query's cube.
+
+    Raises:
+        InputError: The file is no index, or another backbone made it.
+    """
+    if not index.exists():
+        raise InputError(f"{index} does not exist")
+    try:
+        frame = gpd.read_parquet(index)
+    except (ValueError, OSError) as error:
+        raise InputError(f"{index} is no GeoParquet: {' '.join(str(error).split())}") from None
+    if "embedding" not in frame:
+        raise InputError(f"{index} has no column 'embedding'; `geodino index` makes such a file")
+    if frame.empty:
+        return frame.assign(similarity=pd.Series(dtype=float))
+    check_model(frame.attrs, model or {}, str(index), "the query")
+    vectors = np.stack(list(frame["embedding"])).astype(np.float32)
+    if vectors.shape[1] != len(query):
+        raise InputError(
+            f"{index} holds {vectors.shape[1]} features a row and the query {len(query)}: another backbone made it"
+        )
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    found = frame.assign(similarity=vectors @ query).sort_values("similarity", ascending=False, kind="stable")
+    return found.head(count).reset_index(drop=True)
+
+
+def check_hits(output: Path, *, overwrite: bool) -> None:
+    """Refuse an output for search results that cannot be written."""
+    if output.suffix not in _WRITERS:
+        raise OutputError(f"results of a search are {', '.join(_WRITERS)}, not {output.name}")
+    check_output(output, overwrite=overwrite)
+
+
+def write_hits(
+    hits: gpd.GeoDataFrame,
+    output: Path,
+    *,
+    index: Path,
+    query: Scene | Path,
+    settings: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the result of a search, best first, without the vectors, with a STAC item beside it.
+
+    Args:
+        hits: What ``search`` gave.
+        output: ``.parquet``, ``.gpkg`` or ``.geojson``.
+        index: The index that was searched, for the item.
+        query: The scene or cube in which the query lies, for the item.
+        settings: What was asked, for the item.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    hits = hits.drop(columns="embedding")
+    hits["pixel_bbox"] = [",".join(str(n) for n in bounds) for bounds in hits["pixel_bbox"]]
+    part = output.with_name(f"{output.stem}.part{output.suffix}")
+    try:
+        with disk_errors(output):
+            driver = _WRITERS[output.suffix]
+            hits.to_parquet(part, index=False) if driver is None else hits.to_file(part, driver=driver)
+            part.replace(output)
+    finally:
+        part.unlink(missing_ok=True)
+    write_item_of_table(output, hits, [index], query=query, task="similarity-search", settings=settings)

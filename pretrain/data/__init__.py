@@ -1,0 +1,1 @@
+"""From tiles to batches of crops and masks."""

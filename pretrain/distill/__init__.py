@@ -1,0 +1,1 @@
+"""Small students from a large frozen teacher."""

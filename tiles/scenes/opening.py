@@ -1,0 +1,116 @@
+"""Opening a scene: a raster, a folder of single bands or a STAC item.
+
+Opening reads headers only (and, for data of unknown units, a sample for one stretch over the whole scene). Pixels
+are read through `tiles.scenes.reader.SceneReader`, in windows.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from tiles.errors import InputError
+from tiles.grids import same_grid
+from tiles.scenes import detect, folder
+from tiles.scenes.band import Mask, MaskKind
+from tiles.scenes.bands import make_bands, placed
+from tiles.scenes.fill import find_fill
+from tiles.scenes.raster import ground_sample_distance_m, inspect
+from tiles.scenes.scene import Scene
+
+
+def open_scene(
+    source: str | Path,
+    *,
+    bands: Sequence[str] | None = None,
+    sensor: str | None = None,
+    band_names: Sequence[str] | None = None,
+    gsd_m: float | None = None,
+    mask: str | Path | None = None,
+) -> Scene:
+    """Open a raster, a folder of single-band files or a STAC item.
+
+    Args:
+        source: Path, VRT, URL that GDAL can open, folder of single-band files (stacked by band name onto the finest
+            grid, Sentinel-2 ``.SAFE`` folders included), or a STAC item's JSON file.
+        bands: Names of the bands to keep, in order; None keeps all.
+        sensor: Row of the sensor table, where files do not say it.
+        band_names: Names of the file's bands in order, where the file does not say them.
+        gsd_m: Pixel size in metres of a raster without a coordinate reference system; others ignore it.
+        mask: Raster beside the scene: 0 where pixels are not to be used.
+
+    Raises:
+        InputError: Where anything prevents reading; one sentence names the file and the way out.
+    """
+    text = os.fspath(source)
+    if text.split("#")[0].lower().endswith((".json", ".geojson")):
+        from tiles.scenes import stac  # pystac is needed for items only
+
+        scene = stac.open_item_file(text, sensor=sensor, bands=bands)
+    elif "://" not in text and not text.startswith("<") and Path(text).is_dir():
+        scene = _open_folder(text, sensor, band_names, gsd_m)
+    else:
+        scene = _open_file(text, sensor, band_names, gsd_m)
+    if mask is not None:
+        extra = Mask(os.fspath(mask), 1, MaskKind.explicit)
+        if inspect(extra.path).geobox.crs is None and scene.crs is not None:
+            raise InputError(
+                f"The mask {extra.path} has no coordinate reference system, so it cannot be laid on {text}."
+            )
+        scene = replace(scene, masks=(*scene.masks, extra))
+    return scene if bands is None else scene.select(bands)
+
+
+def _open_file(path: str, sensor: str | None, band_names: Sequence[str] | None, gsd_m: float | None) -> Scene:
+    raster = inspect(path)
+    if not raster.data_bands:
+        raise InputError(f"{path} has an alpha band and nothing else.")
+    decision = detect.decide(raster, sensor, band_names)
+    notes = list(decision.notes)
+    geobox = placed(raster, gsd_m, notes)
+    grids = {path: geobox} if geobox.crs is None else {}
+    bands = make_bands([(raster, index) for index in raster.data_bands], decision, notes)
+    return Scene(
+        name=raster.stem or path,
+        source=path,
+        bands=bands,
+        geobox=geobox,
+        sensor=decision.sensor.name,
+        gsd_m=ground_sample_distance_m(geobox),
+        block_shape=raster.block_shape,
+        datetime=decision.datetime,
+        fill=find_fill(bands, notes),
+        notes=tuple(notes),
+        source_grids=grids,
+    )
+
+
+def _open_folder(path: str, sensor: str | None, band_names: Sequence[str] | None, gsd_m: float | None) -> Scene:
+    found = folder.list_stack(path)
+    decision = detect.decide_stack(
+        found.rasters, path, sensor, band_names, any(mask.kind is MaskKind.scl for mask in found.masks)
+    )
+    notes = [*decision.notes, *found.notes]
+    grids = {raster.path: placed(raster, gsd_m, notes) for raster in found.rasters}
+    finest = min(found.rasters, key=lambda raster: ground_sample_distance_m(grids[raster.path]))
+    geobox = grids[finest.path]
+    resampled = [n for r, n in zip(found.rasters, decision.names, strict=True) if not same_grid(grids[r.path], geobox)]
+    if resampled:
+        notes.append(f"bands {', '.join(resampled)} are resampled onto the grid of {Path(finest.path).name}")
+    bands = make_bands([(raster, 1) for raster in found.rasters], decision, notes)
+    level = [b for b, r in zip(bands, found.rasters, strict=True) if same_grid(grids[r.path], geobox)]
+    fill = None if found.masks else find_fill(level, notes)
+    return Scene(
+        name=Path(path).resolve().name,
+        source=path,
+        bands=bands,
+        geobox=geobox,
+        sensor=decision.sensor.name,
+        gsd_m=ground_sample_distance_m(geobox),
+        block_shape=finest.block_shape,
+        datetime=decision.datetime,
+        notes=tuple(dict.fromkeys(notes)),
+        masks=found.masks,
+        fill=fill,
+        source_grids={name: grid for name, grid in grids.items() if grid.crs is None},
+    )

@@ -1,0 +1,187 @@
+"""What a raster file says about itself, and GDAL's errors as sentences that name the file."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import rasterio
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from pyproj import CRS, Geod, Transformer
+from pyproj.exceptions import ProjError
+from rasterio.enums import ColorInterp
+from rasterio.errors import RasterioError
+from rasterio.io import DatasetReader
+
+from tiles.errors import InputError
+
+# A header may claim any size; a raster of more pixels than this is taken for a lie (the Earth at 0.2 m has 1.3e16).
+_MOST_PIXELS = 10**14
+
+
+@dataclass(frozen=True)
+class Raster:
+    """A raster's header.
+
+    Attributes:
+        path: What GDAL opened.
+        count: Number of bands, alpha included.
+        dtypes: NumPy type name of each band.
+        nodata: Digital number of each band that means "no measurement".
+        colours: Colour interpretation of each band.
+        descriptions: Description of each band.
+        scales: Per band, as the file states them.
+        offsets: Per band, as the file states them.
+        tags: Metadata of the file.
+        geobox: Pixel grid; without a CRS where the file has none.
+        gcps: True where only ground control points place the raster.
+        block_shape: Rows and columns that are decoded at once.
+        overviews: Reduction factors of the first band's overviews.
+    """
+
+    path: str
+    count: int
+    dtypes: tuple[str, ...]
+    nodata: tuple[float | None, ...]
+    colours: tuple[ColorInterp, ...]
+    descriptions: tuple[str | None, ...]
+    scales: tuple[float, ...]
+    offsets: tuple[float, ...]
+    tags: dict[str, str]
+    geobox: GeoBox
+    gcps: bool
+    block_shape: tuple[int, int]
+    overviews: tuple[int, ...]
+
+    @property
+    def data_bands(self) -> tuple[int, ...]:
+        """Numbers (from 1) of the bands that are no alpha."""
+        return tuple(i for i, colour in enumerate(self.colours, 1) if colour != ColorInterp.alpha)
+
+    @property
+    def stem(self) -> str:
+        """The file's name without folder and suffix."""
+        return Path(self.path.split("?")[0]).stem
+
+
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Turn what GDAL and rasterio raise about ``path`` into an `InputError` that names it."""
+    try:
+        yield
+    except RasterioError as error:
+        raise InputError(
+            f"{path} cannot be read as a raster ({_short(error)}); is it complete and of a kind GDAL opens?"
+        ) from error
+    except (ValueError, IndexError, OverflowError, MemoryError, UnicodeDecodeError) as error:
+        # Lying headers surface as these: an impossible size, a band type NumPy does not know, text that is no text.
+        raise InputError(f"{path} is damaged: {_short(error) or type(error).__name__}.") from error
+
+
+def _short(error: BaseException) -> str:
+    text = " ".join(str(error.__cause__ or error).split())
+    return text if len(text) <= 160 else text[:157] + "..."
+
+
+def open_raster(path: str) -> DatasetReader:
+    """Open one file for one thread.
+
+    Raises:
+        InputError: Where the file is missing, no raster, or empty; the sentence names it.
+    """
+    if "://" not in path and not path.startswith(("/vsi", "<")) and not Path(path).exists():
+        raise InputError(f"{path} does not exist.")
+    with reading(path):
+        return rasterio.open(path, sharing=False)
+
+
+def inspect(path: str) -> Raster:
+    """Read the header of one file.
+
+    Raises:
+        InputError: Where it cannot be opened, holds no band, or states an impossible size or type.
+    """
+    with open_raster(path) as source, reading(path):
+        if not source.count:
+            raise InputError(
+                f"{path} holds no raster band of its own; name one of its parts: {', '.join(source.subdatasets[:3])}"
+            )
+        if source.height * source.width > _MOST_PIXELS:
+            raise InputError(
+                f"{path} claims {source.width} × {source.height} pixels, which no raster has; it is damaged."
+            )
+        if any(dtype.startswith("complex") for dtype in source.dtypes):
+            raise InputError(f"{path} holds complex numbers; write amplitude or intensity to a real band first.")
+        # A damaged header may carry bytes that are no text; the tags are only hints.
+        try:
+            tags = {**source.tags(), **source.tags(ns="IMD")}
+        except UnicodeDecodeError:
+            tags = {}
+        gcps = source.crs is None and bool(source.gcps[0])
+        geobox = GeoBox(source.shape, source.transform, _crs(source))
+        return Raster(
+            path=path,
+            count=source.count,
+            dtypes=tuple(source.dtypes),
+            nodata=tuple(source.nodatavals),
+            colours=tuple(source.colorinterp),
+            descriptions=tuple(source.descriptions),
+            scales=tuple(source.scales),
+            offsets=tuple(source.offsets),
+            tags=tags,
+            geobox=geobox,
+            gcps=gcps,
+            block_shape=tuple(source.block_shapes[0]),
+            overviews=tuple(source.overviews(1)),
+        )
+
+
+def _crs(source: DatasetReader) -> str | None:
+    if source.crs is None:
+        return None
+    code = source.crs.to_epsg(confidence_threshold=100)
+    return f"EPSG:{code}" if code else source.crs.to_wkt()
+
+
+def ground_sample_distance_m(geobox: GeoBox) -> float:
+    """Side in metres of the square that has the area of the pixel at the grid's centre.
+
+    Projected grids state it, but for Mercator's, whose scale grows with latitude; there and on grids in degrees it
+    is measured on the CRS's own ellipsoid (so a pixel on Europa is measured on Europa).
+    """
+    affine: Affine = geobox.affine
+    side = math.sqrt(abs(affine.determinant))
+    if geobox.crs is None:
+        return side
+    crs = CRS.from_user_input(str(geobox.crs))
+    operation = crs.coordinate_operation.method_name.lower() if crs.coordinate_operation else ""
+    if crs.is_projected and "mercator" in operation and "transverse" not in operation and "oblique" not in operation:
+        measured = _measured_side_m(geobox, crs)
+        if measured:
+            return measured
+    if crs.is_geographic:
+        return _measured_side_m(geobox, crs) or side * 111_195.0
+    factor = crs.axis_info[0].unit_conversion_factor if crs.axis_info else 1.0
+    return side * (factor or 1.0)
+
+
+def _measured_side_m(geobox: GeoBox, crs: CRS) -> float | None:
+    row, column = geobox.shape[0] / 2, geobox.shape[1] / 2
+    corners = [geobox.affine @ point for point in _pixel_corners(row, column)]
+    xs, ys = [x for x, _ in corners], [y for _, y in corners]
+    if not crs.is_geographic and crs.geodetic_crs is not None:
+        try:
+            xs, ys = Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True).transform(xs, ys)
+        except ProjError:
+            return None
+    geod: Geod | None = crs.get_geod()
+    if geod is None:
+        return None
+    area, _ = geod.polygon_area_perimeter(xs, ys)
+    return math.sqrt(abs(area)) or None
+
+
+def _pixel_corners(row: float, column: float) -> list[tuple[float, float]]:
+    return [(column, row), (column + 1, row), (column + 1, row + 1), (column, row + 1)]

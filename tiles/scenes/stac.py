@@ -1,0 +1,299 @@
+"""STAC items as scenes: local files or the answer of a search, one scene a solar day."""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pystac
+from odc.stac import ParsedItem, RasterSource, parse_item
+from pystac.errors import STACError, STACTypeError
+
+from tiles.errors import InputError
+from tiles.grids import same_grid
+from tiles.scenes import detect
+from tiles.scenes.band import Mask, MaskKind
+from tiles.scenes.bands import make_bands, placed
+from tiles.scenes.detect import Decision
+from tiles.scenes.mosaic import mosaic
+from tiles.scenes.raster import Raster, ground_sample_distance_m, inspect
+from tiles.scenes.scene import Scene
+from tiles.scenes.sensor import SENSORS, Sensor, common_name, named
+
+_MASK_ASSETS = {"scl": MaskKind.scl, "qa_pixel": MaskKind.qa_pixel}
+# Derived pictures among the assets: the bands they were made from are there as well.
+_PICTURES = ("visual", "overview", "thumbnail", "preview", "rendered_preview", "tilejson", "tci")
+_PLATFORMS = {
+    "landsat-4": "47",
+    "landsat-5": "47",
+    "landsat-7": "47",
+    "landsat-8": "89",
+    "landsat-9": "89",
+    "landsat_8": "89",
+    "landsat_9": "89",
+}
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A band of an asset."""
+
+    name: str
+    source: RasterSource
+    raw: dict[str, Any]  # what the item says about the band
+
+
+def load_items(path: str) -> list[pystac.Item]:
+    """Read an item or an item collection; links to files become absolute.
+
+    Raises:
+        InputError: Where the file is neither.
+    """
+    try:
+        content = json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist.") from None
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no JSON file ({error}).") from error
+    features = content.get("features", [content]) if isinstance(content, dict) else []
+    items = []
+    for feature in features:
+        try:
+            item = pystac.Item.from_dict(feature)
+        except (STACError, STACTypeError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"{path} is no STAC item or item collection ({error}).") from error
+        if not (item.get_self_href() or "").startswith(("http", "s3")):
+            item.set_self_href(os.path.abspath(path))
+        item.make_asset_hrefs_absolute()
+        items.append(item)
+    if not items:
+        raise InputError(f"{path} holds no STAC item.")
+    return items
+
+
+def solar_day(item: pystac.Item) -> str:
+    """Date of acquisition in the place's own solar time, ISO 8601."""
+    return parse_item(item).solar_date.date().isoformat()
+
+
+def days(path: str) -> list[str]:
+    """The solar days of an item collection's file, sorted."""
+    return sorted({solar_day(item) for item in load_items(path)})
+
+
+def open_item_file(path: str, *, sensor: str | None = None, bands: Sequence[str] | None = None) -> Scene:
+    """Open the item of a file, or the mosaic of one solar day of a collection, written ``FILE#YYYY-MM-DD``.
+
+    Args:
+        path: The file, with the day where it holds several.
+        sensor: Row of the sensor table, where the item does not tell.
+        bands: Open these only; None opens all.
+    """
+    file, _, day = path.partition("#")
+    items = load_items(file)
+    by_day: dict[str, list[pystac.Item]] = {}
+    for item in items:
+        by_day.setdefault(solar_day(item), []).append(item)
+    if not day and len(by_day) > 1:
+        raise InputError(
+            f"{file} holds items of {len(by_day)} days; choose one: {file}#{min(by_day)} … #{max(by_day)}."
+        )
+    day = day or next(iter(by_day))
+    if day not in by_day:
+        raise InputError(f"{file} holds no item of {day}; it has {', '.join(sorted(by_day))}.")
+    chosen = sorted(by_day[day], key=lambda item: item.id)
+    scenes = [open_item(item, sensor=sensor, bands=bands) for item in chosen]
+    if len(scenes) == 1:
+        return replace(scenes[0], source=path)
+    return mosaic(scenes, name=f"{Path(file).stem}_{day}", source=path)
+
+
+def open_item(item: pystac.Item, *, sensor: str | None = None, bands: Sequence[str] | None = None) -> Scene:
+    """Open the bands of one item on its finest grid.
+
+    Raises:
+        InputError: Where an asset cannot be opened or a band is missing; the sentence names the item.
+    """
+    parsed = parse_item(item)
+    row = detect.sensor_row(sensor) if sensor else _sensor(item)
+    layers = [layer for layer in _layers(item, parsed, row) if bands is None or layer.name in bands]
+    missing = [name for name in bands or () if name not in {layer.name for layer in layers}]
+    if missing:
+        names = ", ".join(layer.name for layer in _layers(item, parsed, row))
+        raise InputError(f"STAC item {item.id} has no band called {', '.join(missing)}; it has {names}.")
+    if not layers:
+        raise InputError(f"STAC item {item.id} has no raster asset.")
+    rasters: dict[str, Raster] = {}
+    for layer in layers:
+        if layer.source.uri not in rasters:
+            rasters[layer.source.uri] = _inspect(layer.source.uri, item)
+    notes: list[str] = []
+    decision = _decide(item, row, layers, rasters, sensor is not None, notes)
+    grids = {uri: placed(raster, None, notes) for uri, raster in rasters.items()}
+    finest = min(grids, key=lambda uri: ground_sample_distance_m(grids[uri]))
+    sources = [(_with_metadata(rasters[layer.source.uri], layer), layer.source.band) for layer in layers]
+    made = make_bands(sources, decision, notes)
+    resampled = [layer.name for layer in layers if not same_grid(grids[layer.source.uri], grids[finest])]
+    if resampled:
+        notes.append(f"bands {', '.join(resampled)} are resampled onto the finest grid")
+    scene = Scene(
+        name=item.id,
+        source=item.get_self_href() or item.id,
+        bands=made,
+        geobox=grids[finest],
+        sensor=decision.sensor.name,
+        gsd_m=ground_sample_distance_m(grids[finest]),
+        block_shape=rasters[finest].block_shape,
+        datetime=decision.datetime,
+        notes=(*decision.notes, *notes),
+        masks=_masks(item),
+    )
+    return scene if bands is None else scene.select(bands)
+
+
+def _inspect(uri: str, item: pystac.Item) -> Raster:
+    try:
+        return inspect(uri)
+    except InputError as error:
+        raise InputError(f"STAC item {item.id}: {error}") from error
+
+
+def _layers(item: pystac.Item, parsed: ParsedItem, row: Sensor) -> Iterable[_Layer]:
+    found: dict[str, _Layer] = {}
+    for (key, number), source in sorted(
+        parsed.bands.items(), key=lambda pair: (list(item.assets).index(pair[0][0]), pair[0][1])
+    ):
+        asset = item.assets[key]
+        roles = set(asset.roles or ())
+        if not isinstance(source, RasterSource) or roles & {"thumbnail", "overview", "visual", "cloud", "snow-ice"}:
+            continue
+        if key.lower() in _MASK_ASSETS or key.lower().removesuffix("-jp2") in _PICTURES or key.endswith("-jp2"):
+            continue
+        fields = asset.extra_fields
+        spectral = _at(fields.get("eo:bands") or fields.get("bands") or item.properties.get("eo:bands"), number - 1)
+        raster = _at(fields.get("raster:bands"), number - 1)
+        text = spectral.get("common_name") or spectral.get("eo:common_name") or spectral.get("name")
+        count = sum(1 for name, _ in parsed.bands if name == key)
+        if not text and (roles & {"metadata"} or (count == 1 and not _spectral(key, row))):
+            continue
+        # The sensor's own table tells apart what common names join (three red edges, two near infrareds).
+        own = spectral.get("name", key if count == 1 else "")
+        name = row.bands.get(str(own).upper()) or named(str(text or key), row)
+        if name in found:
+            name = key.lower()
+        found.setdefault(name, _Layer(name, source, {**spectral, **raster}))
+    return found.values()
+
+
+def _spectral(key: str, row: Sensor) -> bool:
+    return key.upper() in row.bands or common_name(key) is not None
+
+
+def _at(values: list[dict[str, Any]] | None, place: int) -> dict[str, Any]:
+    return values[place] if values and place < len(values) else {}
+
+
+def _masks(item: pystac.Item) -> tuple[Mask, ...]:
+    return tuple(
+        Mask(asset.href, 1, _MASK_ASSETS[key.lower()])
+        for key, asset in item.assets.items()
+        if key.lower() in _MASK_ASSETS
+    )
+
+
+def _sensor(item: pystac.Item) -> Sensor:
+    properties = item.properties
+    platform = str(properties.get("platform", "")).lower()
+    collection = f"{item.collection_id or ''} {item.id}".lower()
+    if "sentinel-2" in platform or "sentinel-2" in collection or item.id.startswith(("S2A_", "S2B_", "S2C_")):
+        return SENSORS["sentinel-2-l1c" if "l1c" in collection else "sentinel-2-l2a"]
+    if platform in _PLATFORMS:
+        level = "1" if "l1" in collection or properties.get("landsat:correction", "L2SP").startswith("L1") else "2"
+        return SENSORS[f"landsat-{_PLATFORMS[platform]}-c2-l{level}"]
+    if "naip" in collection:
+        return SENSORS["naip"]
+    if "planet" in collection or str(properties.get("constellation", "")).lower() == "planetscope":
+        return SENSORS["planetscope-sr"]
+    return SENSORS["stretch"]
+
+
+def _decide(
+    item: pystac.Item, row: Sensor, layers: Sequence[_Layer], rasters: dict[str, Raster], given: bool, notes: list[str]
+) -> Decision:
+    dtypes = {rasters[layer.source.uri].dtypes[layer.source.band - 1] for layer in layers}
+    stated = {(layer.raw.get("scale"), layer.raw.get("offset")) for layer in layers}
+    if not given and row.name == "stretch":
+        if dtypes == {"uint8"}:
+            row = SENSORS["8bit"]
+        elif all(scale is not None and 0 < scale <= 0.01 for scale, _ in stated):
+            row = SENSORS["reflectance"]
+    notes.append(f"sensor {row.name}: {'as given' if given else 'by the STAC item'}")
+    notes.append(f"bands {', '.join(layer.name for layer in layers)}: from the STAC item")
+    date = item.datetime.isoformat().replace("+00:00", "Z") if item.datetime else item.properties.get("start_datetime")
+    offset: float | None = None
+    offsets = {float(offset) for _, offset in stated if offset is not None}
+    if row.name.startswith("sentinel-2-l") and dtypes != {"uint8"}:
+        if item.properties.get("earthsearch:boa_offset_applied"):
+            offset = 0.0
+            notes.append("Sentinel-2 offset none: the item says that it is applied already")
+        elif len(offsets) == 1 and all(value is not None for _, value in stated):
+            offset = offsets.pop()
+            notes.append(f"Sentinel-2 offset {offset * 10_000:.0f}: stated by the STAC item")
+        else:
+            tags = {"PROCESSING_BASELINE": str(item.properties.get("s2:processing_baseline", ""))}
+            row, offset = detect.settle_units(row, dtypes, item.id, tags, date, notes, explicit=False)
+    else:
+        row, offset = detect.settle_units(row, dtypes, item.id, {}, date, notes, explicit=False)
+    names = tuple(layer.name for layer in layers)
+    return Decision(row, names, offset, row.nodata, date, ())
+
+
+def _with_metadata(raster: Raster, layer: _Layer) -> Raster:
+    """The header completed by what the item says where the file is silent."""
+    place = layer.source.band - 1
+    nodata, scales, offsets = list(raster.nodata), list(raster.scales), list(raster.offsets)
+    stated = layer.raw.get("nodata")
+    if nodata[place] is None and stated is not None:
+        nodata[place] = float(stated)
+    if (scales[place], offsets[place]) == (1.0, 0.0) and layer.raw.get("scale") is not None:
+        scales[place], offsets[place] = float(layer.raw["scale"]), float(layer.raw.get("offset") or 0.0)
+    return replace(raster, nodata=tuple(nodata), scales=tuple(scales), offsets=tuple(offsets))
+
+
+def search(
+    url: str, collections: Sequence[str], bbox: Sequence[float] | None, datetime: str | None, limit: int, target: Path
+) -> list[str]:
+    """Search a STAC API and keep the answer, so that a repeated cut asks nobody.
+
+    Args:
+        url: Landing page of the API.
+        collections: Collections to search.
+        bbox: West, south, east, north in degrees, or None.
+        datetime: RFC 3339 moment or range, such as ``2024-06-01/2024-06-30``, or None.
+        limit: Most items to take.
+        target: File for the item collection; an existing one is used as it is.
+
+    Returns:
+        One source a solar day, as `open_item_file` takes it.
+    """
+    from pystac_client import Client
+    from pystac_client.exceptions import APIError
+    from requests.exceptions import RequestException
+
+    if not target.exists():
+        try:
+            found = Client.open(url).search(
+                collections=list(collections), bbox=list(bbox) if bbox else None, datetime=datetime, max_items=limit
+            )
+            items = found.item_collection()
+        except (APIError, RequestException, STACError, STACTypeError, NotImplementedError, ValueError) as error:
+            raise InputError(f"The STAC search at {url} failed ({error}).") from error
+        if not len(items):
+            raise InputError(f"{url} has no items of {', '.join(collections)} in that place and time.")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(target.name + ".part")
+        partial.write_text(json.dumps(items.to_dict(), indent=1) + "\n")
+        os.replace(partial, target)
+    return [f"{target}#{day}" for day in days(str(target))]
