@@ -153,10 +153,6 @@ class Batches:
         self.chunk = math.gcd(self.per_rank, CHUNK)
         self.waited = 0.0
 
-    def __iter__(self) -> Iterator[Batch]:
-        """Iterate from step 0."""
-        return self.starting(0)
-
     def starting(self, step: int) -> Generator[Batch, None, None]:
         """Micro-batches from ``step`` on, ``recipe.accumulate`` a step, endlessly; closing it stops the threads."""
         tasks = (

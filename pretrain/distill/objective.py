@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pretrain.engine.network import TokenBatch, encode, is_convnext
-from pretrain.engine.ranks import ALONE, Ranks
-from pretrain.losses import downsampled_tokens
+from pretrain.network.encode import TokenBatch, downsampled_tokens, encode, is_convnext
+from pretrain.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class Student(nn.Module):
     """A backbone and two linear maps from its tokens to the teacher's.
 
     Args:
-        backbone: Model of :func:`pretrain.engine.network.create_backbone`.
+        backbone: Model of :func:`pretrain.network.encode.create_backbone`.
         dim: Width of the teacher's tokens.
         drop_path: Stochastic depth while training; ViTs only, a ConvNeXt has timm's own.
     """

@@ -17,8 +17,8 @@ from torch import Tensor
 from pretrain.data.batches import CHUNK
 from pretrain.distill.objective import allotted_ranks
 from pretrain.distill.recipe import DistillRecipe
-from pretrain.engine.network import TokenBatch
-from pretrain.engine.ranks import ALONE, Group, Ranks
+from pretrain.network.encode import TokenBatch
+from pretrain.ranks import ALONE, Group, Ranks
 from tiles.errors import InputError
 
 

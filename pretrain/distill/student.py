@@ -10,11 +10,11 @@ from pretrain.data.batches import Batch
 from pretrain.data.sampling import stream_seed
 from pretrain.distill.objective import Student, distillation_losses
 from pretrain.distill.recipe import DistillRecipe, StudentSettings
-from pretrain.engine.network import TokenBatch
 from pretrain.engine.optimizer import MasterAdamW
-from pretrain.engine.ranks import Ranks
 from pretrain.engine.teacher import ema_update, frozen_copy
 from pretrain.engine.trainer import NonFiniteLossError
+from pretrain.network.encode import TokenBatch
+from pretrain.ranks import Ranks
 
 WEIGHTS_STREAM, _STEP_STREAM = 11, 12
 

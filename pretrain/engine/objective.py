@@ -12,21 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.data.batches import Batch
-from pretrain.engine.network import Network, Scores, TokenBatch, encode
-from pretrain.engine.ranks import Ranks
-from pretrain.losses import (
-    dino_loss,
-    downsampled_tokens,
-    gram_loss,
-    ibot_loss,
-    kept_pairs,
-    koleo_loss,
-    neighboured,
-    pair_weight,
-    sinkhorn_knopp,
-    softmax_center,
-    updated_center,
-)
+from pretrain.losses.cross_entropy import dino_loss, ibot_loss, pair_weight
+from pretrain.losses.gram import gram_loss, kept_pairs
+from pretrain.losses.koleo import koleo_loss, neighboured
+from pretrain.losses.targets import sinkhorn_knopp, softmax_center, updated_center
+from pretrain.network.encode import TokenBatch, downsampled_tokens, encode
+from pretrain.network.network import Network, Scores
+from pretrain.ranks import Ranks
 from pretrain.recipes.recipe import Recipe
 
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from pretrain.engine.schedule import steps_of
 from pretrain.engine.sharding import placed_like, whole
-from pretrain.recipes.recipe import OptimizerSettings
+from pretrain.recipes.schedule import steps_of
+from pretrain.recipes.settings import OptimizerSettings
 
 _BLOCK = re.compile(r"^backbone\.(?:blocks|stages)\.(\d+)\.")
 
@@ -36,7 +36,7 @@ class Role:
 
 
 def role_of(name: str, parameter: Tensor, depth: int) -> Role:
-    """Role of a parameter of a :class:`~pretrain.engine.network.Network` whose backbone has ``depth`` blocks.
+    """Role of a parameter of a :class:`~pretrain.network.network.Network` whose backbone has ``depth`` blocks.
 
     Biases, norms and LayerScale do not decay; CLS, register and mask tokens do, as in DINOv3.
     """

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pretrain.engine.schedule import steps_of
-from pretrain.recipes.recipe import GramSettings
+from pretrain.recipes.schedule import steps_of
+from pretrain.recipes.settings import GramSettings
 
 
 @torch.no_grad()
