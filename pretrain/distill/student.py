@@ -83,7 +83,7 @@ class StudentTrainer:
         self._share_gradients()
         norms = self.optimizer.step(step, recipe.max_steps)
         ema_update(self.average, self.optimizer.masters, recipe.momentum.at(step, recipe.max_steps))
-        values["lr"] = recipe.optimizer.lr.at(step, recipe.max_steps) * self.optimizer.scale
+        values["lr"] = recipe.optimizer.rate(step, recipe.max_steps, recipe.batch_size)
         return values | {f"grad_norm_{part}": norm for part, norm in norms.items()}
 
     def _values(self, losses: dict[str, Tensor]) -> dict[str, float]:

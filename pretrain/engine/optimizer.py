@@ -67,8 +67,7 @@ class MasterAdamW:
     def __init__(
         self, network: nn.Module, settings: OptimizerSettings, batch_size: int, *, new_bands: bool = False
     ) -> None:
-        self.settings, self.new_bands = settings, new_bands
-        self.scale = (batch_size / 1024) ** 0.5
+        self.settings, self.batch_size, self.new_bands = settings, batch_size, new_bands
         self.names, self.working = zip(
             *((name, p) for name, p in network.named_parameters() if p.requires_grad), strict=True
         )
@@ -93,9 +92,9 @@ class MasterAdamW:
         )
 
     def learning_rate(self, role: Role, step: int, max_steps: int) -> float:
-        """Learning rate of a role at a step: schedule, square-root rule, layer decay, freezing and ramp."""
+        """Learning rate of a role at a step: schedule, batch, layer decay, freezing and ramp."""
         settings = self.settings
-        rate = settings.lr.at(step, max_steps) * self.scale * settings.layer_decay**role.layer
+        rate = settings.rate(step, max_steps, self.batch_size) * settings.layer_decay**role.layer
         if role.part == "patch_embed":
             rate *= settings.patch_embed_lr
         if role.part == "prototypes" and step < steps_of(settings.freeze_prototypes, max_steps):

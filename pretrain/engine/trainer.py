@@ -130,7 +130,7 @@ class Trainer:
         self.refresh_gram(step + 1)
         report = {name: values.get(name, 0.0) for name in ("total", *LOSSES)}
         report |= {
-            "lr": recipe.optimizer.lr.at(step, recipe.max_steps) * self.optimizer.scale,
+            "lr": recipe.optimizer.rate(step, recipe.max_steps, recipe.batch_size),
             "momentum": momentum,
             "teacher_temperature": temperature,
             "gram_weight": gram_weight if gram is not None else 0.0,

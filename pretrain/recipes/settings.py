@@ -163,7 +163,7 @@ class OptimizerSettings(Settings):
     """AdamW.
 
     Attributes:
-        lr: Learning rate at batch size 1024; scaled by the square root of batch / 1024.
+        lr: Base learning rate, that of a batch of 1,024 images; :meth:`rate` is what a run takes.
         weight_decay: Applied to matrices only.
         betas: Of AdamW.
         clip: Largest gradient norm of backbone and of each head; 0 does not clip.
@@ -183,6 +183,10 @@ class OptimizerSettings(Settings):
     freeze_prototypes: float = Field(default=0.0, ge=0)
     warm_heads: float = Field(default=0.0, ge=0)
     ramp: float = Field(default=0.0, ge=0)
+
+    def rate(self, step: int, max_steps: int, batch_size: int) -> float:
+        """Effective learning rate: the base rate times the square root of batch / 1,024, as DINOv2 and DINOv3 do."""
+        return self.lr.at(step, max_steps) * (batch_size / 1024) ** 0.5
 
 
 class MonitorSettings(Settings):
