@@ -1,5 +1,6 @@
 """The processes that share a batch, and the sums and gatherings that the losses need from them."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,6 +22,11 @@ class Ranks:
     def mean(self, value: Tensor) -> Tensor:
         """Average a constant over ranks."""
         return self.sum(value) / self.world if self.world > 1 else value
+
+    def means(self, values: Mapping[str, Tensor]) -> dict[str, float]:
+        """Scalars averaged over ranks, by name, as numbers."""
+        stacked = self.mean(torch.stack([value.detach().float() for value in values.values()]))
+        return dict(zip(values, stacked.tolist(), strict=True))
 
     def max(self, value: Tensor) -> Tensor:
         """Largest of a constant over ranks, element by element."""

@@ -144,7 +144,12 @@ class Objective:
             if keep is not None:
                 pairs.append(kept_pairs(keep).clamp(min=1))
         koleo = None if everything and self.ranks.world == 1 else self._mean_neighboured(batches)
-        return Totals(mean(between), mean(local) if local else 1.0, koleo, self._mean_pairs(pairs))
+        return Totals(
+            mean(between),
+            mean(local) if local else 1.0,
+            koleo,
+            self.ranks.mean(torch.stack(pairs).mean()) if pairs else None,
+        )
 
     def _mean_neighboured(self, batches: Sequence[Batch]) -> Tensor | None:
         """Samples ``[G]`` that KoLeo counts in a micro-batch of all ranks, on average."""
@@ -154,9 +159,6 @@ class Objective:
         kept = [self.ranks.gather((batch.global_weights > 0).float().mT) for batch in batches]
         counts = torch.stack([neighboured(keep, settings.group) for keep in kept])
         return counts.sum(0).clamp(min=1) / len(batches)
-
-    def _mean_pairs(self, pairs: list[Tensor]) -> Tensor | None:
-        return self.ranks.mean(torch.stack(pairs).mean()) if pairs else None
 
     def losses(
         self, scores: Scores, targets: Targets, batch: Batch, totals: Totals, gram: nn.Module | None

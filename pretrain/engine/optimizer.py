@@ -58,14 +58,21 @@ class MasterAdamW:
     """AdamW with float32 master weights, roles, and clipping by part.
 
     Args:
-        network: The student; its parameters may be bf16 or float32.
+        network: The student in float32, or sharded; rounded to ``dtype`` here, but where it is sharded.
         settings: Of the recipe.
         batch_size: Images a step, for the square-root rule of the learning rate.
+        dtype: What the network computes in.
         new_bands: Whether the patch embedding warms up with the heads, since it meets bands it never saw.
     """
 
     def __init__(
-        self, network: nn.Module, settings: OptimizerSettings, batch_size: int, *, new_bands: bool = False
+        self,
+        network: nn.Module,
+        settings: OptimizerSettings,
+        batch_size: int,
+        dtype: torch.dtype = torch.float32,
+        *,
+        new_bands: bool = False,
     ) -> None:
         self.settings, self.batch_size, self.new_bands = settings, batch_size, new_bands
         self.names, self.working = zip(
@@ -73,11 +80,11 @@ class MasterAdamW:
         )
         backbone = cast(Any, network).backbone
         depth = len(backbone.stages if hasattr(backbone, "stages") else backbone.blocks)
-        self.copies = any(p.dtype != torch.float32 for p in self.working)
         self.sharded = any(isinstance(p, DTensor) for p in self.working)
-        self.masters: list[Tensor] = [
-            p.detach().float().clone().requires_grad_() if self.copies else p for p in self.working
-        ]
+        self.copies = dtype != torch.float32 and not self.sharded
+        self.masters: list[Tensor] = [p.detach().clone().requires_grad_() if self.copies else p for p in self.working]
+        if self.copies:
+            network.to(dtype)
         self.groups: dict[Role, list[Tensor]] = {}
         self.parts: dict[str, list[Tensor]] = {}
         for name, master in zip(self.names, self.masters, strict=True):

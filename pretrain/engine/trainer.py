@@ -15,7 +15,7 @@ from pretrain.engine.objective import Centers, Objective
 from pretrain.engine.optimizer import MasterAdamW
 from pretrain.engine.parallel import Parallel
 from pretrain.engine.sharding import placed_like, whole
-from pretrain.engine.teacher import copy_weights, ema_update, frozen_copy, gram_update_due
+from pretrain.engine.teacher import backbone_of, copy_weights, ema_update, frozen_copy, gram_update_due
 from pretrain.network.network import Network
 from pretrain.recipes.recipe import Recipe
 
@@ -67,15 +67,8 @@ class Trainer:
         self.teacher = cast(Network, frozen_copy(self.student)).to(dtype)
         if self.parallel.shard:
             self.parallel.shard(self.student)
-        # The optimiser takes its float32 copies before the network is rounded.
-        exact = [p.detach().float().clone() for p in self.student.parameters() if p.requires_grad]
-        if not self.parallel.shard:
-            self.student.to(dtype)
-        self.optimizer = MasterAdamW(self.student, recipe.optimizer, recipe.batch_size, new_bands=new_bands)
-        with torch.no_grad():
-            for master, value in zip(self.optimizer.masters, exact, strict=True):
-                master.copy_(value)
-        self.teacher_masters = [value.clone() for value in exact]
+        self.optimizer = MasterAdamW(self.student, recipe.optimizer, recipe.batch_size, dtype, new_bands=new_bands)
+        self.teacher_masters = [master.detach().clone() for master in self.optimizer.masters]
         self.gram: nn.Module | None = None
         self.centers = Centers(
             torch.zeros(recipe.dino.head.prototypes, device=self.device),
@@ -118,7 +111,7 @@ class Trainer:
                 # Every rank must take part in the exchange of gradients, also the one whose loss is not finite.
                 if self.ranks.world > 1 or torch.isfinite(total):
                     self.parallel.backward(total)
-        values = self._values(sums)
+        values = self.ranks.means(sums)
         if not all(math.isfinite(value) for value in values.values()):
             for parameter in self.student.parameters():
                 parameter.grad = None
@@ -137,10 +130,6 @@ class Trainer:
         }
         report |= {f"grad_norm_{part}": norm for part, norm in norms.items()}
         return report
-
-    def _values(self, sums: dict[str, Tensor]) -> dict[str, float]:
-        stacked = self.ranks.mean(torch.stack(list(sums.values())))
-        return dict(zip(sums, stacked.tolist(), strict=True))
 
     @torch.no_grad()
     def _round_teacher(self) -> None:
@@ -199,11 +188,6 @@ class Trainer:
             self.gram = frozen_copy(self.teacher.backbone)
             self.gram.load_state_dict(state["gram"])
 
-    @torch.no_grad()
     def teacher_backbone(self) -> nn.Module:
         """A float32 copy of the EMA teacher's backbone, as it is exported; all sharded ranks must ask for it."""
-        result = cast(Network, frozen_copy(self.teacher)).float()
-        names = dict(result.named_parameters())
-        for name, value in zip(self.optimizer.names, self.teacher_masters, strict=True):
-            names[name].copy_(whole(value))
-        return result.backbone
+        return backbone_of(self.teacher, self.optimizer.names, [whole(value) for value in self.teacher_masters])

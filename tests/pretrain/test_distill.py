@@ -16,7 +16,8 @@ import yaml
 
 from geodino.backbones.backbone import load_backbone, save_backbone, untrained_backbone
 from pretrain.distill import run
-from pretrain.distill.objective import Standardization, Student, allotted_ranks, direction_loss, distillation_losses
+from pretrain.distill.objective import Standardization, Student, direction_loss, distillation_losses
+from pretrain.distill.ranks import allotted_ranks
 from pretrain.distill.recipe import load_distill_recipe
 from pretrain.distill.run import Distillation, distill
 from pretrain.network.encode import TokenBatch, create_backbone
