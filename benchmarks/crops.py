@@ -19,8 +19,9 @@ import timm
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pretrain.data.crops import Crops, CropSettings, make_crops
-from pretrain.data.masking import MaskSettings, block_masks, valid_tokens
+from pretrain.data.crops import Crops, make_crops
+from pretrain.data.masking import block_masks, valid_tokens
+from pretrain.recipes.views import CropSettings, MaskSettings
 
 
 def main() -> None:

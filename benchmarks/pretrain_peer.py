@@ -41,8 +41,9 @@ import sys, torch
 torch.set_num_threads(int(sys.argv[4]))
 from geodino.backbones.normalize import IMAGENET
 from pretrain.data.batches import Batches
-from pretrain.recipes.recipe import load_recipe
-from pretrain.engine.trainer import Trainer, build_network
+from pretrain.engine.trainer import Trainer
+from pretrain.network.network import build_network
+from pretrain.recipes.loading import load_recipe
 from tiles.archive.dataset import TileDataset
 recipe = load_recipe("dinov2", [
     "batch_size=16", "workers=1", "backbone.architecture=vit_small_patch14_reg4_dinov2",

@@ -10,6 +10,7 @@ batches with preparation in its thread: the share of a step spent waiting for da
 import argparse
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from geodino.process import settle_process
@@ -22,8 +23,10 @@ from _pretrain_plain import PlainLoop
 
 from geodino.backbones.normalize import SATELLITE
 from pretrain.data.batches import Batch, Batches, Tiles
-from pretrain.engine.trainer import Trainer, build_network
-from pretrain.recipes.recipe import Recipe, load_recipe
+from pretrain.engine.trainer import Trainer
+from pretrain.network.network import build_network
+from pretrain.recipes.loading import load_recipe
+from pretrain.recipes.recipe import Recipe
 
 
 class RandomTiles:
@@ -110,7 +113,7 @@ def shares(tiles: Tiles, batch: int, rounds: int) -> None:
 
     trainer.step(0, [next(source)])
     trainer.module.forward = measured(trainer.module.forward)
-    trainer._backward = measured(trainer._backward)
+    trainer.parallel = replace(trainer.parallel, backward=measured(trainer.parallel.backward))
     trainer.objective.targets = measured(trainer.objective.targets)  # type: ignore[method-assign]
     trainer.objective.losses = measured(trainer.objective.losses)  # type: ignore[method-assign]
     batches.waited = 0.0

@@ -14,7 +14,7 @@ from geodino.backbones.backbone import load_backbone
 from geodino.evaluation.open import open_data
 from geodino.evaluation.run import EvaluationSettings, Protocol, evaluate
 from pretrain.engine.run import Run, pretrain
-from pretrain.recipes.recipe import load_recipe
+from pretrain.recipes.loading import load_recipe
 from tiles.archive.dataset import TileDataset
 
 ARMS = {

@@ -23,7 +23,7 @@ from geodino.evaluation.knn import knn_accuracy
 from geodino.evaluation.open import open_data
 from pretrain.after.level import level_tokens, sample_tokens
 from pretrain.engine.checkpoint import checkpoints, load_checkpoint
-from pretrain.recipes.recipe import load_recipe
+from pretrain.recipes.loading import load_recipe
 from tiles.archive.dataset import TileDataset
 
 PREFIX = "backbone."

@@ -16,7 +16,7 @@ from geodino.backbones.backbone import load_backbone
 from geodino.evaluation.open import open_data
 from geodino.evaluation.run import EvaluationSettings, Protocol, evaluate
 from pretrain.engine.run import Run, pretrain
-from pretrain.recipes.recipe import load_recipe
+from pretrain.recipes.loading import load_recipe
 from tiles.archive.dataset import TileDataset
 
 ARMS = {"with": [], "without": ["gram.weight=0", "crops.gram_scale=null"]}

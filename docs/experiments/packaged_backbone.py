@@ -28,7 +28,7 @@ from geodino.backbones.card import CARD_FILE, read_card
 from geodino.evaluation.open import open_data
 from geodino.evaluation.split import split
 from pretrain.after.level import level_tokens, sample_tokens
-from pretrain.recipes.recipe import load_recipe
+from pretrain.recipes.loading import load_recipe
 from tiles.archive.dataset import TileDataset
 
 TILE_PIXELS = 64

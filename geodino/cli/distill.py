@@ -46,8 +46,8 @@ def distill(
     from pretrain.distill.run import distill as train
     from tiles.archive.dataset import TileDataset
 
-    resolved = load_distill_recipe(recipe, student or [], settings)
-    run = Distillation(TileDataset(tiles), str(tiles), output, resolved, teacher, device.value)
+    resolved = load_distill_recipe(recipe, teacher, student or [], settings or [])
+    run = Distillation(TileDataset(tiles), str(tiles), output, resolved, device.value)
     train(run, resume=resume, show=True)
     if os.environ.get("RANK", "0") == "0":
         typer.echo(f"{output}: {', '.join(resolved.names())} after {resolved.max_steps} steps")

@@ -48,9 +48,10 @@ def pretrain(
     from geodino.process import settle_process
 
     settle_process()
-    from pretrain.engine.run import RECIPE_FILE, Run, describe
+    from pretrain.engine.run import Run, describe
     from pretrain.engine.run import pretrain as train
-    from pretrain.recipes.recipe import load_recipe
+    from pretrain.engine.run_folder import RECIPE_FILE
+    from pretrain.recipes.loading import load_recipe
     from tiles.archive.dataset import TileDataset
 
     own = output / RECIPE_FILE

@@ -24,7 +24,8 @@ from geodino.backbones.architecture import UntiedNorm
 from geodino.backbones.backbone import Backbone
 from geodino.backbones.normalize import standardize
 from pretrain.data.batches import Tiles
-from pretrain.data.crops import CropSettings, make_crops
+from pretrain.data.crops import make_crops
+from pretrain.recipes.views import CropSettings
 from tiles.errors import InputError
 
 # Weight of the tokens' own covariance beside that of their differences, each of trace 1.

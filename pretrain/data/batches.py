@@ -10,8 +10,8 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -93,25 +93,13 @@ class Batch:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Batch":
         """Move everything to a device, pixels in ``dtype``."""
-
-        def pixels(views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return tuple(view.to(device, dtype, non_blocking=True) for view in views)
-
-        def rest(value: Tensor | None) -> Tensor | None:
-            return None if value is None else value.to(device, non_blocking=True)
-
-        return Batch(
-            pixels(self.globals_),
-            pixels(self.locals_),
-            pixels(self.grams),
-            rest(self.masks),
-            rest(self.masked),
-            rest(self.mask_weights),
-            self.valid.to(device, non_blocking=True),
-            self.global_weights.to(device, non_blocking=True),
-            self.local_weights.to(device, non_blocking=True),
-            self.all_valid,
-        )
+        moved: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, tuple):
+                moved[name] = tuple(view.to(device, dtype, non_blocking=True) for view in value)
+            elif isinstance(value, Tensor):
+                moved[name] = value.to(device, non_blocking=True)
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)
@@ -152,10 +140,6 @@ class Batches:
         self.per_rank = recipe.batch_size // recipe.accumulate // world
         self.chunk = math.gcd(self.per_rank, CHUNK)
         self.waited = 0.0
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Iterate from step 0."""
-        return self.starting(0)
 
     def starting(self, step: int) -> Generator[Batch, None, None]:
         """Micro-batches from ``step`` on, ``recipe.accumulate`` a step, endlessly; closing it stops the threads."""

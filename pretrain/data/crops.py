@@ -8,80 +8,17 @@ construction.
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from pretrain.data.radiometry import Radiometry, RadiometrySettings, blur_sigmas
+from pretrain.data.radiometry import Radiometry, blur_sigmas
 from pretrain.data.resample import bicubic_taps, blur_lines
+from pretrain.recipes.views import CropSettings, RadiometrySettings, Range
 
 if TYPE_CHECKING:
     from geodino.backbones.normalize import Normalization
-
-Range = tuple[float, float]
-
-
-class CropSettings(BaseModel):
-    """Sizes, scales and counts of the views; part of a recipe."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    global_size: int = Field(default=224, ge=1, description="pixels along a global view's side")
-    global_count: int = Field(default=2, ge=2, description="global views of a tile")
-    global_scale: Range = Field(default=(0.32, 1.0), description="a global crop's share of the tile's area")
-    global_extent_m: Range | None = Field(
-        default=None, description="a global crop's side on the ground in metres; replaces scale"
-    )
-    local_size: int = Field(default=96, ge=1, description="pixels along a local view's side")
-    local_count: int = Field(default=8, ge=0, description="local views of a tile")
-    local_scale: Range = Field(default=(0.05, 0.32), description="a local crop's share of the tile's area")
-    local_extent_m: Range | None = Field(
-        default=None, description="a local crop's side on the ground in metres; replaces scale"
-    )
-    aspect: float = Field(
-        default=0.75, gt=0, le=1, description="narrowest crop, as width over height; the widest is 1/aspect"
-    )
-    symmetries: bool = Field(default=True, description="all eight rotations and flips instead of none")
-    gram_scale: float | None = Field(
-        default=None, ge=1, description="Gram views' size over the global size (1, 1.5 or 2); none without"
-    )
-    radiometry: RadiometrySettings = RadiometrySettings()
-
-    @model_validator(mode="after")
-    def _ranges_ascend(self) -> Self:
-        for name in ("global_scale", "local_scale", "global_extent_m", "local_extent_m"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value[0] <= value[1]:
-                raise ValueError(f"{name} must be two positive numbers, the smaller first, not {value}")
-            if value is not None and name.endswith("scale") and value[1] > 1:
-                raise ValueError(f"{name} is a share of the tile's area and cannot exceed 1, as {value} does")
-        return self
-
-    @property
-    def gram_size(self) -> int | None:
-        """Pixels along a Gram view's side, or None without Gram views."""
-        return None if self.gram_scale is None else round(self.global_size * self.gram_scale)
-
-    def gsd_range_m(self, tile_size: int, tile_gsd_m: Range) -> Range:
-        """The finest and coarsest ground sampling distance of a view, for the backbone's card.
-
-        Args:
-            tile_size: Pixels along a tile's side.
-            tile_gsd_m: Finest and coarsest ground sampling distance among the tiles, metres.
-        """
-        finest, coarsest = math.inf, 0.0
-        kinds = [(self.global_size, self.global_scale, self.global_extent_m)]
-        if self.local_count:
-            kinds.append((self.local_size, self.local_scale, self.local_extent_m))
-        for size, scale, extent_m in kinds:
-            for gsd in tile_gsd_m:
-                whole = tile_size * gsd
-                sides = extent_m or (whole * math.sqrt(scale[0]), whole * math.sqrt(scale[1]))
-                finest = min(finest, min(sides[0], whole) / size)
-                coarsest = max(coarsest, min(sides[1], whole) / size)
-        return finest, coarsest
 
 
 @dataclass(frozen=True)

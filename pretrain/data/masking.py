@@ -9,26 +9,10 @@ masked: there would be nothing to predict.
 import math
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional
 
-
-class MaskSettings(BaseModel):
-    """How much of a crop is hidden, and in which shapes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    probability: float = Field(default=0.5, ge=0, le=1, description="share of the crops that are masked at all")
-    ratio: tuple[float, float] = Field(
-        default=(0.1, 0.5), description="smallest and largest share of a crop's tokens hidden"
-    )
-    min_block: int = Field(default=4, ge=1, description="tokens in the smallest block")
-    max_block: float = Field(default=0.5, gt=0, le=1, description="largest block, as a share of the crop's tokens")
-    aspect: float = Field(
-        default=0.3, gt=0, le=1, description="narrowest block, as height over width; the widest is 1/aspect"
-    )
-
+from pretrain.recipes.views import MaskSettings
 
 # A crop gives up on blocks after this many proposals in a row that do not fit, and is topped up (BEiT's own number).
 _ATTEMPTS = 10

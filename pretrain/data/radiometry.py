@@ -9,40 +9,9 @@ Blur is drawn here (`blur_sigmas`) and happens while a view is resampled (`pretr
 """
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-
-class RadiometrySettings(BaseModel):
-    """Strengths (half widths of uniform ranges around "no change") and probabilities, all per view of an image."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    probability: float = Field(
-        default=0.8, ge=0, le=1, description="of any change of gain, offset, band balance, haze, gamma"
-    )
-    gain: float = Field(default=0.3, ge=0, lt=1, description="brightness factor, one for all bands")
-    offset: float = Field(
-        default=0.05, ge=0, le=1, description="addition, one for all bands, in display units of [0, 1]"
-    )
-    band_gain: float = Field(default=0.1, ge=0, lt=1, description="brightness factor, another for each band")
-    saturation: float = Field(default=0.2, ge=0, le=1, description="factor on the bands' distance from their mean")
-    haze: float = Field(default=0.2, ge=0, lt=1, description="largest share of an even bright veil")
-    gamma: float = Field(
-        default=0.3, ge=0, lt=1, description="exponent, uniform in logarithm between 1 - gamma and its inverse"
-    )
-    gray_probability: float = Field(
-        default=0.0, ge=0, le=1, description="of replacing every band by their mean; for RGB"
-    )
-    solarize_probability: float = Field(
-        default=0.0, ge=0, le=1, description="of inverting values over a half; for display RGB"
-    )
-    blur_probability_global: tuple[float, ...] = Field(
-        default=(1.0, 0.1), description="of a Gaussian blur, one entry for each global view; the last one repeats"
-    )
-    blur_probability_local: float = Field(default=0.5, ge=0, le=1, description="of a Gaussian blur, each local view")
-    blur_sigma: tuple[float, float] = Field(default=(0.1, 2.0), description="standard deviation in pixels of the view")
-
+from pretrain.recipes.views import RadiometrySettings
 
 # A veil's brightness: haze over land is bright, and never the darkest thing in a picture.
 _VEIL = (0.6, 1.0)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pretrain.engine.network import TokenBatch, encode, is_convnext
-from pretrain.engine.ranks import ALONE, Ranks
-from pretrain.losses import downsampled_tokens
+from geodino.backbones.architecture import patch_size_of
+from pretrain.network.encode import TokenBatch, downsampled_tokens, encode, is_convnext
+from pretrain.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Student(nn.Module):
     """A backbone and two linear maps from its tokens to the teacher's.
 
     Args:
-        backbone: Model of :func:`pretrain.engine.network.create_backbone`.
+        backbone: Model of :func:`pretrain.network.encode.create_backbone`.
         dim: Width of the teacher's tokens.
         drop_path: Stochastic depth while training; ViTs only, a ConvNeXt has timm's own.
     """
@@ -159,23 +159,6 @@ def distillation_losses(
     return found
 
 
-def allotted_ranks(costs: list[float], world: int) -> list[int]:
-    """Share ``world`` processes out to students in proportion to cost, at least one each.
-
-    Raises:
-        ValueError: When there are fewer processes than students.
-    """
-    if world < len(costs):
-        raise ValueError(f"{world} processes cannot serve {len(costs)} students")
-    counts = [1] * len(costs)
-    for _ in range(world - len(costs)):
-        slowest = max(range(len(costs)), key=lambda index: costs[index] / counts[index])
-        counts[slowest] += 1
-    return counts
-
-
 def smallest_side(backbone: nn.Module) -> int:
     """Pixels that a crop's side must be a multiple of: the patch of a ViT, the stride of a ConvNeXt's last map."""
-    from geodino.backbones.architecture import patch_size_of
-
     return 32 if is_convnext(backbone) else patch_size_of(backbone)

@@ -15,10 +15,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pretrain.data.batches import CHUNK
-from pretrain.distill.objective import allotted_ranks
 from pretrain.distill.recipe import DistillRecipe
-from pretrain.engine.network import TokenBatch
-from pretrain.engine.ranks import ALONE, Group, Ranks
+from pretrain.network.encode import TokenBatch
+from pretrain.ranks import ALONE, Group, Ranks
 from tiles.errors import InputError
 
 
@@ -88,3 +87,18 @@ class Place:
         parts = math.gcd(batch_size // self.world.world, batch_size // self.group.world)
         wanted = max(1, batch_size // 8)
         return max(size for size in range(1, min(CHUNK, wanted) + 1) if parts % size == 0)
+
+
+def allotted_ranks(costs: list[float], world: int) -> list[int]:
+    """Share ``world`` processes out to students in proportion to cost, at least one each.
+
+    Raises:
+        ValueError: When there are fewer processes than students.
+    """
+    if world < len(costs):
+        raise ValueError(f"{world} processes cannot serve {len(costs)} students")
+    counts = [1] * len(costs)
+    for _ in range(world - len(costs)):
+        slowest = max(range(len(costs)), key=lambda index: costs[index] / counts[index])
+        counts[slowest] += 1
+    return counts

@@ -1,33 +1,26 @@
 """The recipe of a distillation: that of a training, with students in place of methods."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from pretrain.data.crops import CropSettings
-from pretrain.data.radiometry import RadiometrySettings
-from pretrain.engine.schedule import Schedule, Scheduled
-from pretrain.recipes.recipe import OptimizerSettings, Recipe, Settings, merged
+from pretrain.recipes.loading import checked, from_pairs, merged, read_recipe_file
+from pretrain.recipes.recipe import Recipe
+from pretrain.recipes.schedule import Schedule, Scheduled
+from pretrain.recipes.settings import NetworkSettings, OptimizerSettings, Settings
+from pretrain.recipes.views import CropSettings, RadiometrySettings
 from tiles.errors import InputError
 
 
-class StudentSettings(Settings):
+class StudentSettings(NetworkSettings):
     """One student.
 
     Attributes:
-        architecture: timm name of a DINO-family ViT or ConvNeXt.
-        arguments: Further arguments of timm's constructor.
-        layer_scale: First value of LayerScale.
-        drop_path: Stochastic depth.
         ranks: Processes that train it, when there are several; None shares them out by number of parameters.
     """
 
-    architecture: str
-    arguments: dict[str, Any] = Field(default_factory=dict)
     layer_scale: float | None = Field(default=0.1, gt=0)
-    drop_path: float = Field(default=0.0, ge=0, lt=1)
     ranks: int | None = Field(default=None, gt=0)
 
 
@@ -43,6 +36,7 @@ class DistillRecipe(Settings):
     """A whole distillation.
 
     Attributes:
+        teacher: The frozen backbone, as for ``load_backbone``.
         students: What is trained; all see the same crops and the same targets.
         seed: Of weights, crops and order.
         max_steps: Optimiser steps.
@@ -59,6 +53,7 @@ class DistillRecipe(Settings):
         log_every: Steps between rows of ``metrics.csv``.
     """
 
+    teacher: str
     students: tuple[StudentSettings, ...] = Field(min_length=1)
     seed: int = Field(default=0, ge=0)
     max_steps: int = Field(default=1000, gt=0)
@@ -113,62 +108,27 @@ class DistillRecipe(Settings):
 
 
 def load_distill_recipe(
-    source: str | Path | None, architectures: list[str], overrides: list[str] | None = None
+    source: Path | None, teacher: str, architectures: Sequence[str], overrides: Sequence[str] = ()
 ) -> DistillRecipe:
-    """Read a recipe and lay students and ``KEY=VALUE`` pairs over it.
+    """Read a recipe and lay teacher, students and ``KEY=VALUE`` pairs over it.
 
     Args:
         source: YAML file, or None for the defaults.
+        teacher: Whom the students learn from.
         architectures: Students by architecture, in place of the file's.
         overrides: Such as ``max_steps=100``.
 
     Raises:
         InputError: When the file, a key or a value does not fit, or there is no student.
     """
-    given: dict[str, Any] = {}
-    label = "the command" if source is None else str(source)
-    if source is not None:
-        path = Path(source)
-        if not path.is_file():
-            raise InputError(f"there is no recipe file {path}")
-        try:
-            content = yaml.safe_load(path.read_text()) or {}
-        except yaml.YAMLError as error:
-            raise InputError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from None
-        if not isinstance(content, dict):
-            raise InputError(f"recipe {path} must be a mapping of keys to values")
-        given = content
-    for pair in overrides or []:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise InputError(f"--set takes KEY=VALUE, not {pair!r}")
-        nested: Any = _value(value)
-        for part in reversed(key.strip().split(".")):
-            nested = {part: nested}
-        given = merged(given, nested)
+    given = merged({} if source is None else read_recipe_file(source), from_pairs(overrides))
+    given["teacher"] = teacher
     if architectures:
-        given = merged(given, {"students": [{"architecture": name} for name in architectures]})
+        given["students"] = [{"architecture": name} for name in architectures]
     if not given.get("students"):
         raise InputError("a distillation needs a student: add --student ARCHITECTURE, or students in the recipe")
     # Crops and optimiser are laid over this recipe's own defaults, not over those of a training.
-    fields = DistillRecipe.model_fields
     for section in ("crops", "optimizer"):
         if isinstance(given.get(section), dict):
-            given = given | {section: merged(fields[section].default.model_dump(), given[section])}
-    try:
-        return DistillRecipe.model_validate(given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        message = str(first["msg"]).removeprefix("Value error, ")
-        raise InputError(f"{label}: {where + ': ' if where else ''}{message}") from None
-
-
-def _value(text: str) -> Any:
-    value = yaml.safe_load(text)
-    if isinstance(value, str):  # YAML 1.1 reads 1e-3 as a string
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+            given[section] = merged(DistillRecipe.model_fields[section].default.model_dump(), given[section])
+    return checked(DistillRecipe, given, "of the command" if source is None else str(source))

@@ -4,21 +4,15 @@ The teacher sees every image once, whatever the number of students; `pretrain.di
 there are several processes.
 """
 
-import json
 import os
-import platform
-import time
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-import yaml
 from torch import nn
 
-from geodino.backbones.architecture import patch_size_of
-from geodino.backbones.backbone import Backbone, load_backbone, save_backbone
+from geodino.backbones.backbone import Backbone, load_backbone
 from geodino.backbones.card import BackboneCard
 from geodino.backbones.hardware import pick_device, pick_dtype
 from pretrain.data.batches import Batch, Batches, Tiles
@@ -27,17 +21,23 @@ from pretrain.distill.objective import Standardization, smallest_side
 from pretrain.distill.ranks import Place
 from pretrain.distill.recipe import DistillRecipe
 from pretrain.distill.student import WEIGHTS_STREAM, StudentTrainer
-from pretrain.engine.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from pretrain.engine.checkpoint import checkpoints, load_checkpoint
 from pretrain.engine.checks import check_tiles
-from pretrain.engine.metrics import MetricsLog, Pace
-from pretrain.engine.network import TokenBatch, create_backbone, encode, is_convnext
-from pretrain.engine.ranks import Ranks
-from pretrain.engine.run import explain_nonfinite, fingerprint, hours_spent
+from pretrain.engine.run_folder import (
+    BackboneFolder,
+    card_of,
+    check_same_tiles,
+    keep_nonfinite,
+    refuse_other_recipe,
+    refuse_other_run,
+    write_recipe,
+)
 from pretrain.engine.trainer import NonFiniteLossError
-from tiles.errors import InputError, OutputError
+from pretrain.monitor.metrics import MetricsLog, Pace
+from pretrain.network.encode import TokenBatch, encode, untrained
+from pretrain.ranks import Ranks
+from tiles.errors import InputError
 from tiles.progress import progress
-
-RECIPE_FILE = "recipe.yaml"
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,6 @@ class Distillation:
         source: Where it lies.
         folder: ``RUN/``; each student gets a folder of its own in it.
         recipe: Resolved recipe.
-        teacher: Backbone, as for ``load_backbone``.
         device: ``auto``, ``cpu`` or ``cuda``.
     """
 
@@ -57,7 +56,6 @@ class Distillation:
     source: str
     folder: Path
     recipe: DistillRecipe
-    teacher: str
     device: str = "auto"
 
 
@@ -82,15 +80,17 @@ def distill(run: Distillation, *, resume: bool = False, show: bool = False) -> P
     if "LOCAL_RANK" in os.environ and device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     dtype = pick_dtype(recipe.precision, device)
-    teacher = load_backbone(run.teacher, device=device.type, precision="bf16" if dtype == torch.bfloat16 else "fp32")
+    teacher = load_backbone(recipe.teacher, device=device.type, precision="bf16" if dtype == torch.bfloat16 else "fp32")
     data = recipe.data_recipe(teacher.bands)
     check_tiles(run.tiles, run.source, data)
     backbones = [_backbone(recipe, number, len(teacher.bands)) for number in range(len(recipe.students))]
     _check_sizes(recipe, teacher, backbones)
-    _refuse_other_run(run, resume)
+    # before processes meet, so that none sees what another writes
+    refuse_other_run(run.folder, resume)
+    refuse_other_recipe(run.folder, recipe)
     place = Place.take(recipe, [float(sum(p.numel() for p in b.parameters())) for b in backbones], device)
     if place.world.rank == 0:
-        _write_recipe(run)
+        write_recipe(run.folder, recipe)
     trainers = {
         number: StudentTrainer(
             recipe, recipe.students[number], backbones[number], teacher.embed_dim, device, dtype, place.group, number
@@ -118,14 +118,9 @@ def distill(run: Distillation, *, resume: bool = False, show: bool = False) -> P
 
 
 def _backbone(recipe: DistillRecipe, number: int, bands: int) -> nn.Module:
-    settings = recipe.students[number]
-    arguments = dict(settings.arguments)
-    key = "ls_init_value" if settings.architecture.startswith("convnext") else "init_values"
-    if settings.layer_scale is not None:
-        arguments.setdefault(key, settings.layer_scale)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(recipe.seed, WEIGHTS_STREAM, number, 1))
-        return create_backbone(settings.architecture, bands, **arguments | {"drop_path_rate": settings.drop_path})
+        return untrained(recipe.students[number], bands)
 
 
 def _check_sizes(recipe: DistillRecipe, teacher: Backbone, backbones: list[nn.Module]) -> None:
@@ -146,33 +141,6 @@ def _check_sizes(recipe: DistillRecipe, teacher: Backbone, backbones: list[nn.Mo
                 )
 
 
-def _refuse_other_run(run: Distillation, resume: bool) -> None:
-    """Refuse a folder that holds another run; called before processes meet, so that none sees what another writes."""
-    path = run.folder / RECIPE_FILE
-    if not path.exists():
-        return
-    if not resume:
-        raise OutputError(f"{run.folder} holds a run already; add --resume to go on with it or choose another folder")
-    before, now = yaml.safe_load(path.read_text()), _settings(run)
-    aside = {"workers", "checkpoint_every", "keep_checkpoints", "log_every"}
-    changed = [key for key in now if key not in aside and before.get(key) != now[key]]
-    if changed:
-        raise InputError(
-            f"{run.folder} was started with other settings ({', '.join(changed[:3])}); resume it with its own"
-        )
-
-
-def _settings(run: Distillation) -> dict[str, Any]:
-    return {"teacher": run.teacher, **run.recipe.model_dump(mode="json")}
-
-
-def _write_recipe(run: Distillation) -> None:
-    path = _made(run.folder) / RECIPE_FILE
-    part = path.with_name(RECIPE_FILE + ".part")
-    part.write_text(yaml.safe_dump(_settings(run), sort_keys=False))
-    part.replace(path)
-
-
 def _take_over(
     run: Distillation, teacher: Backbone, trainers: dict[int, StudentTrainer]
 ) -> tuple[int, Standardization | None]:
@@ -184,10 +152,9 @@ def _take_over(
     step, statistics = max(common), None
     for number, trainer in trainers.items():
         state = load_checkpoint(found[number][step])
-        if state["tiles"] != fingerprint(run.tiles):
-            raise InputError(f"{run.source} is not the tile set that {run.folder} was started on; give that one")
+        check_same_tiles(state, run.tiles, run.source, run.folder)
         if state["teacher"] != teacher.hash:
-            raise InputError(f"{run.teacher} has other weights than when {run.folder} was started; give those")
+            raise InputError(f"{run.recipe.teacher} has other weights than when {run.folder} was started; give those")
         trainer.load_state(state)
         statistics = Standardization(*(tensor.to(trainer.device) for tensor in state["statistics"]))
     return step, statistics
@@ -216,14 +183,18 @@ def _train(
     side = recipe.crops.global_size // teacher.patch_size
     if statistics is None:
         statistics = _statistics(teacher, shared, recipe, place, device, dtype)
-    earlier = {number: hours_spent(run.folder / names[number], step) for number in trainers}
-    started = time.perf_counter()
+    folders = {
+        number: BackboneFolder(run.folder / names[number], run.tiles, step, keep=recipe.keep_checkpoints)
+        for number in trainers
+    }
+    for folder in folders.values():
+        folder.path.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         source = stack.enter_context(closing(shared.starting(step)))
         students = source if alone else stack.enter_context(closing(own.starting(step)))
         logs = {
-            number: stack.enter_context(MetricsLog(_made(run.folder / names[number]), step, enabled=leads))
-            for number in trainers
+            number: stack.enter_context(MetricsLog(folder.path, step, enabled=leads))
+            for number, folder in folders.items()
         }
         bar = stack.enter_context(progress("distill", recipe.max_steps, show=show and place.world.rank == 0))
         pace = Pace(recipe.batch_size, recipe.max_steps - step)
@@ -236,33 +207,18 @@ def _train(
                 try:
                     values[number] = trainer.step(step, mine, tokens, side)
                 except NonFiniteLossError as error:
-                    raise InputError(explain_nonfinite(run.folder / names[number], error, place.group)) from None
+                    raise InputError(keep_nonfinite(folders[number].path, error, place.group)) from None
             step += 1
             pace.count(shared.waited)
             bar.update(step, pace.note(sum(value["total"] for value in values.values()) / len(values)))
             last = step == recipe.max_steps
             for number, trainer in trainers.items():
                 if step % recipe.log_every == 0 or last:
-                    extra = {"images_per_s": pace.images_per_s, "data_wait": pace.data_wait}
-                    logs[number].write(step, values[number] | extra)
+                    logs[number].write(step, values[number] | pace.numbers())
                 if leads and (step % recipe.checkpoint_every == 0 or last):
-                    folder = run.folder / names[number]
-                    state = trainer.state() | {
-                        "statistics": statistics.state(),
-                        "tiles": fingerprint(run.tiles),
-                        "teacher": teacher.hash,
-                    }
-                    save_checkpoint(
-                        folder / "checkpoints", step, state, keep=recipe.keep_checkpoints, milestone_every=0
-                    )
-                    hours = earlier[number] + (time.perf_counter() - started) / 3600
-                    card = card_of(run, teacher, trainer, names[number], step, hours, values[number])
-                    save_backbone(trainer.exported(), card, folder)
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+                    state = trainer.state() | {"statistics": statistics.state(), "teacher": teacher.hash}
+                    card = _card(run, teacher, trainer, names[number])
+                    folders[number].save(step, state, trainer.exported(), card, values[number])
 
 
 def _statistics(
@@ -279,47 +235,19 @@ def _statistics(
     return Standardization.of(cls, patches, torch.cat(valid), place.world)
 
 
-def card_of(
-    run: Distillation,
-    teacher: Backbone,
-    trainer: StudentTrainer,
-    name: str,
-    step: int,
-    hours: float,
-    metrics: dict[str, float],
-) -> BackboneCard:
+def _card(run: Distillation, teacher: Backbone, trainer: StudentTrainer, name: str) -> BackboneCard:
     """The card of a student's averaged backbone."""
-    from geodino import __version__
-
-    settings = trainer.settings
-    arguments = dict(settings.arguments)
-    if settings.layer_scale is not None:
-        key = "ls_init_value" if is_convnext(trainer.student.backbone) else "init_values"
-        arguments.setdefault(key, settings.layer_scale)
-    column = getattr(run.tiles, "column", None)
-    gsd = None
-    if column is not None:
-        values = column("gsd_m")
-        size = int(getattr(run.tiles, "size", run.recipe.crops.global_size))
-        gsd = run.recipe.crops.gsd_range_m(size, (float(values.min()), float(values.max())))
-    return BackboneCard(
-        architecture=settings.architecture.split(".")[0],
-        model_args=json.loads(json.dumps(arguments)),
+    data = f"distilled from {teacher.name} ({teacher.hash[:16]}) on {len(run.tiles)} tiles of {Path(run.source).name}"
+    return card_of(
+        trainer.settings,
+        trainer.student.backbone,
+        run.tiles,
+        run.recipe.crops,
+        teacher.normalization,
+        trainer.device,
         bands=teacher.bands,
-        mean=teacher.normalization.mean,
-        std=teacher.normalization.std,
-        patch_size=patch_size_of(trainer.student.backbone),
-        gsd_range_m=gsd,
-        crop_px=run.recipe.crops.global_size,
-        data=f"distilled from {teacher.name} ({teacher.hash[:16]}) on {len(run.tiles)} tiles of "
-        f"{Path(run.source).name}",
+        data=data,
         licence=teacher.licence,
-        version=__version__,
-        metrics={"step": step} | {key: round(value, 6) for key, value in metrics.items()},
         name=f"{run.folder.name}/{name}",
         seed=run.recipe.seed,
-        hours=round(hours, 3),
-        hardware=f"{platform.machine()}, {torch.get_num_threads()} threads"
-        if trainer.device.type == "cpu"
-        else torch.cuda.get_device_name(trainer.device),
     )

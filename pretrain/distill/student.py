@@ -4,17 +4,17 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pretrain.data.batches import Batch
 from pretrain.data.sampling import stream_seed
 from pretrain.distill.objective import Student, distillation_losses
 from pretrain.distill.recipe import DistillRecipe, StudentSettings
-from pretrain.engine.network import TokenBatch
 from pretrain.engine.optimizer import MasterAdamW
-from pretrain.engine.ranks import Ranks
-from pretrain.engine.teacher import ema_update, frozen_copy
+from pretrain.engine.teacher import backbone_of, ema_update
 from pretrain.engine.trainer import NonFiniteLossError
+from pretrain.network.encode import TokenBatch
+from pretrain.ranks import Ranks
 
 WEIGHTS_STREAM, _STEP_STREAM = 11, 12
 
@@ -50,11 +50,8 @@ class StudentTrainer:
             torch.manual_seed(stream_seed(recipe.seed, WEIGHTS_STREAM, number))
             self.student = Student(backbone, dim, drop_path=settings.drop_path)
         self.student.to(device).train()
-        exact = {name: p.detach().float().clone() for name, p in self.student.named_parameters() if p.requires_grad}
-        self.student.to(dtype)
-        self.optimizer = MasterAdamW(self.student, recipe.optimizer, recipe.batch_size)
-        self.optimizer.load_masters(exact)
-        self.average = [exact[name].clone() for name in self.optimizer.names]
+        self.optimizer = MasterAdamW(self.student, recipe.optimizer, recipe.batch_size, dtype)
+        self.average = [master.detach().clone() for master in self.optimizer.masters]
 
     def step(self, step: int, batch: Batch, teacher: TokenBatch, side: int) -> dict[str, float]:
         """Take one optimiser step.
@@ -76,19 +73,15 @@ class StudentTrainer:
             (whole, local), teacher, batch.valid, batch.global_weights, batch.local_weights, self.ranks
         )
         total = torch.stack([getattr(recipe.weights, name) * loss for name, loss in losses.items()]).sum()
-        values = self._values({**losses, "total": total})
+        values = self.ranks.means({**losses, "total": total})
         if not all(math.isfinite(value) for value in values.values()):
             raise NonFiniteLossError(step, values, [batch])
         total.backward()  # type: ignore[no-untyped-call]
         self._share_gradients()
         norms = self.optimizer.step(step, recipe.max_steps)
         ema_update(self.average, self.optimizer.masters, recipe.momentum.at(step, recipe.max_steps))
-        values["lr"] = recipe.optimizer.lr.at(step, recipe.max_steps) * self.optimizer.scale
+        values["lr"] = recipe.optimizer.rate(step, recipe.max_steps, recipe.batch_size)
         return values | {f"grad_norm_{part}": norm for part, norm in norms.items()}
-
-    def _values(self, losses: dict[str, Tensor]) -> dict[str, float]:
-        mean = self.ranks.mean(torch.stack([loss.detach().float() for loss in losses.values()]))
-        return dict(zip(losses, mean.tolist(), strict=True))
 
     def _share_gradients(self) -> None:
         if self.ranks.world == 1:
@@ -116,10 +109,4 @@ class StudentTrainer:
 
     def exported(self) -> nn.Module:
         """A float32 copy of the averaged backbone."""
-        whole = frozen_copy(self.student).float()
-        parameters = dict(whole.named_parameters())
-        with torch.no_grad():
-            for name, value in zip(self.optimizer.names, self.average, strict=True):
-                parameters[name].copy_(value)
-        backbone: nn.Module = whole.backbone  # type: ignore[assignment]
-        return backbone
+        return backbone_of(self.student, self.optimizer.names, self.average)

@@ -62,9 +62,3 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or "student" not in state:
         raise InputError(f"{path} is not a checkpoint that `geodino pretrain` wrote")
     return state
-
-
-def latest(run: Path) -> Path | None:
-    """The last whole checkpoint of a run, or None."""
-    found = checkpoints(run / "checkpoints")
-    return found[max(found)] if found else None

@@ -8,7 +8,7 @@ import torch
 
 from geodino.backbones.architecture import patch_size_of
 from pretrain.data.batches import Tiles
-from pretrain.engine.network import create_backbone, is_convnext
+from pretrain.network.encode import create_backbone, is_convnext
 from pretrain.recipes.recipe import Recipe
 from tiles.errors import InputError
 

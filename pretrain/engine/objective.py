@@ -12,21 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.data.batches import Batch
-from pretrain.engine.network import Network, Scores, TokenBatch, encode
-from pretrain.engine.ranks import Ranks
-from pretrain.losses import (
-    dino_loss,
-    downsampled_tokens,
-    gram_loss,
-    ibot_loss,
-    kept_pairs,
-    koleo_loss,
-    neighboured,
-    pair_weight,
-    sinkhorn_knopp,
-    softmax_center,
-    updated_center,
-)
+from pretrain.losses.cross_entropy import dino_loss, ibot_loss, pair_weight
+from pretrain.losses.gram import gram_loss, kept_pairs
+from pretrain.losses.koleo import koleo_loss, neighboured
+from pretrain.losses.targets import sinkhorn_knopp, softmax_center, updated_center
+from pretrain.network.encode import TokenBatch, downsampled_tokens, encode
+from pretrain.network.network import Network, Scores
+from pretrain.ranks import Ranks
 from pretrain.recipes.recipe import Recipe
 
 
@@ -152,7 +144,12 @@ class Objective:
             if keep is not None:
                 pairs.append(kept_pairs(keep).clamp(min=1))
         koleo = None if everything and self.ranks.world == 1 else self._mean_neighboured(batches)
-        return Totals(mean(between), mean(local) if local else 1.0, koleo, self._mean_pairs(pairs))
+        return Totals(
+            mean(between),
+            mean(local) if local else 1.0,
+            koleo,
+            self.ranks.mean(torch.stack(pairs).mean()) if pairs else None,
+        )
 
     def _mean_neighboured(self, batches: Sequence[Batch]) -> Tensor | None:
         """Samples ``[G]`` that KoLeo counts in a micro-batch of all ranks, on average."""
@@ -162,9 +159,6 @@ class Objective:
         kept = [self.ranks.gather((batch.global_weights > 0).float().mT) for batch in batches]
         counts = torch.stack([neighboured(keep, settings.group) for keep in kept])
         return counts.sum(0).clamp(min=1) / len(batches)
-
-    def _mean_pairs(self, pairs: list[Tensor]) -> Tensor | None:
-        return self.ranks.mean(torch.stack(pairs).mean()) if pairs else None
 
     def losses(
         self, scores: Scores, targets: Targets, batch: Batch, totals: Totals, gram: nn.Module | None

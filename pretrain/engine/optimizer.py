@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from pretrain.engine.schedule import steps_of
 from pretrain.engine.sharding import placed_like, whole
-from pretrain.recipes.recipe import OptimizerSettings
+from pretrain.recipes.schedule import steps_of
+from pretrain.recipes.settings import OptimizerSettings
 
 _BLOCK = re.compile(r"^backbone\.(?:blocks|stages)\.(\d+)\.")
 
@@ -36,7 +36,7 @@ class Role:
 
 
 def role_of(name: str, parameter: Tensor, depth: int) -> Role:
-    """Role of a parameter of a :class:`~pretrain.engine.network.Network` whose backbone has ``depth`` blocks.
+    """Role of a parameter of a :class:`~pretrain.network.network.Network` whose backbone has ``depth`` blocks.
 
     Biases, norms and LayerScale do not decay; CLS, register and mask tokens do, as in DINOv3.
     """
@@ -58,27 +58,33 @@ class MasterAdamW:
     """AdamW with float32 master weights, roles, and clipping by part.
 
     Args:
-        network: The student; its parameters may be bf16 or float32.
+        network: The student in float32, or sharded; rounded to ``dtype`` here, but where it is sharded.
         settings: Of the recipe.
         batch_size: Images a step, for the square-root rule of the learning rate.
+        dtype: What the network computes in.
         new_bands: Whether the patch embedding warms up with the heads, since it meets bands it never saw.
     """
 
     def __init__(
-        self, network: nn.Module, settings: OptimizerSettings, batch_size: int, *, new_bands: bool = False
+        self,
+        network: nn.Module,
+        settings: OptimizerSettings,
+        batch_size: int,
+        dtype: torch.dtype = torch.float32,
+        *,
+        new_bands: bool = False,
     ) -> None:
-        self.settings, self.new_bands = settings, new_bands
-        self.scale = (batch_size / 1024) ** 0.5
+        self.settings, self.batch_size, self.new_bands = settings, batch_size, new_bands
         self.names, self.working = zip(
             *((name, p) for name, p in network.named_parameters() if p.requires_grad), strict=True
         )
         backbone = cast(Any, network).backbone
         depth = len(backbone.stages if hasattr(backbone, "stages") else backbone.blocks)
-        self.copies = any(p.dtype != torch.float32 for p in self.working)
         self.sharded = any(isinstance(p, DTensor) for p in self.working)
-        self.masters: list[Tensor] = [
-            p.detach().float().clone().requires_grad_() if self.copies else p for p in self.working
-        ]
+        self.copies = dtype != torch.float32 and not self.sharded
+        self.masters: list[Tensor] = [p.detach().clone().requires_grad_() if self.copies else p for p in self.working]
+        if self.copies:
+            network.to(dtype)
         self.groups: dict[Role, list[Tensor]] = {}
         self.parts: dict[str, list[Tensor]] = {}
         for name, master in zip(self.names, self.masters, strict=True):
@@ -93,9 +99,9 @@ class MasterAdamW:
         )
 
     def learning_rate(self, role: Role, step: int, max_steps: int) -> float:
-        """Learning rate of a role at a step: schedule, square-root rule, layer decay, freezing and ramp."""
+        """Learning rate of a role at a step: schedule, batch, layer decay, freezing and ramp."""
         settings = self.settings
-        rate = settings.lr.at(step, max_steps) * self.scale * settings.layer_decay**role.layer
+        rate = settings.rate(step, max_steps, self.batch_size) * settings.layer_decay**role.layer
         if role.part == "patch_embed":
             rate *= settings.patch_embed_lr
         if role.part == "prototypes" and step < steps_of(settings.freeze_prototypes, max_steps):

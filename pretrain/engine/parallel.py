@@ -2,8 +2,8 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -12,9 +12,9 @@ from torch.distributed.fsdp import FSDPModule
 
 from geodino.backbones.hardware import pick_device, pick_dtype
 from pretrain.data.batches import batch_problem
-from pretrain.engine.network import Network
-from pretrain.engine.ranks import ALONE, Ranks, current
 from pretrain.engine.sharding import shard
+from pretrain.network.network import Network
+from pretrain.ranks import ALONE, Group, Ranks
 from pretrain.recipes.recipe import Recipe
 from tiles.errors import InputError
 
@@ -28,16 +28,16 @@ class Parallel:
         ranks: Processes that share the batch.
         shard: Cuts the student over ranks; None without FSDP.
         wrap: Makes the student exchange gradients; None alone and with FSDP.
-        backward: Backward pass of a loss; None for the loss's own.
-        accumulating: Holds the exchange back between micro-batches; None alone.
+        backward: Backward pass of a loss; the loss's own by default.
+        accumulating: Holds the exchange back between micro-batches; nothing is held alone.
     """
 
-    device: torch.device
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     ranks: Ranks = ALONE
     shard: Callable[[Network], None] | None = None
     wrap: Callable[[Network], nn.Module] | None = None
-    backward: Callable[[Tensor], None] | None = None
-    accumulating: Callable[[nn.Module], AbstractContextManager[None]] | None = None
+    backward: Callable[[Tensor], None] = Tensor.backward
+    accumulating: Callable[[nn.Module], AbstractContextManager[Any]] = nullcontext
 
     @classmethod
     def start(cls, recipe: Recipe, device: str = "auto") -> "Parallel":
@@ -68,16 +68,16 @@ class Parallel:
             dtype = pick_dtype(recipe.precision, fabric.device)
             return cls(
                 fabric.device,
-                current(),
+                Group(),
                 shard=lambda network: shard(network, fabric.device, dtype),
                 accumulating=without_exchange,
             )
         return cls(
             fabric.device,
-            current(),
+            Group(),
             wrap=lambda network: cast(nn.Module, fabric.setup_module(network)),
             backward=fabric.backward,
-            accumulating=lambda module: cast(AbstractContextManager[None], fabric.no_backward_sync(module)),
+            accumulating=lambda module: cast(AbstractContextManager[Any], fabric.no_backward_sync(module)),
         )
 
 

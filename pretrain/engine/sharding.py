@@ -11,7 +11,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils import _pytree
 
-from pretrain.engine.network import Scores
+from pretrain.network.network import Scores
 
 _pytree.register_dataclass(Scores)  # so that FSDP finds the tensors whose gradients it waits for
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pretrain.engine.schedule import steps_of
-from pretrain.recipes.recipe import GramSettings
+from pretrain.recipes.schedule import steps_of
+from pretrain.recipes.settings import GramSettings
 
 
 @torch.no_grad()
@@ -46,3 +46,13 @@ def copy_weights(target: nn.Module, source: nn.Module) -> None:
     pairs = zip([*target.parameters(), *target.buffers()], [*source.parameters(), *source.buffers()], strict=True)
     for to, value in pairs:
         to.copy_(value)
+
+
+@torch.no_grad()
+def backbone_of(network: nn.Module, names: Sequence[str], values: Sequence[Tensor]) -> nn.Module:
+    """A float32 copy of a network's backbone, its parameters set to values by name."""
+    twin = frozen_copy(network).float()
+    parameters = dict(twin.named_parameters())
+    for name, value in zip(names, values, strict=True):
+        parameters[name].copy_(value)
+    return twin.get_submodule("backbone")

@@ -1,9 +1,8 @@
 """The engine: student, teachers, optimiser, and one step of training."""
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -12,16 +11,16 @@ from torch import Tensor, nn
 from geodino.backbones.architecture import patch_size_of
 from pretrain.data.batches import Batch
 from pretrain.data.sampling import stream_seed
-from pretrain.engine.network import HeadSize, Network, create_backbone, is_convnext
 from pretrain.engine.objective import Centers, Objective
 from pretrain.engine.optimizer import MasterAdamW
-from pretrain.engine.ranks import ALONE, Ranks
+from pretrain.engine.parallel import Parallel
 from pretrain.engine.sharding import placed_like, whole
-from pretrain.engine.teacher import copy_weights, ema_update, frozen_copy, gram_update_due
-from pretrain.recipes.recipe import HeadSettings, Recipe
+from pretrain.engine.teacher import backbone_of, copy_weights, ema_update, frozen_copy, gram_update_due
+from pretrain.network.network import Network
+from pretrain.recipes.recipe import Recipe
 
 LOSSES = ("dino_global", "dino_local", "ibot", "koleo", "gram")
-_WEIGHTS_STREAM, _STEP_STREAM = 1, 2
+_STEP_STREAM = 2
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -38,59 +37,15 @@ class NonFiniteLossError(ArithmeticError):
         self.step, self.losses, self.batches = step, losses, batches
 
 
-@dataclass
-class StepReport:
-    """What a step gave: losses, schedule values and gradient norms, by name."""
-
-    values: dict[str, float]
-
-
-def build_network(recipe: Recipe, bands: int) -> Network:
-    """The student of a recipe with seeded random weights in float32."""
-    settings = recipe.backbone
-    arguments: dict[str, Any] = dict(settings.arguments)
-    convnext = settings.architecture.startswith("convnext")
-    if settings.drop_path and convnext:
-        arguments["drop_path_rate"] = settings.drop_path
-    key = "ls_init_value" if convnext else "init_values"
-    if settings.layer_scale is not None:
-        arguments.setdefault(key, settings.layer_scale)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream_seed(recipe.seed, _WEIGHTS_STREAM))
-        backbone = create_backbone(settings.architecture, bands, **arguments)
-        rope = getattr(backbone, "rope", None)
-        if settings.rope_rescale is not None and rope is not None:
-            rope.rescale_coords, rope.aug_active = settings.rope_rescale, settings.rope_rescale > 1
-        masks = recipe.ibot.weight > 0 and not is_convnext(backbone)
-        return Network(
-            backbone,
-            head_size(recipe.dino.head),
-            head_size(recipe.ibot.head) if masks else None,
-            untie_norms=settings.untie_norms,
-            drop_path=0.0 if convnext else settings.drop_path,
-            checkpointing=settings.activation_checkpointing,
-            compiled=settings.compile,
-        )
-
-
-def head_size(settings: HeadSettings) -> HeadSize:
-    """Widths of a head."""
-    return HeadSize(settings.hidden, settings.bottleneck, settings.prototypes, settings.unit_prototypes)
-
-
 class Trainer:
     """Everything that changes during training, and the step that changes it.
 
     Args:
         recipe: Of the run.
         student: The network to train; cast to ``dtype`` here.
-        device: Where it computes.
+        parallel: How this process takes part: where it computes, and with whom. With FSDP the student's float32 weights
+            are cut over ranks, and it computes in ``dtype`` itself.
         dtype: What it computes in; float32 master weights are kept beside bf16.
-        ranks: Processes that share the batch.
-        shard: Cuts the student's float32 weights over ranks in place, for FSDP; it then computes in ``dtype`` itself.
-        wrap: Turns the student into what its forward pass is called on, for DDP.
-        backward: Called on a loss; its own ``backward`` by default.
-        accumulating: Context of ``wrap``'s result that skips the gradient exchange between micro-batches.
         new_bands: Whether the patch embedding has filters for bands that its weights never saw.
     """
 
@@ -98,50 +53,40 @@ class Trainer:
         self,
         recipe: Recipe,
         student: Network,
+        parallel: Parallel | None = None,
         *,
-        device: torch.device | None = None,
         dtype: torch.dtype = torch.float32,
-        ranks: Ranks = ALONE,
-        shard: Callable[[Network], None] | None = None,
-        wrap: Callable[[Network], nn.Module] | None = None,
-        backward: Callable[[Tensor], None] | None = None,
-        accumulating: Callable[[nn.Module], AbstractContextManager[None]] | None = None,
         new_bands: bool = False,
     ) -> None:
-        self.recipe, self.ranks, self.dtype = recipe, ranks, dtype
-        self.device = device or torch.device("cpu")
+        self.recipe, self.dtype, self.parallel = recipe, dtype, parallel or Parallel()
+        self.device, self.ranks = self.parallel.device, self.parallel.ranks
         self.student = student.to(self.device).train()
         with torch.no_grad():  # what every copy below is taken of is the same on all ranks
             for parameter in self.student.parameters():
-                parameter.copy_(ranks.first(parameter))
+                parameter.copy_(self.ranks.first(parameter))
         self.teacher = cast(Network, frozen_copy(self.student)).to(dtype)
-        if shard:
-            shard(self.student)
-        # The optimiser takes its float32 copies before the network is rounded.
-        exact = [p.detach().float().clone() for p in self.student.parameters() if p.requires_grad]
-        if not shard:
-            self.student.to(dtype)
-        self.optimizer = MasterAdamW(self.student, recipe.optimizer, recipe.batch_size, new_bands=new_bands)
-        with torch.no_grad():
-            for master, value in zip(self.optimizer.masters, exact, strict=True):
-                master.copy_(value)
-        self.teacher_masters = [value.clone() for value in exact]
+        if self.parallel.shard:
+            self.parallel.shard(self.student)
+        self.optimizer = MasterAdamW(self.student, recipe.optimizer, recipe.batch_size, dtype, new_bands=new_bands)
+        self.teacher_masters = [master.detach().clone() for master in self.optimizer.masters]
         self.gram: nn.Module | None = None
         self.centers = Centers(
             torch.zeros(recipe.dino.head.prototypes, device=self.device),
             torch.zeros(recipe.ibot.head.prototypes, device=self.device) if self.student.ibot_head else None,
         )
         self.patch = patch_size_of(self.student.backbone)
-        self.objective = Objective(recipe, ranks, self.patch)
-        self.module: nn.Module = wrap(self.student) if wrap else self.student
-        self._accumulating, self._backward = accumulating, backward or Tensor.backward
+        self.objective = Objective(recipe, self.ranks, self.patch)
+        self.module: nn.Module = self.parallel.wrap(self.student) if self.parallel.wrap else self.student
 
-    def step(self, step: int, batches: Sequence[Batch]) -> StepReport:
+    def step(self, step: int, batches: Sequence[Batch]) -> dict[str, float]:
         """Take one optimiser step.
 
         Args:
             step: From 0.
             batches: ``recipe.accumulate`` micro-batches.
+
+        Returns:
+            Losses, schedule values and gradient norms, by name.
 
         Raises:
             NonFiniteLossError: Before anything is updated, when the total loss is not finite.
@@ -157,8 +102,7 @@ class Trainer:
         sums: dict[str, Tensor] = {}
         for number, (batch, target) in enumerate(zip(moved, targets, strict=True)):
             last = number == len(moved) - 1
-            quiet = nullcontext() if last or self._accumulating is None else self._accumulating(self.module)
-            with quiet:
+            with nullcontext() if last else self.parallel.accumulating(self.module):
                 scores = self.module(batch.globals_, batch.locals_, batch.masks, batch.masked)
                 losses = self.objective.losses(scores, target, batch, totals, gram)
                 total = self.objective.total(losses, step) / len(moved)
@@ -166,8 +110,8 @@ class Trainer:
                     sums[name] = sums.get(name, value.new_zeros(())) + value.detach() / len(moved)
                 # Every rank must take part in the exchange of gradients, also the one whose loss is not finite.
                 if self.ranks.world > 1 or torch.isfinite(total):
-                    self._backward(total)
-        values = self._values(sums)
+                    self.parallel.backward(total)
+        values = self.ranks.means(sums)
         if not all(math.isfinite(value) for value in values.values()):
             for parameter in self.student.parameters():
                 parameter.grad = None
@@ -179,17 +123,13 @@ class Trainer:
         self.refresh_gram(step + 1)
         report = {name: values.get(name, 0.0) for name in ("total", *LOSSES)}
         report |= {
-            "lr": recipe.optimizer.lr.at(step, recipe.max_steps) * self.optimizer.scale,
+            "lr": recipe.optimizer.rate(step, recipe.max_steps, recipe.batch_size),
             "momentum": momentum,
             "teacher_temperature": temperature,
             "gram_weight": gram_weight if gram is not None else 0.0,
         }
         report |= {f"grad_norm_{part}": norm for part, norm in norms.items()}
-        return StepReport(report)
-
-    def _values(self, sums: dict[str, Tensor]) -> dict[str, float]:
-        stacked = self.ranks.mean(torch.stack(list(sums.values())))
-        return dict(zip(sums, stacked.tolist(), strict=True))
+        return report
 
     @torch.no_grad()
     def _round_teacher(self) -> None:
@@ -248,11 +188,6 @@ class Trainer:
             self.gram = frozen_copy(self.teacher.backbone)
             self.gram.load_state_dict(state["gram"])
 
-    @torch.no_grad()
     def teacher_backbone(self) -> nn.Module:
         """A float32 copy of the EMA teacher's backbone, as it is exported; all sharded ranks must ask for it."""
-        result = cast(Network, frozen_copy(self.teacher)).float()
-        names = dict(result.named_parameters())
-        for name, value in zip(self.optimizer.names, self.teacher_masters, strict=True):
-            names[name].copy_(whole(value))
-        return result.backbone
+        return backbone_of(self.teacher, self.optimizer.names, [whole(value) for value in self.teacher_masters])

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(1500)]
 
 def test_a_run_being_trained_shows_its_curves(server: Server, open_page: Open) -> None:
     """New rows of ``metrics.csv`` appear on the open page."""
-    from pretrain.engine.metrics import MetricsLog
+    from pretrain.monitor.metrics import MetricsLog
 
     run = server.work / "runs" / "tiny"
     run.mkdir(parents=True, exist_ok=True)

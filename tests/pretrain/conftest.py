@@ -10,7 +10,8 @@ import torch
 
 from geodino.backbones.normalize import SATELLITE
 from pretrain.data.batches import Batch, Batches
-from pretrain.recipes.recipe import Recipe, merged, resolve
+from pretrain.recipes.loading import merged, resolve
+from pretrain.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,11 @@ from torch import Tensor
 from geodino.backbones.normalize import SATELLITE, standardize
 from geodino.evaluation.knn import knn_accuracy
 from pretrain.data.batches import Batches
-from pretrain.engine.network import encode
-from pretrain.engine.trainer import Trainer, build_network
-from pretrain.recipes.recipe import Recipe, load_recipe
+from pretrain.engine.trainer import Trainer
+from pretrain.network.encode import encode
+from pretrain.network.network import build_network
+from pretrain.recipes.loading import load_recipe
+from pretrain.recipes.recipe import Recipe
 
 
 class Probe:

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch.nn import functional
 
-from pretrain.data.crops import Boxes, CropSettings, Resampler, draw_boxes, make_crops
-from pretrain.data.radiometry import RadiometrySettings
+from pretrain.data.crops import Boxes, Resampler, draw_boxes, make_crops
+from pretrain.recipes.views import CropSettings, RadiometrySettings
 
 
 class _Plain:

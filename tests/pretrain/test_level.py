@@ -13,8 +13,8 @@ from geodino.backbones.architecture import create_module
 from geodino.backbones.backbone import Tokens
 from geodino.backbones.normalize import SATELLITE, Normalization
 from pretrain.after.level import TokenSample, level_tokens, sample_tokens, turn_and_weigh
-from pretrain.data.crops import CropSettings
-from pretrain.engine.network import create_backbone
+from pretrain.network.encode import create_backbone
+from pretrain.recipes.views import CropSettings
 from tiles.errors import InputError
 
 SIZE = {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2, "num_reg_tokens": 0, "init_values": 0.5}

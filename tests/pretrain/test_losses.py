@@ -8,19 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pretrain.losses import (
-    cross_entropies,
-    dino_loss,
-    downsampled_tokens,
-    gram_loss,
-    ibot_loss,
-    koleo_loss,
-    neighboured,
-    pair_weight,
-    sinkhorn_knopp,
-    softmax_center,
-    updated_center,
-)
+from pretrain.losses.cross_entropy import cross_entropies, dino_loss, ibot_loss, pair_weight
+from pretrain.losses.gram import gram_loss
+from pretrain.losses.koleo import koleo_loss, neighboured
+from pretrain.losses.targets import sinkhorn_knopp, softmax_center, updated_center
+from pretrain.network.encode import downsampled_tokens
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -288,6 +280,6 @@ def test_how_many_rows_go_at_a_time_changes_nothing(monkeypatch: pytest.MonkeyPa
         return [sinkhorn_knopp(logits, 0.1), softmax_center(logits, center, 0.1), losses.detach(), gradient]
 
     whole = everything()
-    monkeypatch.setattr("pretrain.losses._CACHED", numbers)
+    monkeypatch.setattr("pretrain.losses.cross_entropy._CACHED", numbers)
     for few, all_at_once in zip(everything(), whole, strict=True):
         torch.testing.assert_close(few, all_at_once)

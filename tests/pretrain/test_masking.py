@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pretrain.data.masking import MaskSettings, block_masks, mask_ratios, valid_tokens
+from pretrain.data.masking import block_masks, mask_ratios, valid_tokens
+from pretrain.recipes.views import MaskSettings
 
 
 def _generator(seed: int = 0) -> torch.Generator:

@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from geodino.backbones.cpu_forward import Rotary, compiled_block, run_block
-from pretrain.engine.network import HeadSize, Network, create_backbone, encode
-from pretrain.recipes.recipe import load_recipe
+from pretrain.network.encode import create_backbone, encode
+from pretrain.network.network import Network
+from pretrain.network.projection_head import ProjectionHead
+from pretrain.recipes.loading import load_recipe
+from pretrain.recipes.settings import HeadSettings
 from tiles.errors import InputError
 
 SMALL = {"depth": 2, "embed_dim": 64, "num_heads": 2}
@@ -52,7 +55,7 @@ def test_a_convnext_has_the_normed_mean_as_cls() -> None:
 def network(**settings: Any) -> Network:
     torch.manual_seed(0)
     backbone = create_backbone("vit_tiny_patch16_dinov3_qkvb", 3, **SMALL, init_values=0.2)
-    size = HeadSize(32, 16, 24)
+    size = HeadSettings(hidden=32, bottleneck=16, prototypes=24)
     return Network(backbone, size, size, **settings)
 
 
@@ -137,13 +140,12 @@ def test_other_families_are_refused() -> None:
 
 def test_logits_over_unit_prototypes_are_cosines() -> None:
     torch.manual_seed(0)
-    head = HeadSize(32, 16, 24, unit_prototypes=True).head(8)
+    head = ProjectionHead(8, HeadSettings(hidden=32, bottleneck=16, prototypes=24, unit_prototypes=True))
     tokens = torch.randn(5, 8)
     cosines = torch.nn.functional.cosine_similarity(
         head.mlp(tokens)[:, None], head.prototypes.weight[None], dim=-1, eps=1e-12
     )
     torch.testing.assert_close(head(tokens), cosines)
-    torch.testing.assert_close(head.scores(head.bottleneck(tokens)), cosines)
     head(tokens).sum().backward()
     assert head.prototypes.weight.grad is not None
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from pretrain.data.radiometry import Radiometry, RadiometrySettings, blur_sigmas
+from pretrain.data.radiometry import Radiometry, blur_sigmas
+from pretrain.recipes.views import RadiometrySettings
 
 
 def _generator(seed: int = 0) -> torch.Generator:

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
-from pretrain.engine.checks import check_compiler, check_recipe
-from pretrain.recipes.recipe import Recipe, load_recipe, packaged
+from pretrain.engine.checks import check_recipe
+from pretrain.recipes.loading import load_recipe, packaged
+from pretrain.recipes.recipe import Recipe
 from tiles.errors import InputError
 
 
@@ -90,35 +90,6 @@ def test_an_unknown_recipe_names_those_that_exist() -> None:
         load_recipe("tinny")
     with pytest.raises(InputError, match="no recipe file"):
         load_recipe("missing.yaml")
-
-
-@pytest.mark.parametrize(
-    ("pair", "sentence"),
-    [
-        ("crops.global_size=100", "crops.global_size 100 is no multiple of the 16-pixel patch; set it to 96"),
-        ("crops.local_size=40", "crops.local_size 40 is no multiple of the 16-pixel patch"),
-        ("backbone.untie_norms=true,crops.local_count=0", "and crops.local_count is 0"),
-        ("crops.gram_scale=null", "Gram anchoring needs undistorted crops"),
-        ("crops.gram_scale=1.1", "crops.gram_scale gives crops of 123 pixels"),
-        ("dino.head.prototypes=65536", "dino.head.prototypes 65536 cannot be balanced by the 128 rows of a step"),
-        ("ibot.head.prototypes=9999999", "ibot.head.prototypes 9999999 cannot be balanced"),
-        ("backbone.architecture=resnet18", "neither a ViT of the DINO family nor a ConvNeXt"),
-        ("backbone.architecture=vit_enormous", "timm knows no model called 'vit_enormous'"),
-    ],
-)
-def test_parts_that_do_not_fit_are_refused_before_the_first_step(pair: str, sentence: str) -> None:
-    with pytest.raises(InputError) as error:
-        check_recipe(load_recipe("tiny", pair.split(",")))
-    assert sentence in str(error.value)
-
-
-def test_compiling_without_a_compiler_is_refused_where_one_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    compiled = load_recipe("tiny", ["backbone.compile=true"])
-    with pytest.raises(InputError, match="there is no no-such-compiler here"):
-        check_compiler(compiled, torch.device("cpu"))
-    check_compiler(compiled, torch.device("cuda"))
-    check_compiler(load_recipe("tiny"), torch.device("cpu"))
 
 
 def test_the_hash_ignores_where_and_how_fast_a_run_goes() -> None:

@@ -19,7 +19,6 @@ import yaml
 from geodino.backbones.backbone import load_backbone
 from geodino.backbones.card import CARD_FILE, read_card
 from pretrain.engine.checkpoint import checkpoints, load_checkpoint, save_checkpoint
-from pretrain.engine.metrics import MetricsLog, Pace
 from pretrain.engine.run import Run, describe, pretrain
 from pretrain.engine.trainer import LOSSES
 from pretrain.recipes.recipe import Recipe
@@ -336,40 +335,6 @@ def test_a_dry_run_prints_recipe_memory_and_time_and_writes_nothing(
     text = describe(Run(tiles, "TILES", tmp_path / "run", make_recipe()))
     assert "batch_size: 8" in text and "GiB" in text and "s a step" in text and "h for the run" in text
     assert not (tmp_path / "run").exists()
-
-
-def test_the_last_checkpoints_and_the_milestones_are_kept(tmp_path: Path) -> None:
-    for step in range(1, 11):
-        save_checkpoint(tmp_path, step, {"student": {}}, keep=2, milestone_every=4)
-    assert list(checkpoints(tmp_path)) == [4, 8, 9, 10]
-    (tmp_path / "step-00000011.ckpt.part").write_bytes(b"half")
-    assert max(checkpoints(tmp_path)) == 10
-
-
-def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
-    path = save_checkpoint(tmp_path, 1, {"student": {"w": torch.ones(1000)}}, keep=1, milestone_every=0)
-    path.write_bytes(path.read_bytes()[:300])
-    with pytest.raises(InputError, match="is damaged or no checkpoint"):
-        load_checkpoint(path)
-
-
-def test_a_resumed_log_holds_every_step_once(tmp_path: Path) -> None:
-    with MetricsLog(tmp_path, 0) as log:
-        for step in range(1, 6):
-            log.write(step, {"total": step})
-    with MetricsLog(tmp_path, 3) as log:
-        log.write(4, {"total": 40})
-    assert [(row["step"], row["total"]) for row in rows(tmp_path)] == [("1", "1"), ("2", "2"), ("3", "3"), ("4", "40")]
-
-
-def test_the_pace_tells_images_waiting_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([0.0, 2.0, 4.0])
-    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
-    pace = Pace(batch_size=10, steps=902)
-    pace.count(waited=0.1)
-    pace.count(waited=0.4)
-    assert pace.images_per_s == 5 and pace.data_wait == pytest.approx(0.1)
-    assert pace.note(1.5) == "loss 1.500, 5.0 images/s, data wait 10 %, 0:30 h left"
 
 
 def test_the_state_of_a_trainer_survives_the_disk(tmp_path: Path, finished: Path) -> None:

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from pretrain.engine.schedule import Schedule, Scheduled, steps_of
+from pretrain.recipes.schedule import Schedule, Scheduled, steps_of
 
 
 def values(schedule: Schedule, steps: int) -> list[float]:

@@ -11,9 +11,11 @@ import torch
 
 from pretrain.data.batches import Batch
 from pretrain.data.sampling import step_indices
-from pretrain.engine.ranks import Alone
+from pretrain.engine.parallel import Parallel
 from pretrain.engine.teacher import ema_update, gram_update_due
-from pretrain.engine.trainer import LOSSES, NonFiniteLossError, Trainer, build_network
+from pretrain.engine.trainer import LOSSES, NonFiniteLossError, Trainer
+from pretrain.network.network import build_network
+from pretrain.ranks import Ranks
 from pretrain.recipes.recipe import Recipe
 
 Make = Callable[..., Recipe]
@@ -29,7 +31,7 @@ def test_every_loss_is_there_and_finite(make_recipe: Make, make_batches: Any, ti
     recipe = make_recipe()
     trainer = trainer_of(recipe)
     for step, batches in enumerate(make_batches(tiles, recipe, 3)):
-        values = trainer.step(step, batches).values
+        values = trainer.step(step, batches)
         assert all(math.isfinite(values[name]) for name in (*LOSSES, "total"))
     # Gram begins at zero (the student is the teacher) and leaves it
     assert values["gram"] > 0
@@ -39,7 +41,7 @@ def test_the_first_losses_are_those_of_scores_that_know_nothing(
     make_recipe: Make, make_batches: Any, tiles: Any
 ) -> None:
     recipe = make_recipe()
-    values = trainer_of(recipe).step(0, make_batches(tiles, recipe, 1)[0]).values
+    values = trainer_of(recipe).step(0, make_batches(tiles, recipe, 1)[0])
     assert values["dino_global"] == pytest.approx(math.log(64), rel=0.02)
     assert values["dino_local"] == pytest.approx(math.log(64), rel=0.02)
     assert values["ibot"] == pytest.approx(math.log(64) / 2, rel=0.02)  # half of the crops are masked
@@ -47,7 +49,7 @@ def test_the_first_losses_are_those_of_scores_that_know_nothing(
 
 def test_the_total_weighs_pairs_by_their_number(make_recipe: Make, make_batches: Any, tiles: Any) -> None:
     recipe = make_recipe()
-    values = trainer_of(recipe).step(0, make_batches(tiles, recipe, 1)[0]).values
+    values = trainer_of(recipe).step(0, make_batches(tiles, recipe, 1)[0])
     # 2 global pairs and 2 * 2 local ones
     expected = (2 * values["dino_global"] + 4 * values["dino_local"]) / 6 + values["ibot"]
     expected += recipe.koleo.weight * values["koleo"] + recipe.gram.weight.peak * values["gram"]
@@ -62,7 +64,7 @@ def test_the_three_methods_are_recipes_of_one_engine(
     more = {"ibot": {"weight": 0.0}, "koleo": {"weight": 0.0}, "teacher": {"centering": "softmax"}}
     recipe = make_recipe(method=method, **off, **(more if method == "dino" else {}))
     trainer = trainer_of(recipe)
-    values = trainer.step(0, make_batches(tiles, recipe, 1)[0]).values
+    values = trainer.step(0, make_batches(tiles, recipe, 1)[0])
     on = {name for name in LOSSES if values[name] != 0 or (name == "gram" and trainer.gram is not None)}
     assert (
         on
@@ -81,7 +83,7 @@ def test_a_convnext_trains_without_masks(make_recipe: Make, make_batches: Any, m
     )
     settings = recipe.backbone.model_copy(update={"arguments": {"depths": [1, 1, 1, 1]}, "layer_scale": 1e-2})
     recipe = recipe.model_copy(update={"backbone": settings, "ibot": recipe.ibot.model_copy(update={"weight": 0.0})})
-    values = trainer_of(recipe).step(0, make_batches(make_tiles(size=64), recipe, 1)[0]).values
+    values = trainer_of(recipe).step(0, make_batches(make_tiles(size=64), recipe, 1)[0])
     assert values["dino_global"] > 0 and values["ibot"] == 0 and math.isfinite(values["total"])
 
 
@@ -95,7 +97,7 @@ def gradients(recipe: Recipe, batches: list[Batch]) -> tuple[dict[str, float], d
         return take(step, max_steps)
 
     trainer.optimizer.step = keep  # type: ignore[method-assign]
-    return trainer.step(0, batches).values, kept
+    return trainer.step(0, batches), kept
 
 
 def test_accumulation_gives_the_losses_and_gradients_of_the_whole_batch(
@@ -131,7 +133,7 @@ def test_a_micro_batch_without_gaps_counts_beside_one_with_gaps(
         torch.testing.assert_close(found[name], gradient, rtol=2e-3, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
-class Threads(Alone):
+class Threads(Ranks):
     """One of two ranks that are threads; what they share are values, not gradients."""
 
     world = 2
@@ -164,18 +166,18 @@ def test_two_ranks_and_two_micro_batches_give_the_losses_of_the_whole_batch(
     whole = make_recipe(batch_size=64, koleo={"group": 8}, backbone=still)
     cut = make_recipe(batch_size=64, accumulate=2, koleo={"group": 8}, backbone=still)
     tiles.valid[step_indices(64, 64, 0, cut.seed)[40:], :, 8:] = False  # in the second half, more on the second rank
-    expected = trainer_of(whole).step(0, make_batches(tiles, whole, 1)[0]).values
+    expected = trainer_of(whole).step(0, make_batches(tiles, whole, 1)[0])
     values, barrier = [torch.empty(0)] * 2, threading.Barrier(2, timeout=60)
-    trainers = [trainer_of(cut, ranks=Threads(rank, values, barrier)) for rank in (0, 1)]
+    trainers = [trainer_of(cut, parallel=Parallel(ranks=Threads(rank, values, barrier))) for rank in (0, 1)]
     parts = [make_batches(tiles, cut, 1, rank=rank, world=2)[0] for rank in (0, 1)]
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(lambda rank: trainers[rank].step(0, parts[rank]).values, (0, 1)))
+        found = list(pool.map(lambda rank: trainers[rank].step(0, parts[rank]), (0, 1)))
     for values_of_rank in found:
         for name in (*LOSSES, "total"):
             assert values_of_rank[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-6), name
 
 
-class Follower(Alone):
+class Follower(Ranks):
     """A rank whose constants are those of another network on rank 0."""
 
     rank, world = 1, 2
@@ -191,7 +193,7 @@ class Follower(Alone):
 def test_every_rank_starts_from_the_weights_of_the_first(dtype: torch.dtype, make_recipe: Make) -> None:
     lead = build_network(make_recipe(seed=5), 3)
     expected = [value.detach().clone() for value in lead.parameters()]
-    trainer = trainer_of(make_recipe(), ranks=Follower(lead), dtype=dtype)
+    trainer = trainer_of(make_recipe(), parallel=Parallel(ranks=Follower(lead)), dtype=dtype)
     for copies in (trainer.optimizer.masters, trainer.teacher_masters):
         torch.testing.assert_close([copy.detach() for copy in copies], expected, rtol=0, atol=0)
     for network in (trainer.student, trainer.teacher):
@@ -205,7 +207,7 @@ def test_ground_without_data_reaches_no_loss(make_recipe: Make, make_batches: An
     first = make_batches(tiles, recipe, 1)[0]
     tiles.values[1::2, :, :, 16:] = 1.0  # what lies under nodata is another number now
     second = make_batches(tiles, recipe, 1)[0]
-    assert trainer_of(recipe).step(0, first).values == trainer_of(recipe).step(0, second).values
+    assert trainer_of(recipe).step(0, first) == trainer_of(recipe).step(0, second)
 
 
 def test_a_batch_of_nothing_but_nodata_gives_no_gradient_to_the_cls_losses(
@@ -213,7 +215,7 @@ def test_a_batch_of_nothing_but_nodata_gives_no_gradient_to_the_cls_losses(
 ) -> None:
     recipe = make_recipe()
     tiles.valid[:] = False
-    values = trainer_of(recipe).step(0, make_batches(tiles, recipe, 1)[0]).values
+    values = trainer_of(recipe).step(0, make_batches(tiles, recipe, 1)[0])
     assert all(values[name] == 0 for name in LOSSES)
 
 
@@ -310,7 +312,7 @@ def test_ranks_and_micro_batches_share_out_one_batch(make_recipe: Make, make_bat
     torch.testing.assert_close(torch.cat([part.globals_[1] for part in order]), whole.globals_[1], rtol=0, atol=0)
 
 
-class Recorder(Alone):
+class Recorder(Ranks):
     """One of two ranks that writes down what it exchanges, and takes the other to have the same."""
 
     world = 2
@@ -344,7 +346,7 @@ def test_a_rank_whose_ground_is_all_valid_exchanges_what_one_with_gaps_does(
     for gaps in (False, True):
         tiles.valid[::3] = not gaps
         ranks = Recorder()
-        trainer = Trainer(recipe, build_network(recipe, 3), ranks=ranks)
+        trainer = Trainer(recipe, build_network(recipe, 3), Parallel(ranks=ranks))
         trainer.refresh_gram(0)
         trainer.step(0, make_batches(tiles, recipe, 1)[0])
         found.append(ranks.exchanges)
@@ -362,7 +364,7 @@ def test_a_rank_whose_loss_is_not_finite_exchanges_its_gradients_all_the_same(
         loss.backward()
 
     recipe = make_recipe()
-    trainer = Trainer(recipe, build_network(recipe, 3), ranks=Recorder(), backward=backward)
+    trainer = Trainer(recipe, build_network(recipe, 3), Parallel(ranks=Recorder(), backward=backward))
     batches = make_batches(tiles, recipe, 1)[0]
     batches[0].globals_[0][0] = torch.nan
     with pytest.raises(NonFiniteLossError):

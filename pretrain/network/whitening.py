@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from geodino.backbones.normalize import Normalization
 from pretrain.data.batches import Tiles
-from pretrain.engine.network import is_convnext
+from pretrain.network.encode import is_convnext
 
 # Added to each variance, in units of the mean one: directions that are mostly noise are not made loud.
 _FLOOR = 0.3
@@ -52,7 +52,7 @@ def whiten_patch_embedding(
     """Set the filters of a backbone's first layer by a seeded sample of a tile set.
 
     Args:
-        backbone: Model of ``pretrain.engine.network.create_backbone``.
+        backbone: Model of ``pretrain.network.encode.create_backbone``.
         tiles: The tile set.
         channels: Places of the backbone's bands in it; None for all in order.
         normalization: Of those bands.

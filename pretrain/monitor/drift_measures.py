@@ -53,6 +53,12 @@ def similarity_by_distance(patches: Tensor, valid: Tensor) -> Tensor:
     return (total / count).float()
 
 
+def far_similarity(similarity: Tensor, side: int) -> Tensor:
+    """Mean of the cosines of :func:`similarity_by_distance` from half a side on; nan where there are none."""
+    far = similarity[max(2, math.ceil(side / 2)) :]
+    return far[~far.isnan()].mean()
+
+
 def locality(similarity: Tensor, side: int) -> float:
     """How much more alike neighbours are than far patches.
 
@@ -64,9 +70,7 @@ def locality(similarity: Tensor, side: int) -> float:
         Mean cosine at one token minus the mean of the cosines from half a side on; about 0 when every patch says the
         same or when they are noise.
     """
-    far = similarity[max(2, math.ceil(side / 2)) :]
-    far = far[~far.isnan()]
-    return float(similarity[1] - far.mean()) if len(similarity) > 1 and len(far) else math.nan
+    return float(similarity[1] - far_similarity(similarity, side)) if len(similarity) > 1 else math.nan
 
 
 def teacher_entropy(targets: Tensor) -> float:

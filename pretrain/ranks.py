@@ -1,6 +1,7 @@
 """The processes that share a batch, and the sums and gatherings that the losses need from them."""
 
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.distributed
@@ -8,56 +9,39 @@ import torch.distributed.nn.functional
 from torch import Tensor
 
 
-class Ranks(Protocol):
-    """What a loss asks of the processes that share its batch."""
-
-    rank: int
-    world: int
-
-    def sum(self, value: Tensor) -> Tensor:
-        """Sum a constant over ranks."""
-
-    def mean(self, value: Tensor) -> Tensor:
-        """Average a constant over ranks."""
-
-    def max(self, value: Tensor) -> Tensor:
-        """Largest of a constant over ranks, element by element."""
-
-    def gather(self, value: Tensor) -> Tensor:
-        """Concatenate equal-sized ``[B, ...]`` of all ranks in rank order, differentiably."""
-
-    def first(self, value: Tensor) -> Tensor:
-        """What a constant is on rank 0."""
-
-
-class Alone:
-    """One process: every statistic is its own."""
+class Ranks:
+    """What a loss asks of the processes that share its batch; this one is alone, so every statistic is its own."""
 
     rank = 0
     world = 1
 
     def sum(self, value: Tensor) -> Tensor:
-        """Return the value."""
+        """Sum a constant over ranks."""
         return value
 
     def mean(self, value: Tensor) -> Tensor:
-        """Return the value."""
-        return value
+        """Average a constant over ranks."""
+        return self.sum(value) / self.world if self.world > 1 else value
+
+    def means(self, values: Mapping[str, Tensor]) -> dict[str, float]:
+        """Scalars averaged over ranks, by name, as numbers."""
+        stacked = self.mean(torch.stack([value.detach().float() for value in values.values()]))
+        return dict(zip(values, stacked.tolist(), strict=True))
 
     def max(self, value: Tensor) -> Tensor:
-        """Return the value."""
+        """Largest of a constant over ranks, element by element."""
         return value
 
     def gather(self, value: Tensor) -> Tensor:
-        """Return the value."""
+        """Concatenate equal-sized ``[B, ...]`` in rank order; the gradient goes back to the rank it came from."""
         return value
 
     def first(self, value: Tensor) -> Tensor:
-        """Return the value."""
+        """What a constant is on rank 0."""
         return value
 
 
-class Group:
+class Group(Ranks):
     """The processes of a ``torch.distributed`` group (None: all of them)."""
 
     def __init__(self, group: torch.distributed.ProcessGroup | None = None) -> None:
@@ -74,16 +58,12 @@ class Group:
         """Sum a constant over the group."""
         return self._reduced(value, torch.distributed.ReduceOp.SUM)
 
-    def mean(self, value: Tensor) -> Tensor:
-        """Average a constant over the group."""
-        return self.sum(value) / self.world
-
     def max(self, value: Tensor) -> Tensor:
         """Largest of a constant over the group, element by element."""
         return self._reduced(value, torch.distributed.ReduceOp.MAX)
 
     def gather(self, value: Tensor) -> Tensor:
-        """Concatenate equal-sized tensors in rank order; the gradient goes back to the rank it came from."""
+        """Concatenate equal-sized tensors in rank order, differentiably."""
         group = self.group if self.group is not None else torch.distributed.group.WORLD
         gather: Any = torch.distributed.nn.functional.all_gather
         return torch.cat(gather(value.contiguous(), group=group))
@@ -95,15 +75,4 @@ class Group:
         return result
 
 
-ALONE = Alone()
-
-
-def current() -> Ranks:
-    """The ranks of this process: all of the initialised ``torch.distributed`` world, or this one alone."""
-    if (
-        torch.distributed.is_available()
-        and torch.distributed.is_initialized()
-        and torch.distributed.get_world_size() > 1
-    ):
-        return Group()
-    return ALONE
+ALONE = Ranks()

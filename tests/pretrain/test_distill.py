@@ -16,10 +16,11 @@ import yaml
 
 from geodino.backbones.backbone import load_backbone, save_backbone, untrained_backbone
 from pretrain.distill import run
-from pretrain.distill.objective import Standardization, Student, allotted_ranks, direction_loss, distillation_losses
+from pretrain.distill.objective import Standardization, Student, direction_loss, distillation_losses
+from pretrain.distill.ranks import allotted_ranks
 from pretrain.distill.recipe import load_distill_recipe
 from pretrain.distill.run import Distillation, distill
-from pretrain.engine.network import TokenBatch, create_backbone
+from pretrain.network.encode import TokenBatch, create_backbone
 from tiles.errors import InputError, OutputError
 
 RGB = ("red", "green", "blue")
@@ -82,14 +83,14 @@ def teacher(tmp_path_factory):
     return str(folder)
 
 
-def _recipe(tmp_path, **changes):
+def _recipe(tmp_path, teacher, **changes):
     path = tmp_path / "distill.yaml"
     path.write_text(yaml.safe_dump(SMALL | changes))
-    return load_distill_recipe(path, [])
+    return load_distill_recipe(path, teacher, [])
 
 
 def _run(tmp_path, teacher, name="run", **changes):
-    return Distillation(_Tiles(), "tiles", tmp_path / name, _recipe(tmp_path, **changes), teacher, "cpu")
+    return Distillation(_Tiles(), "tiles", tmp_path / name, _recipe(tmp_path, teacher, **changes), "cpu")
 
 
 def _weights(folder):
@@ -242,16 +243,18 @@ def test_what_does_not_fit_is_refused_before_the_first_step(tmp_path, teacher, c
 
 def test_recipes_refuse_unknown_keys_and_missing_students(tmp_path):
     with pytest.raises(InputError, match="--student"):
-        load_distill_recipe(None, [])
+        load_distill_recipe(None, "TEACHER", [])
     with pytest.raises(InputError, match="max_step"):
-        load_distill_recipe(None, ["convnext_atto"], ["max_step=3"])
+        load_distill_recipe(None, "TEACHER", ["convnext_atto"], ["max_step=3"])
     with pytest.raises(InputError, match="ranks"):
         load_distill_recipe(
-            None, [], ["students=[{architecture: convnext_atto, ranks: 1}, {architecture: convnext_femto}]"]
+            None, "TEACHER", [], ["students=[{architecture: convnext_atto, ranks: 1}, {architecture: convnext_femto}]"]
         )
     with pytest.raises(InputError, match="keep_checkpoints"):
-        load_distill_recipe(None, ["convnext_atto"], ["keep_checkpoints=1"])
-    made = load_distill_recipe(None, ["convnext_atto", "convnext_atto.x"], ["optimizer.lr=1e-3", "crops.local_count=0"])
+        load_distill_recipe(None, "TEACHER", ["convnext_atto"], ["keep_checkpoints=1"])
+    made = load_distill_recipe(
+        None, "TEACHER", ["convnext_atto", "convnext_atto.x"], ["optimizer.lr=1e-3", "crops.local_count=0"]
+    )
     assert made.names() == ["convnext_atto", "convnext_atto-2"]
     assert made.optimizer.lr.peak == 1e-3 and made.crops.global_size == 128
 
@@ -265,8 +268,8 @@ spec.loader.exec_module(tests)
 from pathlib import Path
 from pretrain.distill.recipe import load_distill_recipe
 from pretrain.distill.run import Distillation, distill
-recipe = load_distill_recipe(Path(sys.argv[2]), [])
-distill(Distillation(tests._Tiles(), "tiles", Path(sys.argv[3]), recipe, sys.argv[4], "cpu"))
+recipe = load_distill_recipe(Path(sys.argv[2]), sys.argv[4], [])
+distill(Distillation(tests._Tiles(), "tiles", Path(sys.argv[3]), recipe, "cpu"))
 """
 
 

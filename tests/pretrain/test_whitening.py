@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geodino.backbones.normalize import Normalization
-from pretrain.engine.network import create_backbone
-from pretrain.engine.whiten import whiten_patch_embedding, whitening_filters
+from pretrain.network.encode import create_backbone
+from pretrain.network.whitening import whiten_patch_embedding, whitening_filters
 
 NORMALIZATION = Normalization.of((0.5, 0.4), (0.2, 0.1))
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pretrain.monitor.drift import (
+from pretrain.monitor.drift_measures import (
     cls_patch_cosine,
     locality,
     nearest_distance,

@@ -1,4 +1,8 @@
-"""What a run reports: rows of a CSV file, TensorBoard scalars, and the line of the progress bar."""
+"""What a run reports: rows of a CSV file, TensorBoard scalars, and the line of the progress bar.
+
+The tables are our own: Lightning's CSVLogger (2.6) deletes a ``metrics.csv`` that it finds, so a resumed run would lose
+its rows, and sorts the columns; and its loggers would make a training node of one process need lightning.
+"""
 
 import csv
 import time
@@ -9,11 +13,47 @@ from types import TracebackType
 from typing import Any, Self
 
 
+class StepTable:
+    """A CSV file with a row a step, which a resumed run goes on with.
+
+    Args:
+        path: The file.
+        step: Steps done; rows after it are dropped, so that no step comes twice.
+    """
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        self.columns: list[str] = []
+        if path.exists():
+            self._replace([row for row in self._rows() if int(row["step"]) <= step])
+
+    def append(self, step: int, values: Mapping[str, float]) -> None:
+        """Add a row; a name that no row had before becomes a new column."""
+        row = {"step": str(step), **{name: f"{value:.6g}" for name, value in values.items()}}
+        if not set(row) <= set(self.columns):
+            self._replace([*self._rows(), row])
+            return
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, self.columns).writerow(row)
+
+    def _rows(self) -> list[dict[str, str]]:
+        if not self.path.exists():
+            return []
+        with self.path.open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def _replace(self, rows: list[dict[str, str]]) -> None:
+        self.columns = list(dict.fromkeys(name for row in rows for name in row))
+        part = self.path.with_name(f"{self.path.name}.part")
+        with part.open("w", newline="") as file:
+            if rows:
+                csv.DictWriter(file, self.columns).writeheader()
+            csv.DictWriter(file, self.columns).writerows(rows)
+        part.replace(self.path)
+
+
 class MetricsLog:
     """Rows of ``metrics.csv``, and the same numbers for TensorBoard where it is installed.
-
-    The file's columns are those of its first row. A resumed run drops the rows after its checkpoint, so that no step
-    appears twice.
 
     Args:
         run: Folder of the run.
@@ -22,50 +62,22 @@ class MetricsLog:
     """
 
     def __init__(self, run: Path, step: int, *, enabled: bool = True) -> None:
-        self.path = run / "metrics.csv"
-        self.columns: list[str] = []
-        self.enabled = enabled
+        self._table: StepTable | None = None
         self._board: Any = None
         if not enabled:
             return
-        if self.path.exists():
-            self._cut(step)
-        self._file = self.path.open("a", newline="")
+        (run / "metrics.csv").touch()  # whoever looks for runs finds this one
+        self._table = StepTable(run / "metrics.csv", step)
         if find_spec("tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
 
             self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
 
-    def _cut(self, step: int) -> None:
-        with self.path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        if not rows:
-            return
-        self.columns = list(rows[0])
-        kept = [row for row in rows if int(row["step"]) <= step]
-        part = self.path.with_name("metrics.csv.part")
-        with part.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.columns)
-            writer.writeheader()
-            writer.writerows(kept)
-        part.replace(self.path)
-
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Append a row and flush it.
-
-        Args:
-            step: Optimiser steps done.
-            values: Numbers by name; a name unknown to the first row goes to TensorBoard only.
-        """
-        if not self.enabled:
-            return
-        row = {"step": step, **{name: f"{value:.6g}" for name, value in values.items()}}
-        if not self.columns:
-            self.columns = list(row)
-            csv.DictWriter(self._file, self.columns).writeheader()
-        csv.DictWriter(self._file, self.columns, extrasaction="ignore").writerow(row)
-        self._file.flush()
-        self.draw(step, values)
+        """Append a row: numbers by name after ``step`` optimiser steps."""
+        if self._table is not None:
+            self._table.append(step, values)
+            self.draw(step, values)
 
     def draw(self, step: int, values: Mapping[str, float]) -> None:
         """Give numbers to TensorBoard alone: those that have a file of their own."""
@@ -79,8 +91,6 @@ class MetricsLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.enabled:
-            self._file.close()
         if self._board is not None:
             self._board.close()
 
@@ -113,6 +123,10 @@ class Pace:
         self.data_wait = (waited - self._waited) / elapsed
         if elapsed > 30:  # a window long enough to be steady, short enough to follow the machine
             self._start, self._waited, self._steps = time.perf_counter(), waited, 0
+
+    def numbers(self) -> dict[str, float]:
+        """Images per second and share of time spent waiting, by their names in ``metrics.csv``."""
+        return {"images_per_s": self.images_per_s, "data_wait": self.data_wait}
 
     def note(self, loss: float) -> str:
         """The text beside the progress bar."""

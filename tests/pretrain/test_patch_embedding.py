@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pretrain.engine.patch_embedding import expand_patch_embedding
+from pretrain.network.patch_embedding import expand_patch_embedding
 
 RGB = ("red", "green", "blue")
 NAMES = ("coastal", "blue", "green", "red", "rededge071", "nir", "nir08", "swir16", "swir22")
