@@ -4,8 +4,8 @@ import streamlit as st
 from PIL import Image, ImageDraw
 
 from app.pages import PAGES, warm_up
-from app.store.login import require_login
-from app.tour import tour_bar
+from app.pages.login import require_login
+from app.pages.tour import tour_bar
 
 
 @st.cache_data

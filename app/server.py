@@ -12,13 +12,13 @@ import streamlit as st
 from starlette.middleware import Middleware
 from streamlit import net_util
 
-from app.map.frontpage import FrontPage
+from app.streamlit_files import FrontPage
 from app.map.source import open_source
 from app.map.style import default_style
 from app.map.tile_routes import ROUTES, bundle_name
 from app.pages import PAGES
 from app.store.workspace import Workspace, use
-from app.tour import DEMO
+from app.pages.tour import DEMO
 from app.work.cluster import JobCluster, keep_going
 from tiles.errors import InputError
 

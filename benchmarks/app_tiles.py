@@ -39,7 +39,7 @@ from app.map.source import Source, open_source
 from app.map.style import default_style
 from app.map.tile_routes import ROUTES
 from app.store.workspace import Workspace, use
-from app.work.cubes import Cube, classify, write_preview
+from app.work.live_maps import Cube, classify, write_preview
 from geodino.heads.labels import Labels
 from geodino.heads.legend import Legend
 

@@ -13,8 +13,8 @@ from app.map.layers import Layer
 from app.map.picture import draw_map
 from app.map.source import Meaning
 from app.map.style import CHANGE_COLOR
-from app.pages.common import begin, choose_layer, command_line, explained, no_scene, offer, workbench
-from app.pages.prepare import prepared
+from app.pages.workbench import begin, choose_layer, command_line, explained, no_scene, offer, workbench
+from app.pages.features_box import prepared
 from app.store.exports import write_vectors
 from app.store.session import Session
 from app.store.workspace import Workspace

@@ -12,13 +12,13 @@ from app.map.component import MapResult
 from app.map.layers import Layer
 from app.map.source import open_source
 from app.map.style import TOKEN_LEVELS, Paint, Style
-from app.pages.common import begin, choose_layer, command_line, explained, no_scene, workbench
-from app.pages.prepare import prepared
+from app.pages.workbench import begin, choose_layer, command_line, explained, no_scene, workbench
+from app.pages.features_box import prepared
 from app.store.session import Session
 from app.store.workspace import Workspace
 from app.work import commands
-from app.work.cubes import Cube, likeness, pca, write_preview
-from app.work.models import attention, backbone
+from app.work.live_maps import Cube, likeness, pca, write_preview
+from app.work.backbone import attention, backbone
 from tiles.errors import InputError
 
 MODES = ("Places like a click", "Attention of a click")

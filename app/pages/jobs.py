@@ -5,7 +5,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from app.pages.common import REFRESH_S, offer, plain
+from app.pages.workbench import REFRESH_S, offer, plain
 from app.store.session import session
 from app.store.workspace import Workspace, current
 from app.work.jobs import GOING, Job, State, Status

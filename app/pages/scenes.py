@@ -15,11 +15,11 @@ from app.map.component import VectorLayer
 from app.map.layers import Layer
 from app.map.source import Meaning, has_overviews, open_source
 from app.map.style import RAMPS, Paint, Style, channel_statistics, combinations, rgb_style
-from app.pages.common import begin, choose_layer, explained, plain, workbench
-from app.pages.projects import project_box
+from app.pages.workbench import begin, choose_layer, explained, plain, workbench
+from app.pages.project_box import project_box
 from app.store.access import RASTERS, SCENES
 from app.store.session import Session
-from app.store.stac import search, write_item
+from app.store.stac_search import search, write_item
 from app.store.uploads import RASTER_KINDS, store
 from app.store.workspace import Workspace
 from tiles.errors import InputError

@@ -14,15 +14,15 @@ from app.map.layers import Layer
 from app.map.picture import draw_map
 from app.map.source import ClassColor, open_source
 from app.map.style import TOKEN_LEVELS, Paint, Style
-from app.pages.common import begin, choose_layer, command_line, explained, no_scene, offer, plain, workbench
-from app.pages.prepare import prepared
-from app.pages.projects import next_value
+from app.pages.workbench import begin, choose_layer, command_line, explained, no_scene, offer, plain, workbench
+from app.pages.features_box import prepared
+from app.pages.project_box import next_value
 from app.store.exports import convert_vectors
 from app.store.projects import MODEL, trained_models
 from app.store.session import Session
 from app.store.workspace import Workspace
 from app.work import commands
-from app.work.cubes import NOTHING, Cube, LiveMap, classify, write_preview
+from app.work.live_maps import NOTHING, Cube, LiveMap, classify, write_preview
 from app.work.jobs import State
 from geodino.heads.labels import read_labels
 from geodino.heads.legend import palette

@@ -11,7 +11,7 @@ import pandas
 import streamlit as st
 import yaml
 
-from app.pages.common import explained, plain
+from app.pages.workbench import explained, plain
 from app.store.access import Access
 from app.store.workspace import current
 from tiles.errors import InputError

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from app.map.source import Source
 from app.store.access import Access
-from app.store.registry import Registry, stored_secret
+from app.map.registry import Registry, stored_secret
 from app.work.jobs import JobStore
 
 

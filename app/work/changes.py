@@ -13,7 +13,7 @@ from rasterio.windows import Window
 from scipy import ndimage
 from shapely.geometry import shape
 
-from app.work.cubes import Cube
+from app.work.live_maps import Cube
 from tiles.errors import InputError
 from tiles.writing.cog import CogWriter, MapClass
 

@@ -14,7 +14,7 @@ from app import server
 from app.map import tile_routes
 from app.server import prepare, serve
 from app.store.workspace import Workspace, use
-from app.tour import demo_layers
+from app.pages.tour import demo_layers
 from geodino.cli import build
 from tiles.errors import InputError
 

@@ -12,7 +12,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from app.map import tile_routes
-from app.map.frontpage import STATIC, FrontPage
+from app.streamlit_files import STATIC, FrontPage
 
 
 async def behind(request: Request) -> Response:

@@ -18,7 +18,7 @@ from app.map.layers import LayerList
 from app.map.render import read_tile
 from app.map.source import open_source
 from app.store.projects import Project, load, save
-from app.store.stac import search, write_item
+from app.store.stac_search import search, write_item
 from app.store.workspace import Workspace
 from tiles.errors import InputError
 

@@ -22,7 +22,7 @@ from app.map.render import TileNumbers, encode_scores, paint, png, read_point, r
 from app.map.source import ClassColor, Meaning, open_source, threshold_of
 from app.map.style import Paint, Style, channel_statistics, combinations, default_style, describe, rgb_style
 from app.map.tile_routes import ROUTES, TileCache
-from app.store.registry import Registry, stored_secret
+from app.map.registry import Registry, stored_secret
 from app.store.workspace import Workspace, use
 from tiles.errors import InputError
 from tiles.writing.cog import CLASSES_TAG

@@ -27,8 +27,8 @@ from app.store.projects import Project, check_name, listed, load, packed, save, 
 from app.store.workspace import Workspace
 from app.work.changes import change_vectors, polygons, write_change_map
 from app.work.changes import likeness as change_likeness
-from app.work.cubes import NOTHING, Cube, classify, likeness, open_cube, pca, write_preview
-from app.work.models import attention
+from app.work.live_maps import NOTHING, Cube, classify, likeness, open_cube, pca, write_preview
+from app.work.backbone import attention
 from geodino.heads.labels import Labels
 from geodino.heads.legend import Legend
 from tiles.errors import InputError

@@ -4,7 +4,7 @@ import streamlit as st
 
 from app.map.component import EMPTY, examples
 from app.map.source import ClassColor
-from app.pages.common import explained, plain
+from app.pages.workbench import explained, plain
 from app.store.projects import MODEL, Project, listed, load, packed, save, versions
 from app.store.session import Session
 from app.store.workspace import Workspace

@@ -6,13 +6,13 @@ from pathlib import Path
 import streamlit as st
 
 from app.map.source import Source
-from app.pages.common import command_line, plain
+from app.pages.workbench import command_line, plain
 from app.store.session import Session
 from app.store.workspace import Workspace
 from app.work import commands
-from app.work.cubes import Cube, open_cube
+from app.work.live_maps import Cube, open_cube
 from app.work.jobs import GOING
-from app.work.models import backbone
+from app.work.backbone import backbone
 from tiles.errors import InputError
 
 
