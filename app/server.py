@@ -12,13 +12,13 @@ import streamlit as st
 from starlette.middleware import Middleware
 from streamlit import net_util
 
-from app.streamlit_files import FrontPage
 from app.map.source import open_source
 from app.map.style import default_style
-from app.map.tile_routes import ROUTES, bundle_name
+from app.map.tile_routes import bundle_name, routes
 from app.pages import PAGES
-from app.store.workspace import Workspace, use
 from app.pages.tour import DEMO
+from app.store.workspace import Workspace, use
+from app.streamlit_files import StreamlitFiles
 from app.work.cluster import JobCluster, keep_going
 from tiles.errors import InputError
 
@@ -90,7 +90,7 @@ def serve(workspace: Workspace, *, port: int, address: str) -> None:
         _ = cluster.client  # a scheduler that does not answer is said now
     stop = threading.Event()
     keep_going(workspace.jobs, cluster, stop)
-    server = st.App(SCRIPT, routes=ROUTES, middleware=[Middleware(FrontPage)])
+    server = st.App(SCRIPT, routes=routes(workspace.registry), middleware=[Middleware(StreamlitFiles)])
     try:
         server.run(config={**QUIET, "server.port": port, "server.address": address})
     finally:

@@ -13,14 +13,15 @@ import streamlit
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.map.tile_routes import PREFIX, bundle_name
+from app.map.registry import PREFIX
+from app.map.tile_routes import bundle_name
 
 STATIC = Path(streamlit.__file__).parent / "static"
 FOREVER = b"public, immutable, max-age=31536000"  # the names carry a digest of the content
 COMPONENT = "BidiComponent"  # Streamlit's code that runs a component such as the map
 
 
-class FrontPage:
+class StreamlitFiles:
     """ASGI middleware around the whole server."""
 
     def __init__(self, app: ASGIApp, static: Path = STATIC) -> None:

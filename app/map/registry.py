@@ -16,6 +16,8 @@ from pathlib import Path
 from app.map.source import Source
 from app.map.style import Style
 
+PREFIX = "/geodino"  # of the addresses of pictures and files
+
 
 @dataclass(frozen=True)
 class Painted:

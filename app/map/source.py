@@ -23,7 +23,7 @@ from rasterio.warp import transform_bounds
 from tiles.errors import InputError
 from tiles.scenes.band import Band
 from tiles.scenes.opening import open_scene
-from tiles.scenes.raster import inspect, open_raster, reading
+from tiles.scenes.raster import ground_sample_distance_m, inspect, open_raster, reading
 from tiles.scenes.scene import Scene
 from tiles.writing.cog import CLASSES_TAG
 
@@ -59,6 +59,12 @@ class ClassColor:
     value: int
     name: str
     color: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, value: int, name: str, color: str) -> "ClassColor":
+        """From a colour as ``#rrggbb``."""
+        red, green, blue = bytes.fromhex(color.removeprefix("#"))
+        return cls(value, name, (red, green, blue))
 
     @property
     def hex(self) -> str:
@@ -113,7 +119,7 @@ class Source:
         return int(np.clip(math.ceil(math.log2(WEB_MERCATOR_PIXEL_M / per_pixel)), 0, LAST_ZOOM))
 
 
-def open_source(address: str | Path, name: str | None = None) -> Source:
+def open_source(address: str | Path) -> Source:
     """Open a scene or a map for the web map; headers only.
 
     Raises:
@@ -124,7 +130,7 @@ def open_source(address: str | Path, name: str | None = None) -> Source:
     source = classified if classified is not None else _of_scene(open_scene(text))
     if source.meaning is Meaning.imagery and _made_by_a_backbone(text):
         source = replace(source, meaning=Meaning.values)
-    return source if name is None else _renamed(source, name)
+    return source
 
 
 def _made_by_a_backbone(path: str) -> bool:
@@ -132,10 +138,6 @@ def _made_by_a_backbone(path: str) -> bool:
     if not Path(path).is_file() or not path.lower().endswith((".tif", ".tiff")):
         return False
     return not {"GEODINO_CUBE", "GEODINO_BACKBONE"}.isdisjoint(inspect(path).tags)
-
-
-def _renamed(source: Source, name: str) -> Source:
-    return replace(source, name=name)
 
 
 def _of_scene(scene: Scene) -> Source:
@@ -173,8 +175,6 @@ def _open_map(path: str) -> Source | None:
     floating = raster.dtypes[0].startswith("float")
     if not classes and not floating:
         return None
-    from tiles.scenes.raster import ground_sample_distance_m
-
     threshold = _number(tags.get(THRESHOLD_TAG))
     score = floating and (threshold is not None or SCORE_TAG in tags)
     return Source(

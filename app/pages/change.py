@@ -1,6 +1,5 @@
 """Change: two dates or a series, a score, a threshold moved on the map, polygons in a table, and files."""
 
-import shlex
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,13 +12,13 @@ from app.map.layers import Layer
 from app.map.picture import draw_map
 from app.map.source import Meaning
 from app.map.style import CHANGE_COLOR
-from app.pages.workbench import begin, choose_layer, command_line, explained, no_scene, offer, workbench
 from app.pages.features_box import prepared
+from app.pages.workbench import begin, choose_layer, command_line, explained, no_scene, offer, workbench
 from app.store.exports import write_vectors
 from app.store.session import Session
 from app.store.workspace import Workspace
-from app.work import commands
 from app.work.changes import Changes, change_vectors, likeness, polygons, write_change_map
+from geodino.jobs.command import Command
 from tiles.errors import InputError
 
 MORE, LESS = "more_like", "not_like"  # settings of the session
@@ -66,20 +65,17 @@ def _find(mine: Session, workspace: Workspace, dates: list[Layer]) -> None:
     if st.button(f"Find changes{many}", type="primary", width="stretch", icon=":material/difference:"):
         for before, after in pairs:
             folder = workspace.new_result(f"{before.source.name}-{after.source.name}", "change")
-            outputs = [folder / "score.tif", folder / "change.tif", folder / "change.gpkg"]
-            arguments = commands.change(
-                workspace, before.source.address, after.source.address, outputs[1], score=outputs[0], vector=outputs[2]
-            )
-            mine.submit(workspace, f"{before.name} → {after.name}", arguments, outputs)
+            command, outputs = _comparison(workspace, before, after, folder)
+            mine.submit(workspace, f"{before.name} → {after.name}", command, outputs)
         st.rerun()
-    before, after = pairs[0]
-    command_line(
-        shlex.join([
-            "geodino",
-            *commands.change(workspace, before.source.address, after.source.address, Path("change.tif"),
-                             score=Path("score.tif"), vector=Path("change.gpkg")),
-        ])
-    )  # fmt: skip
+    command_line(_comparison(workspace, *pairs[0], Path())[0])
+
+
+def _comparison(workspace: Workspace, before: Layer, after: Layer, folder: Path) -> tuple[Command, list[Path]]:
+    """The command that compares two dates, and what it writes."""
+    score, output, vector = outputs = [folder / "score.tif", folder / "change.tif", folder / "change.gpkg"]
+    dates = before.source.address, after.source.address
+    return workspace.command("change", *dates, output=output, score=score, threshold="auto", vector=vector), outputs
 
 
 def _explore(mine: Session, workspace: Workspace, layer: Layer, events: MapResult) -> tuple[VectorLayer, ...]:

@@ -1,6 +1,5 @@
 """The box that pages share where they need a scene's dense features: made once by a job, then kept."""
 
-import shlex
 from pathlib import Path
 
 import streamlit as st
@@ -9,10 +8,8 @@ from app.map.source import Source
 from app.pages.workbench import command_line, plain
 from app.store.session import Session
 from app.store.workspace import Workspace
-from app.work import commands
-from app.work.live_maps import Cube, open_cube
-from app.work.jobs import GOING
 from app.work.backbone import backbone
+from app.work.cube import Cube, open_cube
 from tiles.errors import InputError
 
 
@@ -20,7 +17,7 @@ def cube_path(workspace: Workspace, source: Source) -> Path:
     """Where the features of a scene are kept, for the server's backbone."""
     folder = workspace.folder / "cache" / "features"
     folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{source.fingerprint[:16]}-{backbone(workspace).hash[:16]}.zarr"
+    return folder / f"{source.fingerprint[:16]}-{backbone(workspace.backbone).hash[:16]}.zarr"
 
 
 def prepared(mine: Session, workspace: Workspace, source: Source) -> Cube | None:
@@ -33,29 +30,14 @@ def prepared(mine: Session, workspace: Workspace, source: Source) -> Cube | None
     if path.exists():
         with st.spinner("Reading the features"):
             return open_cube(path)
-    going = [name for name in mine.awaited if str(path) in _outputs(workspace, name) and _is_going(workspace, name)]
-    if going:
+    if any(str(path) in job.outputs for job in mine.going(workspace)):
         st.caption(f"The features of {plain(source.name)} are being computed; the map stays usable.")
         return None
-    arguments = commands.features(workspace, source.address, path)
+    command = workspace.command("features", source.address, output=path, dask=workspace.dask)
     st.markdown(f"**{plain(source.name)}** is looked at by the backbone once; after that, maps come within seconds.")
-    if st.button(
-        "Prepare this scene",
-        type="primary",
-        width="stretch",
-        key=f"prepare-{source.fingerprint}",
-        icon=":material/play_arrow:",
-    ):
-        mine.submit(workspace, f"Features of {source.name}", arguments, [path])
+    key = f"prepare-{source.fingerprint}"
+    if st.button("Prepare this scene", type="primary", width="stretch", key=key, icon=":material/play_arrow:"):
+        mine.submit(workspace, f"Features of {source.name}", command, [path])
         st.rerun()
-    command_line(shlex.join(["geodino", *arguments]))
+    command_line(command)
     return None
-
-
-def _outputs(workspace: Workspace, name: str) -> tuple[str, ...]:
-    job = workspace.jobs.get(name)
-    return job.outputs if job else ()
-
-
-def _is_going(workspace: Workspace, name: str) -> bool:
-    return workspace.jobs.status(name).state in GOING

@@ -3,7 +3,6 @@
 import streamlit as st
 
 from app.map.component import EMPTY, examples
-from app.map.source import ClassColor
 from app.pages.workbench import explained, plain
 from app.store.projects import MODEL, Project, listed, load, packed, save, versions
 from app.store.session import Session
@@ -69,8 +68,3 @@ def _open(mine: Session, workspace: Workspace, name: str, version: str | None) -
         st.toast(plain(sentence))
     if project.layers:
         mine.look_at(project.layers[0].source.bounds)
-
-
-def next_value(classes: list[ClassColor]) -> int:
-    """Number of the next class."""
-    return 1 + max((one.value for one in classes), default=0)

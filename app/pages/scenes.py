@@ -13,14 +13,14 @@ import streamlit as st
 
 from app.map.component import VectorLayer
 from app.map.layers import Layer
-from app.map.source import Meaning, has_overviews, open_source
+from app.map.source import Meaning, Source, has_overviews
 from app.map.style import RAMPS, Paint, Style, channel_statistics, combinations, rgb_style
-from app.pages.workbench import begin, choose_layer, explained, plain, workbench
 from app.pages.project_box import project_box
+from app.pages.workbench import begin, choose_layer, explained, plain, workbench
 from app.store.access import RASTERS, SCENES
 from app.store.session import Session
 from app.store.stac_search import search, write_item
-from app.store.uploads import RASTER_KINDS, store
+from app.store.uploads import SIGNATURES, store
 from app.store.workspace import Workspace
 from tiles.errors import InputError
 
@@ -75,10 +75,9 @@ def _footprint(layer: Layer) -> VectorLayer:
 
 
 def _add(mine: Session, workspace: Workspace, path: Path) -> None:
-    layer = mine.layers.add(workspace, open_source(path))
-    mine.look_at(layer.source.bounds)
+    added = mine.show_scene(workspace, path)
     st.session_state["scene-added"] = True
-    st.session_state["scenes-layer"] = layer.key  # the box below is about what has just come
+    st.session_state["scenes-layer"] = added.key  # the box below is about what has just come
 
 
 def _by_path(mine: Session, workspace: Workspace) -> None:
@@ -118,10 +117,10 @@ def nearby(workspace: Workspace) -> list[str]:
 
 
 def _upload(mine: Session, workspace: Workspace) -> None:
-    file = st.file_uploader("A raster from this computer", type=list(RASTER_KINDS), key="scene-upload")
+    file = st.file_uploader("A raster from this computer", type=list(SIGNATURES), key="scene-upload")
     if file is not None and st.button("Add the upload to the map", type="primary", width="stretch"):
         with explained():
-            path = store(file.name, file, workspace.uploads, RASTER_KINDS)
+            path = store(file.name, file, workspace.uploads)
             try:
                 _add(mine, workspace, path)
             except InputError:
@@ -191,19 +190,19 @@ def _paint(mine: Session, workspace: Workspace, layer: Layer) -> None:
         mine.layers.restyle(layer.key, wanted)
 
 
-def _with_bands(source: object, workspace: Workspace, style: Style, bands: tuple[str, str, str]) -> Style:
-    made = rgb_style(source, bands, workspace.statistics)  # type: ignore[arg-type]
+def _with_bands(source: Source, workspace: Workspace, style: Style, bands: tuple[str, str, str]) -> Style:
+    made = rgb_style(source, bands, workspace.statistics)
     return style if style.paint is Paint.rgb and style.channels == made.channels else made
 
 
-def _stretch(source: object, workspace: Workspace, style: Style, key: str) -> Style:
+def _stretch(source: Source, workspace: Workspace, style: Style, key: str) -> Style:
     """One slider over all shown channels, in percent of their own range between the 2nd and the 98th percentile."""
     low, high = st.slider(
         "Brightness range, % of the usual", -50, 200, (0, 100), 5, key=f"stretch-{key}-{style.channels}"
     )
     bounds = []
     for channel in style.channels:
-        found = channel_statistics(source, channel, workspace.statistics)  # type: ignore[arg-type]
+        found = channel_statistics(source, channel, workspace.statistics)
         span = (found.high - found.low) / 100
         bounds.append((found.low + low * span, found.low + max(high, low + 1) * span))
     return replace(style, stretch=tuple(bounds))

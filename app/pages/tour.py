@@ -5,7 +5,6 @@ from pathlib import Path
 
 import streamlit as st
 
-from app.map.source import open_source
 from app.store.session import Session, session
 from app.store.workspace import Workspace, current
 from tiles.errors import InputError
@@ -22,10 +21,7 @@ class Step:
 
 
 STEPS = (
-    Step(
-        "Scenes",
-        "**Look.** Drag and zoom; click a place for its values; fade or move a layer in its list.",
-    ),
+    Step("Scenes", "**Look.** Drag and zoom; click a place for its values; fade or move a layer in its list."),
     Step("Scenes", "**Compare.** Tick *Swipe* in the list, or press S, and drag the divider between two layers."),
     Step("Explore", "**Explore.** Prepare the scene once, then click a place: all that looks like it lights up."),
     Step("Segment", "**Segment.** Choose a class on the map and draw a few examples; the map follows each of them."),
@@ -66,7 +62,6 @@ def demo_layers(workspace: Workspace) -> list[Path]:
 def _load(mine: Session, workspace: Workspace, demo: list[Path]) -> None:
     for path in demo:
         try:
-            layer = mine.layers.add(workspace, open_source(path))
+            mine.show_scene(workspace, path)
         except InputError:
             continue  # working files of the demo without a place on the Earth
-        mine.look_at(layer.source.bounds)

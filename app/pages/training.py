@@ -5,8 +5,8 @@ The page reads what ``geodino pretrain`` writes into its folder; it starts and s
 
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import altair
 import pandas
 import streamlit as st
 import yaml
@@ -15,6 +15,9 @@ from app.pages.workbench import explained, plain
 from app.store.access import Access
 from app.store.workspace import current
 from tiles.errors import InputError
+
+if TYPE_CHECKING:
+    import altair
 
 METRICS = "metrics.csv"
 REFRESH_S = 5.0
@@ -137,7 +140,9 @@ def _grouped(names: list[str]) -> dict[str, list[str]]:
     return {title: grouped[title] for title in (*GROUPS, "Other") if title in grouped}
 
 
-def _chart(frame: pandas.DataFrame, names: list[str], smooth: int) -> altair.Chart:
+def _chart(frame: pandas.DataFrame, names: list[str], smooth: int) -> "altair.Chart":
+    import altair  # slow to import, and a run without rows has no chart
+
     rolled = frame[["step", *names]].copy()
     if smooth > 1:
         rolled[names] = rolled[names].rolling(smooth, min_periods=1).mean()

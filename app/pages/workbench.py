@@ -8,9 +8,11 @@ import streamlit as st
 
 from app.map.component import DrawTool, MapResult, VectorLayer, map_events, show_map
 from app.map.layers import Layer
+from app.map.registry import PREFIX
 from app.store.session import Session, session
 from app.store.workspace import Workspace, current
 from app.work.jobs import GOING, State
+from geodino.jobs.command import Command
 from tiles.errors import InputError
 
 REFRESH_S = 2.0
@@ -47,7 +49,7 @@ def workbench(
         jobs_under_way()
     with left:
         tool = DrawTool(tuple(mine.classes), mine.drawn, mine.revision) if draw else None
-        show_map(mine.layers, workspace, vectors=vectors, draw=tool, pick=pick, fit=mine.fit, swipe=swipe())
+        show_map(mine.layers, workspace.registry, vectors=vectors, draw=tool, pick=pick, fit=mine.fit, swipe=swipe())
 
 
 @contextmanager
@@ -104,17 +106,17 @@ def _under_way(mine: Session, workspace: Workspace) -> None:
             workspace.jobs.cancel(name)
 
 
-def command_line(text: str) -> None:
+def command_line(command: Command) -> None:
     """A command to copy."""
     with st.expander("The same on the command line", icon=":material/terminal:"):
-        st.code(text, language="bash", wrap_lines=True)
+        st.code(command.line, language="bash", wrap_lines=True)
 
 
 def offer(workspace: Workspace, files: list[Path]) -> None:
     """Links that stream files from the disk, however large they are."""
     for path in files:
         if path.is_file():
-            address = f"{workspace.url_prefix}/geodino/files/{workspace.registry.add_file(path)}"
+            address = f"{PREFIX}/files/{workspace.registry.add_file(path)}"
             size = path.stat().st_size
             shown = f"{size / 1e6:.1f} MB" if size > 1e5 else f"{size / 1e3:.1f} kB"
             st.link_button(f"{plain(path.name)} · {shown}", address, icon=":material/download:", width="stretch")
