@@ -110,5 +110,5 @@ def cells_at(geobox: GeoBox, x: np.ndarray, y: np.ndarray, crs: object) -> np.nd
         y: Northings or latitudes ``[N]``.
         crs: What they are coordinates of.
     """
-    columns, rows = ~geobox.affine * Transformer.from_crs(crs, str(geobox.crs), always_xy=True).transform(x, y)
+    columns, rows = ~geobox.affine @ Transformer.from_crs(crs, str(geobox.crs), always_xy=True).transform(x, y)
     return np.floor(np.stack([rows, columns], axis=-1)).astype(np.int64)

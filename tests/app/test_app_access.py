@@ -3,7 +3,6 @@
 import json
 import os
 import pickle
-import zipfile
 from io import BytesIO
 from pathlib import Path
 
@@ -181,44 +180,14 @@ def test_an_upload_is_kept_and_never_replaces_another(tmp_path: Path) -> None:
     [
         ("x.exe", b"MZ", "kind"),
         ("x.pkl", pickle.dumps([1]), "kind"),
-        ("x.tif", pickle.dumps([1]), "pickled"),
+        ("x.tif", pickle.dumps([1]), "no tif"),
         ("x.tif", b"<VRTDataset/>", "no tif"),
         ("x.png", b"II*\0", "no png"),
-        ("x.geojson", b"\x80\x04K\x01.", "pickled"),
-        ("x.geojson", b"hello", "no JSON"),
-        ("x.zip", b"PK\x03\x04broken", "damaged"),
+        ("x.zip", b"PK\x03\x04", "kind"),
+        ("x.tif", b"PK\x03\x04", "no tif"),
     ],
 )
 def test_an_upload_that_is_not_what_it_says_is_refused(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
     with pytest.raises(InputError, match=reason):
         store(name, BytesIO(content), tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-def zipped(**members: bytes) -> BytesIO:
-    target = BytesIO()
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in members.items():
-            archive.writestr(name.replace("__", "."), content)
-    target.seek(0)
-    return target
-
-
-def test_a_zip_bomb_and_a_zip_that_climbs_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="would unpack"):
-        store("b.zip", zipped(a__shp=b"\0" * 30_000_000), tmp_path)
-    climbing = BytesIO()
-    with zipfile.ZipFile(climbing, "w") as archive:
-        archive.writestr("../../evil.shp", b"x")
-    climbing.seek(0)
-    with pytest.raises(InputError, match="leads outside"):
-        store("c.zip", climbing, tmp_path)
-    assert not (tmp_path.parent.parent / "evil.shp").exists()
-    with pytest.raises(InputError, match="no shapefile"):
-        store("d.zip", zipped(readme__txt=b"x"), tmp_path)
-
-
-def test_a_zipped_shapefile_is_unpacked(tmp_path: Path) -> None:
-    path = store("labels.zip", zipped(a__shp=b"shape", a__dbf=b"table", a__py=b"import os"), tmp_path)
-    assert path == tmp_path / "labels" / "a.shp"
-    assert sorted(file.name for file in path.parent.iterdir()) == ["a.dbf", "a.shp"]

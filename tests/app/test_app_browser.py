@@ -12,6 +12,7 @@ from pyproj import Transformer
 
 from app.store.session import FIRST_CLASSES
 from app.work.jobs import JobStore
+from geodino.jobs.command import Command
 from tiles.writing.cog import read_classes
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1500)]
@@ -284,7 +285,7 @@ def test_the_list_of_jobs_fits(server: Server, open_page: Open) -> None:
     """What the other tests asked for, with their long names."""
     store = JobStore(server.work / "jobs")
     title = f"Land cover of S2B_MSIL2A_{'20240701T101559_N0510_R065_' * 2} with a long name **and** <b>marks</b>"
-    store.cancel(store.submit(title, ["segment", "x" * 200], []).id)
+    store.cancel(store.submit(title, Command(("segment", "x" * 200)), []).id)
     watched = open_page(server.url)
     go(watched, "Jobs")
     watched.page.get_by_text("with a long name **and** <b>marks</b>").wait_for()

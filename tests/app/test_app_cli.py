@@ -1,6 +1,7 @@
 """`geodino app`: bad input gets one clear sentence before the server starts."""
 
 import socket
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +13,9 @@ from typer.testing import CliRunner
 
 from app import server
 from app.map import tile_routes
+from app.pages.tour import demo_layers
 from app.server import prepare, serve
 from app.store.workspace import Workspace, use
-from app.pages.tour import demo_layers
 from geodino.cli import build
 from tiles.errors import InputError
 
@@ -102,6 +103,7 @@ def test_a_scheduler_that_does_not_answer_is_said_before_the_server_starts(
 def test_nothing_is_shown_before_somebody_is_in(monkeypatch: pytest.MonkeyPatch, workspace: Workspace) -> None:
     """With an [auth] section in Streamlit's secrets, the script stops at a button."""
     use(workspace)
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # the script takes its place
     page = AppTest.from_file(str(server.SCRIPT), default_timeout=60)
     page.secrets["auth"] = {"redirect_uri": "http://localhost/oauth2callback", "cookie_secret": "x"}
     page.run()

@@ -12,7 +12,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from app.map import tile_routes
-from app.streamlit_files import STATIC, FrontPage
+from app.streamlit_files import STATIC, StreamlitFiles
 
 
 async def behind(request: Request) -> Response:
@@ -41,7 +41,7 @@ def static(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_known_files_come_from_memory_and_everything_else_from_behind(static: Path) -> None:
-    app = Starlette(routes=[Route("/{path:path}", behind)], middleware=[Middleware(FrontPage, static=static)])
+    app = Starlette(routes=[Route("/{path:path}", behind)], middleware=[Middleware(StreamlitFiles, static=static)])
     with serving(app) as base:
         with urllib.request.urlopen(f"{base}/static/js/extra.js") as answer:
             assert answer.read() == b"export const a = 1"

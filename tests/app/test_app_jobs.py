@@ -2,21 +2,21 @@
 
 import json
 import os
-import shlex
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from app.store.workspace import Workspace
-from app.work import commands, runner
+from app.work import runner
 from app.work.cluster import JobCluster, keep_going
 from app.work.jobs import SILENT_S, JobStore, State, Status, born, host, read_status, silent_s, write_status
+from geodino.jobs import command
+from geodino.jobs.command import Command
 from tiles.errors import InputError
 
 PATIENCE_S = 120
@@ -44,6 +44,12 @@ class Noted:
         return folder in self.folders
 
 
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Let jobs run some Python instead of geodino's commands."""
+    return lambda text: monkeypatch.setattr(command, "PROGRAM", (sys.executable, "-c", text))
+
+
 def running_here(pid: int) -> Status:
     return Status(State.running, host=host(), pid=pid, born=born(pid))
 
@@ -58,9 +64,9 @@ def wait_for(store: JobStore, job: str, *states: State) -> State:
 
 def test_a_job_runs_the_command_that_is_shown_and_its_log_is_kept(tmp_path: Path, cluster: JobCluster) -> None:
     store = JobStore(tmp_path)
-    job = store.submit("Version", ["--version"], [])
+    job = store.submit("Version", Command(("--version",)), [])
     assert store.status(job.id).state is State.queued
-    assert job.command == "geodino --version"
+    assert job.command.line == "geodino --version"
     store.start_next(cluster)
     assert wait_for(store, job.id, State.done, State.failed) is State.done
     assert store.log(job.id).strip()[0].isdigit()
@@ -69,7 +75,7 @@ def test_a_job_runs_the_command_that_is_shown_and_its_log_is_kept(tmp_path: Path
 
 def test_a_command_that_fails_says_why_and_can_go_on(tmp_path: Path, cluster: JobCluster) -> None:
     store = JobStore(tmp_path)
-    job = store.submit("Bad", ["models", "--nonsense"], [])
+    job = store.submit("Bad", Command(("models", "--nonsense")), [])
     store.start_next(cluster)
     assert wait_for(store, job.id, State.done, State.failed) is State.failed
     assert "nonsense" in store.log(job.id)
@@ -80,7 +86,9 @@ def test_a_command_that_fails_says_why_and_can_go_on(tmp_path: Path, cluster: Jo
 
 def test_only_so_many_run_at_once_and_the_oldest_begins(tmp_path: Path) -> None:
     store = JobStore(tmp_path)
-    jobs = sorted((store.submit(str(number), ["--version"], []) for number in range(4)), key=lambda job: job.id)
+    jobs = sorted(
+        (store.submit(str(number), Command(("--version",)), []) for number in range(4)), key=lambda job: job.id
+    )
     placer = Noted()
     for _ in range(2):
         store.start_next(placer)
@@ -95,7 +103,7 @@ def test_only_so_many_run_at_once_and_the_oldest_begins(tmp_path: Path) -> None:
 
 def test_a_queued_job_that_is_cancelled_never_begins(tmp_path: Path) -> None:
     store = JobStore(tmp_path)
-    job = store.submit("x", ["--version"], [])
+    job = store.submit("x", Command(("--version",)), [])
     store.cancel(job.id)
     placer = Noted()
     store.start_next(placer)
@@ -104,7 +112,7 @@ def test_a_queued_job_that_is_cancelled_never_begins(tmp_path: Path) -> None:
 
 
 def test_the_journal_is_found_again_and_a_vanished_process_is_found_out(tmp_path: Path) -> None:
-    job = JobStore(tmp_path).submit("x", ["--version"], [Path("/a/b.tif")], owner="me")
+    job = JobStore(tmp_path).submit("x", Command(("--version",)), [Path("/a/b.tif")], owner="me")
     again = JobStore(tmp_path)
     assert again.jobs() == [job]
     gone = subprocess.Popen([sys.executable, "-c", ""])
@@ -120,7 +128,7 @@ def test_the_journal_is_found_again_and_a_vanished_process_is_found_out(tmp_path
 
 def test_a_runner_on_another_machine_lives_as_long_as_it_touches_its_beat(tmp_path: Path) -> None:
     store = JobStore(tmp_path)
-    folder = tmp_path / store.submit("x", ["--version"], []).id
+    folder = tmp_path / store.submit("x", Command(("--version",)), []).id
     write_status(folder, Status(State.running, host="elsewhere/boot", pid=1))
     beat = folder / "beat"
     beat.touch()
@@ -139,7 +147,7 @@ def test_a_server_that_starts_queues_what_ran_when_the_machine_went_down_and_not
         "stopped": Status(State.cancelled),
         "seen": Status(State.interrupted),
     }
-    jobs = {name: store.submit(name, ["--version"], []) for name in states}
+    jobs = {name: store.submit(name, Command(("--version",)), []) for name in states}
     for name, status in states.items():
         write_status(tmp_path / jobs[name].id, status)
         (tmp_path / jobs[name].id / "claim").touch()
@@ -153,18 +161,21 @@ def test_a_server_that_starts_queues_what_ran_when_the_machine_went_down_and_not
 
 def test_progress_is_the_last_share_that_the_log_tells(tmp_path: Path) -> None:
     store = JobStore(tmp_path)
-    job = store.submit("x", [], [])
+    job = store.submit("x", Command(()), [])
     assert store.progress(job.id) is None
     (tmp_path / job.id / "log.txt").write_text("features: 10 %\nfeatures: 62 % rows\n")
     assert store.progress(job.id) == 0.62
 
 
-def test_cancelling_interrupts_the_command_as_a_keyboard_would_and_it_goes_on_when_asked(tmp_path: Path) -> None:
+def test_cancelling_interrupts_the_command_as_a_keyboard_would_and_it_goes_on_when_asked(
+    tmp_path: Path, program: Callable[[str], None]
+) -> None:
     store = JobStore(tmp_path)
-    job = store.submit("x", [], [])
+    job = store.submit("x", Command(()), [])
     folder = tmp_path / job.id
-    program = "import time\ntry:\n print('begun', flush=True)\n time.sleep(60)\nexcept KeyboardInterrupt:\n exit(130)"
-    thread = threading.Thread(target=runner.run, args=(folder, (sys.executable, "-c", program)))
+    text = "import time\ntry:\n print('begun', flush=True)\n time.sleep(60)\nexcept KeyboardInterrupt:\n exit(130)"
+    program(text)
+    thread = threading.Thread(target=runner.run, args=(folder,))
     thread.start()
     deadline = time.monotonic() + PATIENCE_S
     while "begun" not in store.log(job.id):
@@ -174,24 +185,26 @@ def test_cancelling_interrupts_the_command_as_a_keyboard_would_and_it_goes_on_wh
     thread.join(PATIENCE_S)
     assert (read_status(folder).state, read_status(folder).code) == (State.cancelled, 130)
     store.resume(job.id)
-    assert runner.run(folder, (sys.executable, "-c", "print('went on')")) is State.done
+    program("print('went on')")
+    assert runner.run(folder) is State.done
     assert "went on" in store.log(job.id)
 
 
-def test_a_job_is_run_by_one_runner_only(tmp_path: Path) -> None:
+def test_a_job_is_run_by_one_runner_only(tmp_path: Path, program: Callable[[str], None]) -> None:
     """Two servers may share a folder, and Dask may begin a task twice; a claim whose owner vanished is taken over."""
     store = JobStore(tmp_path)
-    folder = tmp_path / store.submit("x", [], []).id
+    folder = tmp_path / store.submit("x", Command(()), []).id
     (folder / "claim").touch()
-    assert runner.run(folder, (sys.executable, "-c", "")) is State.queued
+    program("")
+    assert runner.run(folder) is State.queued
     os.utime(folder / "claim", (time.time() - 2 * SILENT_S,) * 2)
-    assert runner.run(folder, (sys.executable, "-c", "")) is State.done
+    assert runner.run(folder) is State.done
 
 
 def test_a_job_waits_in_the_journal_while_no_scheduler_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.work.cluster.ANSWERS_WITHIN", "100ms")
     store = JobStore(tmp_path)
-    job = store.submit("x", ["--version"], [])
+    job = store.submit("x", Command(("--version",)), [])
     away = JobCluster("tcp://127.0.0.1:9")
     with pytest.raises(InputError, match="no Dask scheduler"):
         store.start_next(away)
@@ -208,7 +221,7 @@ def test_jobs_run_on_the_workers_of_another_cluster(tmp_path: Path) -> None:
         joined = JobCluster(workers.scheduler_address)
         assert joined.at_once == 2
         store = JobStore(tmp_path)
-        jobs = [store.submit(str(number), ["--version"], []) for number in range(3)]
+        jobs = [store.submit(str(number), Command(("--version",)), []) for number in range(3)]
         stop = threading.Event()
         thread = keep_going(store, joined, stop)
         for job in jobs:
@@ -227,29 +240,8 @@ def test_half_written_jobs_are_not_listed(tmp_path: Path) -> None:
     assert store.get("../../etc") is None
 
 
-def test_the_commands_are_ones_that_the_command_line_takes(workspace: Workspace, tmp_path: Path) -> None:
-    """Every argument that the pages write is known to geodino's own parser."""
-    import typer
-
-    from geodino.cli import build
-
-    known = typer.main.get_command(build()).commands  # type: ignore[attr-defined]
-    full = replace(workspace, backbone="b", dask="tcp://x:1")
-    made = [
-        commands.features(full, "s.tif", tmp_path / "f.zarr"),
-        commands.segment(full, "s.tif", tmp_path / "l.tif", labels=tmp_path / "l.gpkg", vector=tmp_path / "v.gpkg"),
-        commands.segment(full, "s.tif", tmp_path / "l.tif", clusters=5, save_model=tmp_path / "m.safetensors"),
-        commands.segment(full, "s.tif", tmp_path / "l.tif", model=tmp_path / "m.safetensors"),
-        commands.change(full, "a.tif", "b.tif", tmp_path / "c.tif", score=tmp_path / "s.tif", threshold=1.5),
-        commands.similar(full, "s.tif", tmp_path / "o.tif", at=(1.0, -2.0)),
-    ]
-    for arguments in made:
-        assert arguments[0] in known, shlex.join(arguments)
-        known[arguments[0]].make_context(arguments[0], list(arguments[1:]))
-
-
 def test_the_record_of_a_job_is_plain_json(tmp_path: Path) -> None:
-    job = JobStore(tmp_path).submit("ä <b>", ["segment", "a b.tif"], [Path("o.tif")])
+    job = JobStore(tmp_path).submit("ä <b>", Command(("segment", "a b.tif")), [Path("o.tif")])
     record = json.loads((tmp_path / job.id / "job.json").read_text())
     assert record["arguments"] == ["segment", "a b.tif"]
-    assert job.command == "geodino segment 'a b.tif'"
+    assert job.command.line == "geodino segment 'a b.tif'"

@@ -17,6 +17,7 @@ from stac_catalogue import BANDS
 from app.map.layers import LayerList
 from app.map.render import read_tile
 from app.map.source import open_source
+from app.map.style import default_style
 from app.store.projects import Project, load, save
 from app.store.stac_search import search, write_item
 from app.store.workspace import Workspace
@@ -51,7 +52,7 @@ def test_the_clearest_item_comes_first_and_its_tiles_are_those_of_the_rasters(
     assert 1000 <= numbers.values[0][numbers.valid].min() < numbers.values[0][numbers.valid].max() <= 1000 + 20 * 254
 
     layers = LayerList()
-    layers.add(workspace, source)
+    layers.add(source, default_style(source))
     save(workspace.projects, "with an item", Project(layers.layers))
     assert load(workspace.projects, "with an item", workspace.access, workspace.statistics).missing == []
 

@@ -18,12 +18,12 @@ from PIL import Image
 from starlette.applications import Starlette
 
 from app.map.layers import LayerList, for_browser
+from app.map.registry import Registry, stored_secret
 from app.map.render import TileNumbers, encode_scores, paint, png, read_point, read_tile, stretched
 from app.map.source import ClassColor, Meaning, open_source, threshold_of
 from app.map.style import Paint, Style, channel_statistics, combinations, default_style, describe, rgb_style
-from app.map.tile_routes import ROUTES, TileCache
-from app.map.registry import Registry, stored_secret
-from app.store.workspace import Workspace, use
+from app.map.tile_routes import routes
+from app.store.workspace import Workspace
 from tiles.errors import InputError
 from tiles.writing.cog import CLASSES_TAG
 
@@ -214,29 +214,21 @@ def test_an_id_is_the_pictures_own_and_cannot_be_made_without_the_key(tmp_path: 
     assert (tmp_path / "k" / "key").stat().st_mode & 0o077 == 0
 
 
-def test_the_tile_cache_stays_within_its_bytes() -> None:
-    cache = TileCache(100)
-    for x in range(20):
-        cache.put(("l", 0, x, 0), bytes(30))
-    held = [x for x in range(20) if cache.get(("l", 0, x, 0)) is not None]
-    assert held == [17, 18, 19]
-
-
 def test_an_arrangement_made_on_the_map_is_taken_and_new_layers_keep_their_place(
     workspace: Workspace, tmp_path: Path
 ) -> None:
     layers = LayerList()
     source = open_source(write_raster(tmp_path / "a.tif", landscape(size=64)))
     for key in ("a", "b"):
-        layers.add(workspace, source, key=key)
+        layers.add(source, default_style(source), key=key)
     layers.arrange([{"id": "a", "visible": False, "opacity": 0.5}, {"id": "b", "visible": True, "opacity": 7}])
-    layers.add(workspace, source, key="new")
+    layers.add(source, default_style(source), key="new")
     assert [(one.key, one.visible, one.opacity) for one in layers.layers] == [
         ("new", True, 1.0),
         ("a", False, 0.5),
         ("b", True, 1.0),
     ]
-    told = for_browser(layers.layers[0], workspace)
+    told = for_browser(layers.layers[0], workspace.registry)
     assert str(tmp_path) not in json.dumps(told)
 
 
@@ -246,8 +238,7 @@ def test_an_arrangement_made_on_the_map_is_taken_and_new_layers_keep_their_place
 @pytest.fixture
 def http(workspace: Workspace) -> Iterator[str]:
     """The routes on a port of their own."""
-    use(workspace)
-    with serving(Starlette(routes=ROUTES)) as base:
+    with serving(Starlette(routes=routes(workspace.registry))) as base:
         yield f"{base}/geodino"
 
 
