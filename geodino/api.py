@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from geodino.change_detection.pipeline import ChangeResult
     from geodino.change_detection.series import SeriesResult
+    from geodino.heads.validation import Validation
     from geodino.segmentation.pipeline import SegmentationResult
 
 
@@ -101,6 +102,7 @@ def segment(
     vector: str | Path | None = None,
     min_area_m2: float = 0.0,
     confidence: str | Path | None = None,
+    validate: bool = False,
     features: str | Path | None = None,
     upscale: int | None = None,
     progress: Progress | None = None,
@@ -120,6 +122,8 @@ def segment(
         vector: polygons of the classes with their area in m²; the suffix chooses the format.
         min_area_m2: polygons below this area join their largest neighbour.
         confidence: probability of the class in percent, uint8, 255 = nodata, same grid.
+        validate: also cross-validate the classes of ``labels`` on places apart, beside a forest on the pixels' bands;
+            it takes longer than the map. ``validate`` does it alone.
         features: a cube that ``features`` made of this scene: its tokens are taken, and no backbone is run.
         upscale: tokens per patch side, 1, 2 or 4 (1 if not given); a model and a cube bring their own.
         progress: reporter of the share done, 0 to 1.
@@ -157,7 +161,7 @@ def segment(
     written = (outputs.classes, outputs.confidence, outputs.vector, outputs.model)
     check_not_input(written, scene, labels, model, features)
     found = None if labels is None else read_labels(labels, scene.geobox, field=field)
-    question = SegmentationQuestion(found, clusters, trained, _path(model))
+    question = SegmentationQuestion(found, clusters, trained, _path(model), validate)
     if features is not None:
         return segment_scene(scene, tokens_from_cube(Path(features), scene), outputs, question, progress=progress)
     if trained is not None:
@@ -168,6 +172,31 @@ def segment(
     with options.engine() as engine:
         source = tokens_from_scene(scene, engine, settings, folder, overwrite=options.overwrite)
         return segment_scene(scene, source, outputs, question, progress=progress)
+
+
+def validate(
+    scene: str | Path | Scene, labels: str | Path, features: str | Path, *, field: str | None = None
+) -> "Validation | None":
+    """How good ``segment``'s map from these labels is likely to be, without making it.
+
+    Args:
+        scene: a scene, or what ``open_scene`` takes.
+        labels: as for ``segment``.
+        features: a cube that ``features`` made of the scene.
+        field: attribute of the labels that holds the class.
+
+    Returns:
+        Agreement of the head, and of a forest on the pixels' bands, with labels of places kept apart; None where the
+        labels of each class lie in a single place.
+
+    Raises:
+        InputError: an input does not fit; one sentence says which and how to go on.
+    """
+    from geodino.heads.labels import read_labels
+    from geodino.segmentation.pipeline import validate_labels
+
+    scene = _scene(scene)
+    return validate_labels(scene, read_labels(labels, scene.geobox, field=field), Path(features))
 
 
 def change(

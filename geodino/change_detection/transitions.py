@@ -11,7 +11,7 @@ from rasterio.features import geometry_window, rasterize
 
 from geodino.dense.tokens import SceneTokens
 from geodino.heads.model_file import SegmentationModel
-from geodino.segmentation.render import render_classes
+from geodino.heads.render import render_classes
 from tiles.scenes.scene import Scene
 from tiles.writing.cog import CogWriter, MapClass, part_of
 
