@@ -11,7 +11,7 @@ import zarr
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
-from geodino.dense.cube import VARIABLE
+from geodino.dense.cube_zarr import VARIABLE
 from tiles.errors import InputError
 
 HELD_BYTES = 4 * 1024**3
