@@ -5,7 +5,6 @@ import threading
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 
 import streamlit as st
@@ -15,7 +14,6 @@ from streamlit import net_util
 from app.map.source import open_source
 from app.map.style import default_style
 from app.map.tile_routes import bundle_name, routes
-from app.pages import PAGES
 from app.pages.tour import DEMO
 from app.store.workspace import Workspace, use
 from app.streamlit_files import StreamlitFiles
@@ -84,7 +82,6 @@ def serve(workspace: Workspace, *, port: int, address: str) -> None:
     # To judge the origin of a connection, Streamlit would ask a server on the internet for this machine's address.
     net_util._external_ip = ""
     use(workspace)
-    import_module(PAGES[0].module)  # whoever opens the first page does not wait for what it needs
     cluster = JobCluster(workspace.dask)
     if workspace.dask:
         _ = cluster.client  # a scheduler that does not answer is said now

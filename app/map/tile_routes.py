@@ -39,7 +39,7 @@ class Answers:
     """
 
     registry: Registry
-    tiles: LRUCache[tuple[str, int, int, int], bytes] = field(default_factory=partial(LRUCache, CACHE_BYTES, len))
+    tiles: LRUCache = field(default_factory=partial(LRUCache, CACHE_BYTES, len))
 
     async def tile(self, request: Request) -> Response:
         """PNG of a tile; empty where there is nothing, 404 for an unknown layer or an impossible address."""

@@ -15,8 +15,6 @@ from app.pages.features_box import prepared
 from app.pages.workbench import begin, choose_layer, command_line, explained, no_scene, workbench
 from app.store.session import Session
 from app.store.workspace import Workspace
-from app.work.attention import attention, blocks_of
-from app.work.backbone import backbone
 from app.work.cube import Cube, cells_at
 from app.work.live_maps import likeness, pca
 from geodino.jobs.command import Command
@@ -112,7 +110,11 @@ def _alike(mine: Session, workspace: Workspace, layer: Layer, cube: Cube, events
 
 
 def _attention(mine: Session, workspace: Workspace, layer: Layer, events: MapResult) -> None:
-    model = backbone(workspace.backbone)
+    with st.spinner("Loading the backbone"):
+        from app.work.attention import attention, blocks_of
+        from app.work.backbone import backbone
+
+        model = backbone(workspace.backbone)
     blocks = blocks_of(model)
     block = int(st.slider("Block", 1, len(blocks), len(blocks), key="attention-block"))
     heads = int(blocks[0].attn.num_heads)

@@ -8,7 +8,7 @@ from app.map.source import Source
 from app.pages.workbench import command_line, plain
 from app.store.session import Session
 from app.store.workspace import Workspace
-from app.work.backbone import backbone
+from app.work.backbone import weights_hash
 from app.work.cube import Cube, open_cube
 from tiles.errors import InputError
 
@@ -17,7 +17,7 @@ def cube_path(workspace: Workspace, source: Source) -> Path:
     """Where the features of a scene are kept, for the server's backbone."""
     folder = workspace.folder / "cache" / "features"
     folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{source.fingerprint[:16]}-{backbone(workspace.backbone).hash[:16]}.zarr"
+    return folder / f"{source.fingerprint[:16]}-{weights_hash(workspace.backbone)[:16]}.zarr"
 
 
 def prepared(mine: Session, workspace: Workspace, source: Source) -> Cube | None:

@@ -8,7 +8,7 @@ from app.map.layers import Layer
 from app.map.picture import draw_map
 from app.map.source import open_source
 from app.pages.class_list import class_list, drawn_examples, why_not
-from app.pages.features_box import prepared
+from app.pages.features_box import cube_path, prepared
 from app.pages.live_box import live_map
 from app.pages.workbench import begin, choose_layer, command_line, explained, no_scene, offer, plain, workbench
 from app.store.access import RASTERS, VECTORS
@@ -71,6 +71,12 @@ def _start(
     command, outputs = _mapping(workspace, layer, folder, **how)  # type: ignore[arg-type]
     mine.submit(workspace, title, command, outputs)
     mine.results.insert(0, folder)
+    features = cube_path(workspace, layer.source)
+    if how.get("labels") and features.exists():
+        scene, field = layer.source.address, how.get("field")
+        mine.validations[folder] = Command.of(
+            "segment", scene, labels=how["labels"], field=field, features=features, validate=True
+        )
     st.rerun()
 
 
@@ -128,11 +134,17 @@ def _results(mine: Session, workspace: Workspace) -> None:
         land = folder / "land-cover.tif"
         if not land.exists() or str(land) in unfinished:
             continue
+        validation = mine.validations.get(folder)
+        if isinstance(validation, Command):  # the map is there: nobody waits for this
+            title = f"How good {folder.name} is"
+            validation = mine.validations[folder] = mine.submit(workspace, title, validation, [])
         with st.expander(plain(folder.name), icon=":material/download:"):
             picture = folder / "map.png"
             key = f"picture-{folder.name}"
             if not picture.exists() and st.button("Draw the map as a picture", key=key, width="stretch"):
                 with explained():
                     draw_map(mine.layers.layers, open_source(land).bounds, picture, "Land cover")
+            if validation is not None:
+                st.code(workspace.jobs.log(validation.id) or "How good it is, is being measured.", language=None)
             vectors = convert_vectors(folder / "land-cover.gpkg")
             offer(workspace, [land, folder / "confidence.tif", *vectors, picture, folder / MODEL, folder / EXAMPLES])

@@ -43,6 +43,7 @@ class Session:
         settings: What else a project remembers, as plain YAML: ``least_pixels`` of a change; places (longitude,
             latitude) of wanted (``more_like``) and unwanted changes (``not_like``).
         results: Folders of the maps that were asked for here, the newest first.
+        validations: For those made from labels: the command that measures how good the map is, then its job.
     """
 
     layers: LayerList
@@ -59,6 +60,7 @@ class Session:
     project: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     results: list[Path] = field(default_factory=list)
+    validations: dict[Path, Command | Job] = field(default_factory=dict)
 
     def look_at(self, bounds: Bounds) -> None:
         """Bring bounds (degrees) into view at the next drawing of the map."""
@@ -88,9 +90,11 @@ class Session:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def submit(self, workspace: Workspace, title: str, command: Command, outputs: list[Path]) -> None:
+    def submit(self, workspace: Workspace, title: str, command: Command, outputs: list[Path]) -> Job:
         """Queue a job whose rasters go onto the map when it is done."""
-        self.awaited.append(workspace.jobs.submit(title, command, outputs, owner=self.id).id)
+        job = workspace.jobs.submit(title, command, outputs, owner=self.id)
+        self.awaited.append(job.id)
+        return job
 
     def going(self, workspace: Workspace) -> list[Job]:
         """Jobs that were asked for here and have not ended."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from app.work.cube import Cube
-from geodino.dense.quicklook import PcaColours
 from geodino.heads.labels import Labels
 from geodino.heads.legend import Legend
 from geodino.heads.linear import BlockScale, LinearHead, fit_logistic, softmax
@@ -22,6 +21,8 @@ NOTHING = 255  # nodata of previews in one byte
 
 def pca(cube: Cube) -> np.ndarray:
     """First three principal components as colours, uint8 ``[3, H, W]`` in 1 … 255; 0 is nodata."""
+    from geodino.dense.quicklook import PcaColours  # PyTorch, which no page needs to be drawn
+
     fitted = PcaColours.fit(cube.sample())
     low = fitted.low + fitted.components @ fitted.mean
     share = (cube.product(fitted.components) - low[:, None]) / (fitted.high - fitted.low)[:, None]

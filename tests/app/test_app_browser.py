@@ -155,6 +155,7 @@ def test_draw_segment_correct_export(server: Server, open_page: Open) -> None:
     assert (land.parent / "model.safetensors").exists()
 
     page.get_by_text(land.parent.name).click()
+    page.get_by_text("spatially blocked cross-validation").wait_for()
     page.get_by_role("button", name="Draw the map as a picture").click()
     page.get_by_role("link", name="map.png").wait_for()
     assert (land.parent / "map.png").stat().st_size > 10_000
