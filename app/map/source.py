@@ -5,10 +5,10 @@ changes) are read for the legend that they carry.
 """
 
 import hashlib
-import json
 import math
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -25,7 +25,7 @@ from tiles.scenes.band import Band
 from tiles.scenes.opening import open_scene
 from tiles.scenes.raster import ground_sample_distance_m, inspect, open_raster, reading
 from tiles.scenes.scene import Scene
-from tiles.writing.cog import CLASSES_TAG
+from tiles.writing.cog import read_classes
 
 WEB_MERCATOR_PIXEL_M = 156_543.033928  # side of a pixel of the one tile at zoom 0, at the equator
 LAST_ZOOM = 22
@@ -170,7 +170,7 @@ def _open_map(path: str) -> Source | None:
     if len(raster.data_bands) != 1 or raster.geobox.crs is None:
         return None
     with open_raster(path) as opened, reading(path):
-        classes = classes_of(opened)
+        classes = _classes_of(opened, path)
         tags = {**opened.tags(1), **opened.tags()}
     floating = raster.dtypes[0].startswith("float")
     if not classes and not floating:
@@ -194,18 +194,14 @@ def _open_map(path: str) -> Source | None:
     )
 
 
-def classes_of(opened: DatasetReader) -> tuple[ClassColor, ...]:
+def _classes_of(opened: DatasetReader, path: str) -> tuple[ClassColor, ...]:
     """Names and colours of a classified raster, from geodino's tag, else from its colour table; else nothing."""
-    if opened.count < 1 or opened.dtypes[0] not in {"uint8", "uint16"}:
+    if opened.dtypes[0] not in {"uint8", "uint16"}:
         return ()
-    text = opened.tags().get(CLASSES_TAG)
-    if text:
-        try:
-            return tuple(
-                ClassColor(int(v), str(name), (int(r), int(g), int(b))) for v, name, (r, g, b) in json.loads(text)
-            )
-        except (ValueError, TypeError):
-            pass  # a damaged tag: the colour table still says something
+    with suppress(ValueError, TypeError):  # a damaged tag: the colour table still says something
+        tagged = read_classes(path)
+        if tagged:
+            return tuple(ClassColor(one.value, one.name, one.color) for one in tagged)
     try:
         table = opened.colormap(1)
     except (ValueError, RasterioError):

@@ -6,6 +6,7 @@ from pathlib import Path
 import geopandas
 import numpy as np
 import streamlit as st
+from shapely import Point
 
 from app.map.component import MapResult, VectorLayer
 from app.map.layers import Layer
@@ -185,10 +186,8 @@ def _pair(mine: Session) -> list[Layer] | None:
 
 
 def _rows(frame: geopandas.GeoDataFrame, places: list[list[float]]) -> list[int]:
-    points = geopandas.GeoSeries(geopandas.points_from_xy(*zip(*places, strict=True)), crs=4326) if places else None
-    if points is None:
-        return []
-    return [int(frame.geometry.distance(point).argmin()) for point in points.to_crs(frame.crs)]
+    points = geopandas.GeoSeries([Point(*place) for place in places], crs=4326).to_crs(frame.crs)
+    return [int(frame.geometry.distance(point).argmin()) for point in points]
 
 
 def _files(mine: Session, workspace: Workspace, layer: Layer, threshold: float, frame: geopandas.GeoDataFrame) -> None:

@@ -34,7 +34,7 @@ MODEL = "model.safetensors"  # beside the map that it was trained for
 class StyleRecord(BaseModel):
     """A style as it stands in the file; what is left out is as `app.map.style.default_style` has it."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", from_attributes=True)
     paint: Paint
     channels: tuple[int, ...]
     stretch: tuple[tuple[float, float], ...] = ()
@@ -193,19 +193,12 @@ def load(folder: Path, name: str, access: Access, statistics: Path, version: str
 def _layer_record(layer: Layer, home: Path) -> LayerRecord:
     path = Path(layer.source.address)
     inside = path.is_absolute() and home in path.parents
-    style = layer.style
     return LayerRecord(
         name=layer.name,
         path=str(path.relative_to(home)) if inside else layer.source.address,
         visible=layer.visible,
         opacity=layer.opacity,
-        style=StyleRecord(
-            paint=style.paint,
-            channels=style.channels,
-            stretch=style.stretch,
-            ramp=style.ramp,
-            threshold=style.threshold,
-        ),
+        style=StyleRecord.model_validate(layer.style),
     )
 
 
@@ -215,7 +208,7 @@ def _layer(record: LayerRecord, key: str, home: Path, access: Access, statistics
     style = default_style(source, statistics)
     stored = record.style
     if stored and all(0 <= channel < len(source.channel_names) for channel in stored.channels):
-        style = Style(stored.paint, stored.channels, stored.stretch, stored.ramp, source.classes, stored.threshold)
+        style = Style(**stored.model_dump(), classes=source.classes)
     return Layer(key, source, style, record.name, record.visible, record.opacity)
 
 

@@ -12,8 +12,8 @@ import streamlit as st
 from app.map.component import EMPTY, MapResult
 from app.map.layers import Layer, LayerList
 from app.map.preview import Preview
-from app.map.source import SCORE_TAG, ClassColor, Source, open_source, threshold_of
-from app.map.style import TOKEN_LEVELS, Paint, Style, channel_statistics, default_style, score_style
+from app.map.source import SCORE_TAG, ClassColor, open_source, threshold_of
+from app.map.style import TOKEN_LEVELS, Style, default_style
 from app.store.workspace import Workspace, current
 from app.work.jobs import GOING, Job, State
 from geodino.jobs.command import Command
@@ -130,7 +130,7 @@ class Session:
             layer: What it was computed of.
             kind: One preview of each kind is shown a layer.
             name: Its title.
-            preview: The raster, on the token grid.
+            preview: The raster.
             style: How it is painted.
             opacity: Of its first showing.
             hidden: Whether it begins switched off.
@@ -172,9 +172,7 @@ class Session:
             except InputError as error:
                 said.append(str(error))
                 continue
-            style = default_style(source, workspace.statistics)
-            if style.paint is Paint.score:
-                style = score_style(channel_statistics(source, 0, workspace.statistics), threshold_of(job.outputs))
+            style = default_style(source, workspace.statistics, threshold_of(job.outputs))
             title = _title(job.title, path, len(rasters))
             layer = self.layers.add(source, style, key=path, name=title, opacity=SHOWN_OPACITY)
             if path != rasters[0]:
@@ -193,20 +191,12 @@ def session() -> Session:
     return st.session_state.geodino
 
 
-def _style_among(workspace: Workspace, source: Source) -> Style:
-    """A scene's style; a score takes the threshold of the change map that was made of it, if that is shown too."""
-    style = default_style(source, workspace.statistics)
-    same = [one.threshold for one in workspace.scenes if one.tags.get(SCORE_TAG) == source.tags.get(SCORE_TAG)]
-    found = next((threshold for threshold in same if threshold is not None), None)
-    if style.paint is not Paint.score or found is None:
-        return style
-    return score_style(channel_statistics(source, 0, workspace.statistics), found)
-
-
 def _begin(workspace: Workspace) -> Session:
     begun = Session(LayerList())
+    cuts = {one.tags.get(SCORE_TAG): one.threshold for one in workspace.scenes if one.threshold is not None}
     for source in workspace.scenes:  # later ones on top: first the scenes, then the maps made of them
-        begun.layers.add(source, _style_among(workspace, source))
+        # A score is cut where the change map that was made of it is, if that is shown too.
+        begun.layers.add(source, default_style(source, workspace.statistics, cuts.get(source.tags.get(SCORE_TAG))))
     if workspace.scenes:
         begun.look_at(workspace.scenes[0].bounds)
     return begun
