@@ -35,5 +35,6 @@ class Preview:
         ) as target:  # fmt: skip
             target.write(self.values)
             target.descriptions = self.names
+            target.update_tags(GEODINO_BACKBONE="a preview")  # no imagery that a backbone should look at
         part.replace(path)
         return path

@@ -136,7 +136,7 @@ def _results(mine: Session, workspace: Workspace) -> None:
             continue
         validation = mine.validations.get(folder)
         if isinstance(validation, Command):  # the map is there: nobody waits for this
-            title = f"How good {folder.name} is"
+            title = f"Accuracy of the map of {Path(validation.arguments[1]).stem}"
             validation = mine.validations[folder] = mine.submit(workspace, title, validation, [])
         with st.expander(plain(folder.name), icon=":material/download:"):
             picture = folder / "map.png"
