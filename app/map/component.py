@@ -137,15 +137,8 @@ def _ignore() -> None:
 
 
 def _vectors(one: VectorLayer) -> dict[str, Any]:
-    frame = one.frame.to_crs(4326)[["id", "geometry"]]
-    return {
-        "id": one.key,
-        "name": one.name,
-        "revision": one.revision,
-        "color": one.color,
-        "geojson": frame.__geo_interface__,
-        "selected": one.selected,
-    }
+    told = {"id": one.key, "name": one.name, "revision": one.revision, "color": one.color, "selected": one.selected}
+    return {**told, "geojson": one.frame.to_crs(4326)[["id", "geometry"]].__geo_interface__}
 
 
 def _draw(tool: DrawTool) -> dict[str, Any]:

@@ -66,13 +66,13 @@ def _find(mine: Session, workspace: Workspace, dates: list[Layer]) -> None:
     if st.button(f"Find changes{many}", type="primary", width="stretch", icon=":material/difference:"):
         for before, after in pairs:
             folder = workspace.new_result(f"{before.source.name}-{after.source.name}", "change")
-            command, outputs = _comparison(workspace, before, after, folder)
+            command, outputs = comparison_command(workspace, before, after, folder)
             mine.submit(workspace, f"{before.name} → {after.name}", command, outputs)
         st.rerun()
-    command_line(_comparison(workspace, *pairs[0], Path())[0])
+    command_line(comparison_command(workspace, *pairs[0], Path())[0])
 
 
-def _comparison(workspace: Workspace, before: Layer, after: Layer, folder: Path) -> tuple[Command, list[Path]]:
+def comparison_command(workspace: Workspace, before: Layer, after: Layer, folder: Path) -> tuple[Command, list[Path]]:
     """The command that compares two dates, and what it writes."""
     score, output, vector = outputs = [folder / "score.tif", folder / "change.tif", folder / "change.gpkg"]
     dates = before.source.address, after.source.address

@@ -44,7 +44,7 @@ def show() -> None:
     workbench(panel, draw=bool(mine.layers.imagery()))
 
 
-def _mapping(
+def mapping_command(
     workspace: Workspace,
     layer: Layer,
     folder: Path,
@@ -68,7 +68,7 @@ def _mapping(
 def _start(
     mine: Session, workspace: Workspace, layer: Layer, folder: Path, title: str, **how: str | Path | int | None
 ) -> None:
-    command, outputs = _mapping(workspace, layer, folder, **how)  # type: ignore[arg-type]
+    command, outputs = mapping_command(workspace, layer, folder, **how)  # type: ignore[arg-type]
     mine.submit(workspace, title, command, outputs)
     mine.results.insert(0, folder)
     features = cube_path(workspace, layer.source)
@@ -92,7 +92,7 @@ def _full_map(mine: Session, workspace: Workspace, layer: Layer, *, ready: bool)
             drawn_examples(mine).to_file(labels, layer="examples", driver="GPKG")
             _start(mine, workspace, layer, folder, f"Land cover of {layer.name}", labels=labels, field="class")
     if ready:
-        command_line(_mapping(workspace, layer, Path(), labels=Path(EXAMPLES), field="class")[0])
+        command_line(mapping_command(workspace, layer, Path(), labels=Path(EXAMPLES), field="class")[0])
 
 
 def _other_ways(mine: Session, workspace: Workspace, layer: Layer) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import geopandas
 import pytest
 import rasterio
-from app_testing import Server, Watched
+from app_testing import SETTLED, Server, Watched
 from browser_testing import Open, go, still, tiles_shown
 from pyproj import Transformer
 
@@ -25,13 +25,19 @@ class Place:
     def __init__(self, watched: Watched) -> None:
         self.mouse = watched.page.mouse
         self.page = watched.page
-        box = watched.page.locator(".gd-map").bounding_box()
+        found = self._measured()
+        while (again := self._measured()) != found:  # the map is still on its way
+            found = again
+        self.lng, self.lat = found
+
+    def _measured(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+        """Of longitude and latitude: a pixel, pixels a degree, and the degree at that pixel."""
+        box = self.page.locator(".gd-map").bounding_box()
         assert box
         ends = [(box["x"] + 120, box["y"] + 420), (box["x"] + 420, box["y"] + 560)]
         (x0, y0), (x1, y1) = ends
         (lng0, lat0), (lng1, lat1) = (self._ask(*end) for end in ends)
-        self.lng = (x0, (x1 - x0) / (lng1 - lng0), lng0)
-        self.lat = (y0, (y1 - y0) / (lat1 - lat0), lat0)
+        return (x0, (x1 - x0) / (lng1 - lng0), lng0), (y0, (y1 - y0) / (lat1 - lat0), lat0)
 
     def _ask(self, x: float, y: float) -> tuple[float, float]:
         self.mouse.move(x - 1, y)
@@ -121,7 +127,8 @@ def test_draw_segment_correct_export(server: Server, open_page: Open) -> None:
     page.get_by_text("Draw examples of two classes or more").wait_for()
     page.locator(".gd-map").focus()
     page.keyboard.press("f")
-    page.wait_for_timeout(600)  # the map flies there
+    page.evaluate(SETTLED)
+    page.locator(".leaflet-zoom-anim, .leaflet-pan-anim").first.wait_for(state="detached")
     place = Place(watched)
     spots = {0: [(20, 60), (40, 280)], 1: [(190, 40), (160, 150)], 2: [(200, 240), (160, 320)]}
     for number, corners in spots.items():

@@ -1,6 +1,7 @@
 """`geodino app`: bad input gets one clear sentence before the server starts."""
 
 import socket
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -122,3 +123,9 @@ def test_the_server_serves_this_machine_alone_and_tells_nobody() -> None:
     (address,) = [option for option in command.params if option.name == "address"]
     assert address.default == "127.0.0.1"
     assert "0.0.0.0" not in inspect.getsource(server)
+
+
+def test_no_page_needs_pytorch_or_scikit_learn_to_be_drawn() -> None:
+    """What does is loaded when it is used: a press right after the first page would wait for seconds."""
+    told = "import sys, app.server; print(*sorted({'torch', 'sklearn', 'altair', 'distributed'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout.split() == []
