@@ -264,9 +264,9 @@ def change(
         InputError: An input does not fit; one sentence says which and how to go on.
         OutputError: An output exists or cannot be written.
     """
-    from geodino.change_detection.method import Method
     from geodino.change_detection.null_model import check_threshold
     from geodino.change_detection.pipeline import ChangeOutputs, ChangeQuestion, change_scenes
+    from geodino.change_detection.score_method import Method
     from geodino.heads.model_file import SegmentationModel
 
     chosen = Method.named(method).settled()
@@ -323,8 +323,8 @@ def change_series(
         InputError: Fewer than three dates, dates out of order or without overlap.
         OutputError: The output exists or cannot be written.
     """
-    from geodino.change_detection.method import Method
     from geodino.change_detection.null_model import check_threshold
+    from geodino.change_detection.score_method import Method
     from geodino.change_detection.series import change_series as run
 
     chosen = Method.named(method).settled()

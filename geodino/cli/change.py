@@ -25,7 +25,7 @@ from geodino.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from geodino.change_detection.method import Method
+    from geodino.change_detection.score_method import Method
 
 
 def register(cli: typer.Typer) -> None:
@@ -177,7 +177,7 @@ def _threshold(text: str) -> float | None:
 
 def _method(text: str) -> "Method":
     """The method of that name; unknown names are refused with the list."""
-    from geodino.change_detection.method import Method
+    from geodino.change_detection.score_method import Method
     from tiles.errors import InputError
 
     try:
