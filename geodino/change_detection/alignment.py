@@ -153,9 +153,7 @@ def align(first: Scene, other: Scene) -> AlignedDate:
         return AlignedDate(pair.after, (0.0, 0.0), _TRUSTED_SHIFT, jitter, tuple(notes))
     moved = GeoBox(grid.shape, grid.affine @ Affine.translation(shift.cols, shift.rows), grid.crs)
     # Read on a grid that lies where the date's own pixels are; its windows are the common grid's windows.
-    return AlignedDate(
-        other.on(moved, resampling), (shift.rows, shift.cols), _TRUSTED_SHIFT, jitter, tuple(notes)
-    )
+    return AlignedDate(other.on(moved, resampling), (shift.rows, shift.cols), _TRUSTED_SHIFT, jitter, tuple(notes))
 
 
 def measure_shift(pair: Pair) -> Shift:

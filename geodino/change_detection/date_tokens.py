@@ -1,4 +1,4 @@
-"""Tokens of the dates that are compared: of a backbone over the corrected dates, or of cubes of the dates as they are."""
+"""Tokens of the dates that are compared: a backbone's of the corrected dates, or those of cubes that lie there."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -66,8 +66,8 @@ class DateTokens:
                 )
             if _kind(source.origin) != _kind(origin):
                 raise InputError(
-                    f"{path} and {paths[0]} were not made by the same backbone with the same settings; make one of them "
-                    "again with `geodino features`"
+                    f"{path} and {paths[0]} were not made by the same backbone with the same settings; make one of "
+                    "them again with `geodino features`"
                 )
         return cls(origin, [[str(path.absolute()), path.stat().st_mtime_ns] for path in paths], cubes=cubes)
 

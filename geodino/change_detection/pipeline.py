@@ -203,9 +203,7 @@ def _settings(question: ChangeQuestion, settings: DenseSettings) -> DenseSetting
         return settings
     recipe = question.model.recipe
     if settings.layers not in ((), recipe.layers):
-        raise InputError(
-            f"{question.model_path or 'the model'} reads layers of its own; leave --layers or --model out"
-        )
+        raise InputError(f"{question.model_path or 'the model'} reads layers of its own; leave --layers or --model out")
     return replace(settings, upscale=recipe.upscale, layers=recipe.layers)
 
 
@@ -238,6 +236,7 @@ def _write_score(
             writer.write(piece.row, piece.score[None])
             progress.update(0.9 + 0.1 * (piece.row + piece.score.shape[0]) / grid.shape[0], "score")
     return notes
+
 
 def kept_threshold(score: Path) -> Threshold:
     """The automatic threshold that was calibrated when a score was made."""

@@ -26,7 +26,6 @@ from geodino.change_detection.spectral_distance import HALO, SpectralModel
 from geodino.change_detection.token_score import TokenScore
 from geodino.heads.edge_refinement import RADIUS, apply_lines, guided_lines, token_means
 from tiles.scenes.reader import SceneReader
-from tiles.scenes.scene import Scene
 from tiles.workers import cores, in_order
 from tiles.writing.stitch import upsample_rows
 

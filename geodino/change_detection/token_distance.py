@@ -68,9 +68,7 @@ def fit_token_change(before: SceneTokens, after: SceneTokens, *, layers: int, to
     return TokenChange(centres.astype(np.float32), layers, float(np.clip(tolerance, 0, 1)))
 
 
-def distance_rows(
-    change: TokenChange, before: SceneTokens, after: SceneTokens, start: int, stop: int
-) -> FloatArray:
+def distance_rows(change: TokenChange, before: SceneTokens, after: SceneTokens, start: int, stop: int) -> FloatArray:
     """Distances and textures `[2, channels, stop - start, columns]` of token rows; 0 where either date has none."""
     top, bottom = max(start - _REACH, 0), min(stop + _REACH, before.valid.shape[0])
     first, valid = before.read(top, bottom)

@@ -106,9 +106,7 @@ def learn_kind(score: PairScore, labels: Labels) -> KindOfChange:
     return KindOfChange(score, blend(fit_logistic(*sample), fit_prototypes(*sample), _PROTOTYPE_SHARE))
 
 
-def pair_features(
-    score: PairScore, readers: Readers, start: int, stop: int
-) -> tuple[FloatArray, NDArray[np.bool_]]:
+def pair_features(score: PairScore, readers: Readers, start: int, stop: int) -> tuple[FloatArray, NDArray[np.bool_]]:
     """Score, log colours of both dates and their difference, `[1 + 3 C, n, width]`, and validity `[n, width]`."""
     before, after, valid = readers.read(score.pair, start, stop)
     first, second = np.log(before + _DARK), np.log(after + _DARK)
@@ -129,7 +127,8 @@ def _features_at(score: PairScore, labels: Labels) -> tuple[FloatArray, NDArray[
     features: FloatArray | None = None
     known = np.zeros(len(labels), dtype=bool)
     blocks = [block for block in score.blocks() if ((labels.rows >= block[0]) & (labels.rows < block[1])).any()]
-    for (start, stop), (block, valid) in zip(blocks, each_block(partial(pair_features, score), blocks, [score.pair]), strict=True):
+    read = each_block(partial(pair_features, score), blocks, [score.pair])
+    for (start, stop), (block, valid) in zip(blocks, read, strict=True):
         here = np.flatnonzero((labels.rows >= start) & (labels.rows < stop))
         if features is None:
             features = np.zeros((len(labels), len(block)), dtype=np.float32)
