@@ -176,7 +176,8 @@ def change(
     model: str | Path | None = None,
     vector: str | Path | None = None,
     min_area_m2: float = 0.0,
-    upscale: int = 1,
+    features: Sequence[str | Path] = (),
+    upscale: int | None = None,
     layers: Sequence[int] = (),
     progress: Progress | None = None,
     **run: Unpack[RunKeywords],
@@ -200,8 +201,11 @@ def change(
         model: A model that ``segment(save_model=...)`` wrote: says what changed places were and became.
         vector: Polygons of change with area, score, dates and, with a model, classes; the suffix chooses the format.
         min_area_m2: Smaller polygons are left out.
-        upscale: Tokens per patch side, 1, 2 or 4.
-        layers: Layers of the backbone to compare instead of the last, each on its own; a model brings its own.
+        features: Cubes that ``features`` made of both dates, which lie on one pixel grid: their tokens are compared as
+            they are, and no backbone is run. Shift and light are then corrected in the bands only.
+        upscale: Tokens per patch side, 1, 2 or 4 (1 if not given); a model and cubes bring their own.
+        layers: Layers of the backbone to compare instead of the last, each on its own; a model and cubes bring their
+            own.
         progress: Reporter of the share done, 0 to 1.
         **run: See ``RunKeywords``.
 
@@ -212,9 +216,9 @@ def change(
         InputError: An input does not fit; one sentence says which and how to go on.
         OutputError: An output exists or cannot be written.
     """
-    from geodino.change_detection.method import Method
     from geodino.change_detection.null_model import check_threshold
     from geodino.change_detection.pipeline import ChangeOutputs, ChangeQuestion, change_scenes
+    from geodino.change_detection.score_method import Method
     from geodino.heads.model_file import SegmentationModel
 
     options = RunOptions(**run)
@@ -222,15 +226,17 @@ def change(
     check_threshold(threshold)
     outputs = ChangeOutputs(Path(output), _path(score), _path(vector), min_area_m2, options.overwrite)
     outputs.check()
+    _check_brought(features, options, upscale, layers, used=chosen.reads_features or model is not None)
     trained = None if model is None else SegmentationModel.load(Path(model))
     before, after = _scene(before), _scene(after)
-    check_not_input((outputs.mask, outputs.score, outputs.vector), before, after, like, model)
+    check_not_input((outputs.mask, outputs.score, outputs.vector), before, after, like, model, *features)
     question = ChangeQuestion(chosen, threshold, objects, _path(like), field, trained, _path(model))
-    settings = DenseSettings(upscale=upscale, layers=tuple(layers))
-    if not chosen.reads_features and trained is None:
-        return change_scenes(before, after, outputs, question, engine=None, settings=settings, progress=progress)
-    with options.engine() as engine:
-        return change_scenes(before, after, outputs, question, engine=engine, settings=settings, progress=progress)
+    settings, cubes = DenseSettings(upscale=upscale or 1, layers=tuple(layers)), [Path(cube) for cube in features]
+    needed = not cubes and (chosen.reads_features or trained is not None)
+    with options.engine() if needed else nullcontext() as engine:
+        return change_scenes(
+            before, after, outputs, question, engine=engine, settings=settings, cubes=cubes, progress=progress
+        )
 
 
 def change_series(
@@ -239,7 +245,8 @@ def change_series(
     *,
     threshold: float | None = None,
     method: str = "auto",
-    upscale: int = 1,
+    features: Sequence[str | Path] = (),
+    upscale: int | None = None,
     layers: Sequence[int] = (),
     progress: Progress | None = None,
     **run: Unpack[RunKeywords],
@@ -252,7 +259,8 @@ def change_series(
             are unknown or repeat), 0 none, 65535 nodata of any date.
         threshold: Scores above are change; None for each pair's own.
         method: As for ``change``.
-        upscale: Tokens per patch side, 1, 2 or 4.
+        features: As for ``change``, a cube for each date.
+        upscale: As for ``change``.
         layers: As for ``change``.
         progress: Reporter of the share done, 0 to 1.
         **run: See ``RunKeywords``.
@@ -261,21 +269,37 @@ def change_series(
         InputError: Fewer than three dates, dates out of order or without overlap.
         OutputError: The output exists or cannot be written.
     """
-    from geodino.change_detection.method import Method
     from geodino.change_detection.null_model import check_threshold
+    from geodino.change_detection.score_method import Method
     from geodino.change_detection.series import change_series as run_series
 
     options = RunOptions(**run)
     chosen = Method.named(method).settled()
     check_threshold(threshold)
+    _check_brought(features, options, upscale, layers, used=chosen.reads_features)
     opened = [_scene(scene) for scene in scenes]
-    check_not_input((Path(output),), *opened)
-    settings = DenseSettings(upscale=upscale, layers=tuple(layers))
-    with options.engine() if opened and chosen.reads_features else nullcontext() as engine:
+    check_not_input((Path(output),), *opened, *features)
+    settings, cubes = DenseSettings(upscale=upscale or 1, layers=tuple(layers)), [Path(cube) for cube in features]
+    with options.engine() if opened and chosen.reads_features and not cubes else nullcontext() as engine:
         return run_series(
-            opened, Path(output), engine=engine, method=chosen, threshold=threshold, settings=settings,
+            opened, Path(output), method=chosen, threshold=threshold, engine=engine, settings=settings, cubes=cubes,
             overwrite=options.overwrite, progress=progress,
         )  # fmt: skip
+
+
+def _check_brought(
+    features: Sequence[str | Path], options: RunOptions, upscale: int | None, layers: Sequence[int], *, used: bool
+) -> None:
+    """Refuse beside cubes of features what the cubes bring themselves, and cubes that nothing reads."""
+    if not features:
+        return
+    if upscale is not None or layers or options != RunOptions(overwrite=options.overwrite):
+        raise InputError(
+            f"the tokens are those of {' and '.join(str(cube) for cube in features)}: leave --upscale, --layers, "
+            "--backbone, --device, --precision and --dask out"
+        )
+    if not used:
+        raise InputError("method spectral compares no features; leave --features out or take another --method")
 
 
 def similar(
