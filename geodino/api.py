@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from geodino.dense.stream import DenseSettings
+from geodino.dense.settings import DenseSettings
 from geodino.inputs import check_not_input
 from geodino.jobs.run_options import RunKeywords, RunOptions
 from tiles.errors import InputError

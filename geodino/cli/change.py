@@ -6,13 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from geodino.cli.options import (
-    LayersOption,
-    OutputOption,
-    SceneOptions,
-    grouped,
-    layer_numbers,
-)
+from geodino.cli.options import LayersOption, OutputOption, SceneOptions, grouped, layer_numbers
 from geodino.jobs.run_options import RunOptions
 
 if TYPE_CHECKING:

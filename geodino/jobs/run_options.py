@@ -11,7 +11,7 @@ from tiles.errors import InputError
 if TYPE_CHECKING:
     from geodino.backbones.backbone import Backbone
     from geodino.dense.engine import Engine
-    from geodino.dense.stream import DenseSettings
+    from geodino.dense.settings import DenseSettings
     from geodino.dense.tokens import TokenSource
     from tiles.scenes.scene import Scene
 
@@ -127,7 +127,7 @@ class RunOptions:
             InputError: The cube does not fit the scene, options that it has no use for are given beside it, or the
                 backbone cannot be had.
         """
-        from geodino.dense.stream import DenseSettings
+        from geodino.dense.settings import DenseSettings
         from geodino.dense.tokens import tokens_from_cube, tokens_from_scene
         from tiles.writing.cog import part_of
 

@@ -13,7 +13,7 @@ from affine import Affine
 import geodino
 from geodino.backbones.backbone import Backbone, untrained_backbone
 from geodino.dense.engine import LocalEngine
-from geodino.dense.stream import DenseSettings
+from geodino.dense.settings import DenseSettings
 from geodino.dense.tokens import tokens_from_cube, tokens_from_scene
 from tiles.errors import InputError
 from tiles.scenes.opening import open_scene

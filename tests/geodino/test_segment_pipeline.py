@@ -15,7 +15,7 @@ from shapely.geometry import Point, box
 import geodino
 from geodino.backbones.backbone import Backbone, untrained_backbone
 from geodino.dense.engine import LocalEngine
-from geodino.dense.stream import DenseSettings
+from geodino.dense.settings import DenseSettings
 from geodino.dense.tokens import tokens_from_scene
 from geodino.heads.model_file import SegmentationModel
 from geodino.segmentation.pipeline import SegmentationOutputs, SegmentationQuestion, map_settings, segment_scene
