@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from geodino.dense.stream import DenseSettings
+from geodino.dense.settings import DenseSettings
 from geodino.inputs import check_not_input
 from geodino.jobs.run_options import RunKeywords, RunOptions
 from tiles.errors import InputError
@@ -55,39 +55,13 @@ def features(
         OutputError: An output exists or cannot be written.
     """
     from geodino.dense.cube_reader import open_cube
+    from geodino.jobs.features import make_features
 
-    made = write_features(scene, output, settings=settings, dtype=dtype, quicklook=quicklook, progress=progress, **run)
+    made = make_features(
+        _scene(scene), Path(output), RunOptions(**run), settings=settings, dtype=dtype, quicklook=_path(quicklook),
+        progress=progress,
+    )  # fmt: skip
     return open_cube(made)
-
-
-def write_features(
-    scene: str | Path | Scene,
-    output: str | Path,
-    *,
-    settings: DenseSettings | None = None,
-    dtype: str = "auto",
-    quicklook: str | Path | None = None,
-    progress: Progress | None = None,
-    **run: Unpack[RunKeywords],
-) -> Path:
-    """``features`` without opening what it made, which needs xarray; returns where the cube is."""
-    from geodino.dense.extraction import Extraction, check_outputs, draw, lacks_quicklook
-
-    options = RunOptions(**run)
-    target, picture = Path(output).absolute(), _path(quicklook)
-    check_outputs(target, dtype=dtype, quicklook=picture, overwrite=options.overwrite)
-    scene = _scene(scene)
-    check_not_input((target, picture), scene)
-    keep = not options.overwrite and lacks_quicklook(target, picture)
-    with options.engine() as engine:
-        plan = Extraction.plan(scene, engine, target, settings or DenseSettings(), dtype=dtype)
-        if keep:
-            plan.check_made()
-        else:
-            plan.run(overwrite=options.overwrite, progress=progress)
-    if picture is not None:
-        draw(target, picture, overwrite=options.overwrite)
-    return target
 
 
 def segment(
@@ -136,20 +110,13 @@ def segment(
         InputError: an input does not fit; one sentence says which and how to go on.
         OutputError: an output exists or cannot be written.
     """
-    from geodino.dense.tokens import tokens_from_cube, tokens_from_scene
     from geodino.heads.labels import read_labels
     from geodino.heads.model_file import SegmentationModel
     from geodino.segmentation.clusters import check_clusters
     from geodino.segmentation.pipeline import SegmentationOutputs, SegmentationQuestion, map_settings, segment_scene
-    from tiles.writing.cog import part_of
 
     options = RunOptions(**run)
-    if sum(choice is not None for choice in (labels, clusters, model)) != 1:
-        raise InputError("say which classes to map: give one of --labels, --clusters and --model")
-    if features is not None and (upscale is not None or options != RunOptions(overwrite=options.overwrite)):
-        raise InputError(
-            f"the tokens are those of {features}: leave --upscale, --backbone, --device, --precision and --dask out"
-        )
+    options.check_cubes(() if features is None else (features,), upscale=upscale)
     outputs = SegmentationOutputs(
         Path(output), _path(confidence), _path(vector), _path(save_model), min_area_m2, overwrite=options.overwrite
     )
@@ -162,15 +129,11 @@ def segment(
     check_not_input(written, scene, labels, model, features)
     found = None if labels is None else read_labels(labels, scene.geobox, field=field)
     question = SegmentationQuestion(found, clusters, trained, _path(model), validate)
-    if features is not None:
-        return segment_scene(scene, tokens_from_cube(Path(features), scene), outputs, question, progress=progress)
-    if trained is not None:
-        if upscale not in (None, trained.recipe.upscale):
-            raise InputError(f"{model} was trained with --upscale {trained.recipe.upscale}; leave --upscale out")
-        upscale = trained.recipe.upscale
-    settings, folder = map_settings(upscale or 1), part_of(outputs.classes, ".tokens")
-    with options.engine() as engine:
-        source = tokens_from_scene(scene, engine, settings, folder, overwrite=options.overwrite)
+    own = None if trained is None else trained.recipe.upscale
+    if own is not None and upscale not in (None, own):
+        raise InputError(f"{model} was trained with --upscale {own}; leave --upscale out")
+    settings = map_settings(upscale or own or 1)
+    with options.tokens(scene, outputs.classes, features=features, settings=settings) as source:
         return segment_scene(scene, source, outputs, question, progress=progress)
 
 
@@ -213,7 +176,8 @@ def change(
     model: str | Path | None = None,
     vector: str | Path | None = None,
     min_area_m2: float = 0.0,
-    upscale: int = 1,
+    features: Sequence[str | Path] = (),
+    upscale: int | None = None,
     layers: Sequence[int] = (),
     progress: Progress | None = None,
     **run: Unpack[RunKeywords],
@@ -237,8 +201,11 @@ def change(
         model: A model that ``segment(save_model=...)`` wrote: says what changed places were and became.
         vector: Polygons of change with area, score, dates and, with a model, classes; the suffix chooses the format.
         min_area_m2: Smaller polygons are left out.
-        upscale: Tokens per patch side, 1, 2 or 4.
-        layers: Layers of the backbone to compare instead of the last, each on its own; a model brings its own.
+        features: Cubes that ``features`` made of both dates, which lie on one pixel grid: their tokens are compared as
+            they are, and no backbone is run. Shift and light are then corrected in the bands only.
+        upscale: Tokens per patch side, 1, 2 or 4 (1 if not given); a model and cubes bring their own.
+        layers: Layers of the backbone to compare instead of the last, each on its own; a model and cubes bring their
+            own.
         progress: Reporter of the share done, 0 to 1.
         **run: See ``RunKeywords``.
 
@@ -249,9 +216,9 @@ def change(
         InputError: An input does not fit; one sentence says which and how to go on.
         OutputError: An output exists or cannot be written.
     """
-    from geodino.change_detection.method import Method
     from geodino.change_detection.null_model import check_threshold
     from geodino.change_detection.pipeline import ChangeOutputs, ChangeQuestion, change_scenes
+    from geodino.change_detection.score_method import Method
     from geodino.heads.model_file import SegmentationModel
 
     options = RunOptions(**run)
@@ -259,15 +226,19 @@ def change(
     check_threshold(threshold)
     outputs = ChangeOutputs(Path(output), _path(score), _path(vector), min_area_m2, options.overwrite)
     outputs.check()
+    options.check_cubes(features, upscale=upscale, layers=layers)
+    if features and not chosen.reads_features and model is None:
+        raise InputError("method spectral compares no features; leave --features out or take another --method")
     trained = None if model is None else SegmentationModel.load(Path(model))
     before, after = _scene(before), _scene(after)
-    check_not_input((outputs.mask, outputs.score, outputs.vector), before, after, like, model)
+    check_not_input((outputs.mask, outputs.score, outputs.vector), before, after, like, model, *features)
     question = ChangeQuestion(chosen, threshold, objects, _path(like), field, trained, _path(model))
-    settings = DenseSettings(upscale=upscale, layers=tuple(layers))
-    if not chosen.reads_features and trained is None:
-        return change_scenes(before, after, outputs, question, engine=None, settings=settings, progress=progress)
-    with options.engine() as engine:
-        return change_scenes(before, after, outputs, question, engine=engine, settings=settings, progress=progress)
+    settings, cubes = DenseSettings(upscale=upscale or 1, layers=tuple(layers)), [Path(cube) for cube in features]
+    needed = not cubes and (chosen.reads_features or trained is not None)
+    with options.engine() if needed else nullcontext() as engine:
+        return change_scenes(
+            before, after, outputs, question, engine=engine, settings=settings, cubes=cubes, progress=progress
+        )
 
 
 def change_series(
@@ -276,7 +247,8 @@ def change_series(
     *,
     threshold: float | None = None,
     method: str = "auto",
-    upscale: int = 1,
+    features: Sequence[str | Path] = (),
+    upscale: int | None = None,
     layers: Sequence[int] = (),
     progress: Progress | None = None,
     **run: Unpack[RunKeywords],
@@ -289,7 +261,8 @@ def change_series(
             are unknown or repeat), 0 none, 65535 nodata of any date.
         threshold: Scores above are change; None for each pair's own.
         method: As for ``change``.
-        upscale: Tokens per patch side, 1, 2 or 4.
+        features: As for ``change``, a cube for each date.
+        upscale: As for ``change``.
         layers: As for ``change``.
         progress: Reporter of the share done, 0 to 1.
         **run: See ``RunKeywords``.
@@ -298,19 +271,22 @@ def change_series(
         InputError: Fewer than three dates, dates out of order or without overlap.
         OutputError: The output exists or cannot be written.
     """
-    from geodino.change_detection.method import Method
     from geodino.change_detection.null_model import check_threshold
+    from geodino.change_detection.score_method import Method
     from geodino.change_detection.series import change_series as run_series
 
     options = RunOptions(**run)
     chosen = Method.named(method).settled()
     check_threshold(threshold)
+    options.check_cubes(features, upscale=upscale, layers=layers)
+    if features and not chosen.reads_features:
+        raise InputError("method spectral compares no features; leave --features out or take another --method")
     opened = [_scene(scene) for scene in scenes]
-    check_not_input((Path(output),), *opened)
-    settings = DenseSettings(upscale=upscale, layers=tuple(layers))
-    with options.engine() if opened and chosen.reads_features else nullcontext() as engine:
+    check_not_input((Path(output),), *opened, *features)
+    settings, cubes = DenseSettings(upscale=upscale or 1, layers=tuple(layers)), [Path(cube) for cube in features]
+    with options.engine() if opened and chosen.reads_features and not cubes else nullcontext() as engine:
         return run_series(
-            opened, Path(output), engine=engine, method=chosen, threshold=threshold, settings=settings,
+            opened, Path(output), method=chosen, threshold=threshold, engine=engine, settings=settings, cubes=cubes,
             overwrite=options.overwrite, progress=progress,
         )  # fmt: skip
 
@@ -324,6 +300,7 @@ def similar(
     crs: str | None = None,
     index: str | Path | None = None,
     count: int = 100,
+    features: str | Path | None = None,
     settings: DenseSettings | None = None,
     progress: Progress | None = None,
     **run: Unpack[RunKeywords],
@@ -335,12 +312,13 @@ def similar(
     Args:
         scene: A scene, what ``open_scene`` takes, or a feature cube, which needs no model.
         output: The map: float32 COG, cosine in [-1, 1], NaN = nodata, on the scene's pixel grid (on the token grid for
-            a cube). With ``index``: the best places as ``.parquet``, ``.gpkg`` or ``.geojson``.
+            a cube alone). With ``index``: the best places as ``.parquet``, ``.gpkg`` or ``.geojson``.
         at: Places ``(x, y)``; several are averaged.
         polygons: Vector file whose polygons are looked for, averaged with the places.
         crs: Coordinate reference system of ``at``; the scene's own when None.
         index: GeoParquet of sparse embeddings to search instead of the scene.
         count: Places of the index to keep.
+        features: A cube that ``features`` made of this scene: its tokens are taken, and no backbone is run.
         settings: How windows are laid.
         progress: Reporter of the share done, 0 to 1.
         **run: See ``RunKeywords``.
@@ -352,19 +330,18 @@ def similar(
         InputError: A place lies outside the scene or on nodata, or a file cannot be used.
         OutputError: The output exists or cannot be written.
     """
-    from geodino.retrieval.similar import SimilarPlaces
+    from geodino.retrieval.likeness import Query
+    from geodino.retrieval.similar import SimilarPlaces, is_cube
 
     options = RunOptions(**run)
-    return SimilarPlaces(
-        scene=scene if isinstance(scene, Scene) else str(scene),
-        output=Path(output).absolute(),
-        points=tuple(at),
-        polygons=_path(polygons),
-        crs=crs,
-        index=_path(index),
-        count=count,
-        overwrite=options.overwrite,
-    ).run(options.backbone, settings or DenseSettings(), progress)
+    query = Query(tuple(at), _path(polygons), crs)
+    question = SimilarPlaces(query, Path(output).absolute(), _path(index), count, options.overwrite)
+    question.check()
+    alone = not isinstance(scene, Scene) and is_cube(scene)
+    opened, features = (None, scene) if alone else (_scene(scene), features)
+    check_not_input((question.output,), opened, features, index, polygons)
+    with options.tokens(opened, question.output, features=features, settings=settings) as source:
+        return question.answer(source, opened, progress)
 
 
 def _path(value: str | Path | None) -> Path | None:
