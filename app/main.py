@@ -3,9 +3,11 @@
 import streamlit as st
 from PIL import Image, ImageDraw
 
-from app.pages import PAGES, warm_up
-from app.store.login import require_login
-from app.tour import tour_bar
+from app.pages import PAGES
+from app.pages.login import require_login
+from app.pages.tour import tour_bar
+from app.store.workspace import current
+from app.work.warm_up import warm_up
 
 
 @st.cache_data
@@ -25,10 +27,11 @@ st.set_page_config(page_title="geodino", page_icon=icon(), layout="wide", initia
 st.html("<style>.block-container, .stMainBlockContainer { padding: 4.4rem 1.4rem 2rem; max-width: none; }</style>")
 
 require_login()
-page = st.navigation(
-    [st.Page(one.show, title=one.title, icon=one.icon, url_path=one.path, default=one is PAGES[0]) for one in PAGES],
-    position="top",
-)
+pages = [
+    st.Page(one.show, title=one.title, icon=one.icon, url_path=one.title.lower(), default=one is PAGES[0])
+    for one in PAGES
+]
+page = st.navigation(pages, position="top")
 tour_bar()
 page.run()
-warm_up()
+warm_up(current().backbone)

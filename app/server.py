@@ -5,20 +5,18 @@ import threading
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 
 import streamlit as st
 from starlette.middleware import Middleware
 from streamlit import net_util
 
-from app.map.frontpage import FrontPage
 from app.map.source import open_source
 from app.map.style import default_style
-from app.map.tile_routes import ROUTES, bundle_name
-from app.pages import PAGES
+from app.map.tile_routes import bundle_name, routes
+from app.pages.tour import DEMO
 from app.store.workspace import Workspace, use
-from app.tour import DEMO
+from app.streamlit_files import StreamlitFiles
 from app.work.cluster import JobCluster, keep_going
 from tiles.errors import InputError
 
@@ -84,13 +82,12 @@ def serve(workspace: Workspace, *, port: int, address: str) -> None:
     # To judge the origin of a connection, Streamlit would ask a server on the internet for this machine's address.
     net_util._external_ip = ""
     use(workspace)
-    import_module(PAGES[0].module)  # whoever opens the first page does not wait for what it needs
     cluster = JobCluster(workspace.dask)
     if workspace.dask:
         _ = cluster.client  # a scheduler that does not answer is said now
     stop = threading.Event()
     keep_going(workspace.jobs, cluster, stop)
-    server = st.App(SCRIPT, routes=ROUTES, middleware=[Middleware(FrontPage)])
+    server = st.App(SCRIPT, routes=routes(workspace.registry), middleware=[Middleware(StreamlitFiles)])
     try:
         server.run(config={**QUIET, "server.port": port, "server.address": address})
     finally:

@@ -35,11 +35,13 @@ from rasterio.transform import from_origin
 from rio_tiler.io import Reader
 from starlette.applications import Starlette
 
+from app.map.preview import Preview
 from app.map.source import Source, open_source
 from app.map.style import default_style
-from app.map.tile_routes import ROUTES
-from app.store.workspace import Workspace, use
-from app.work.cubes import Cube, classify, write_preview
+from app.map.tile_routes import routes
+from app.store.workspace import Workspace
+from app.work.cube import Cube
+from app.work.live_maps import LabelledTokens, classify
 from geodino.heads.labels import Labels
 from geodino.heads.legend import Legend
 
@@ -85,12 +87,11 @@ def resident_mb(pid: int) -> float:
 def serve(folder: Path, path: Path, said: Connection) -> None:
     """The app's routes in a process of their own, so that the asker shares no lock with it."""
     workspace = Workspace.at(folder)
-    use(workspace)
     start = time.perf_counter()
     source = open_source(path)
     layer = workspace.registry.add(source, default_style(source, workspace.statistics))
     opened = time.perf_counter() - start
-    server = uvicorn.Server(uvicorn.Config(Starlette(routes=ROUTES), port=0, log_level="error"))
+    server = uvicorn.Server(uvicorn.Config(Starlette(routes=routes(workspace.registry)), port=0, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
@@ -196,9 +197,8 @@ def measure_live(folder: Path, side: int) -> None:
     bare = min(timed(lambda: cube.product(kinds)) for _ in range(3))
 
     def whole() -> None:
-        made = classify(cube, labels)
-        path = write_preview(folder / "live.tif", made.probabilities, geobox, 255)
-        open_source(path)
+        made = classify(cube, LabelledTokens.on(cube, labels))
+        open_source(Preview(made.probabilities, geobox, 255, labels.legend.names).write(folder / "live.tif"))
 
     took = min(timed(whole) for _ in range(3))
     ratio = f"{took / bare:.1f} x the bare product of features and weights"

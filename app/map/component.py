@@ -7,11 +7,11 @@ import geopandas
 import streamlit as st
 
 from app.map.layers import LayerList, for_browser
+from app.map.registry import PREFIX, Registry
 from app.map.source import ClassColor
-from app.map.tile_routes import PREFIX, bundle_name
-from app.store.workspace import Workspace
+from app.map.tile_routes import bundle_name
 
-HEIGHT = 680
+HEIGHT = 680  # pixels
 KEY = "geodino_map"
 EMPTY: dict[str, Any] = {"type": "FeatureCollection", "features": []}
 
@@ -73,10 +73,10 @@ class MapResult:
     picked: tuple[str, str] | None
 
 
-def _component(url_prefix: str) -> Any:
+def _component() -> Any:
     """The component; its code comes from our own route, cached by the browser, instead of with every message."""
     # Streamlit loads this text from a blob, against which no address is relative; hence the whole address.
-    address = f'new URL("{url_prefix}{PREFIX}/assets/{bundle_name()}", window.location.origin).href'
+    address = f'new URL("{PREFIX}/assets/{bundle_name()}", window.location.origin).href'
     script = f"const map = await import({address});\nexport default map.default;\n"
     return st.components.v2.component("geodino_map", js=script)
 
@@ -97,38 +97,36 @@ def map_events() -> MapResult:
 
 def show_map(
     layers: LayerList,
-    workspace: Workspace,
+    registry: Registry,
     *,
     vectors: tuple[VectorLayer, ...] = (),
     draw: DrawTool | None = None,
     pick: bool = False,
     fit: tuple[str, tuple[float, float, float, float]] | None = None,
     swipe: tuple[str, str] | None = None,
-    height: int = HEIGHT,
 ) -> None:
     """Show the session's map; the same map lives on through reruns and pages.
 
     Args:
         layers: What to show, top first.
-        workspace: The server's.
+        registry: The server's.
         vectors: Polygons above the layers.
         draw: Drawing tools, or None.
         pick: Whether a click comes back as ``clicked``.
         fit: A name and west, south, east, north in degrees: each new name brings these bounds into view.
         swipe: Keys of the layers to begin comparing.
-        height: Pixels.
     """
     if "map_component" not in st.session_state:
-        st.session_state.map_component = _component(workspace.url_prefix)
+        st.session_state.map_component = _component()
     data = {
         "map": "main",
-        "layers": [for_browser(layer, workspace) for layer in layers.layers],
+        "layers": [for_browser(layer, registry) for layer in layers.layers],
         "vectors": [_vectors(one) for one in vectors],
         "draw": _draw(draw) if draw else None,
         "fit": {"token": fit[0], "bounds": [[fit[1][1], fit[1][0]], [fit[1][3], fit[1][2]]]} if fit else None,
         "pick": pick,
         "swipe": list(swipe) if swipe else None,
-        "height": height,
+        "height": HEIGHT,
     }
     nothing = {f"on_{name}_change": _ignore for name in ("drawn", "arranged", "threshold", "clicked", "picked")}
     st.session_state.map_component(key=KEY, data=data, **nothing)
@@ -139,15 +137,8 @@ def _ignore() -> None:
 
 
 def _vectors(one: VectorLayer) -> dict[str, Any]:
-    frame = one.frame.to_crs(4326)[["id", "geometry"]]
-    return {
-        "id": one.key,
-        "name": one.name,
-        "revision": one.revision,
-        "color": one.color,
-        "geojson": frame.__geo_interface__,
-        "selected": one.selected,
-    }
+    told = {"id": one.key, "name": one.name, "revision": one.revision, "color": one.color, "selected": one.selected}
+    return {**told, "geojson": one.frame.to_crs(4326)[["id", "geometry"]].__geo_interface__}
 
 
 def _draw(tool: DrawTool) -> dict[str, Any]:

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from app.map.registry import PREFIX, Registry
 from app.map.source import LAST_ZOOM, Meaning, Source
-from app.map.style import CHANGE_COLOR, Paint, Style, default_style, ramp_colors
-from app.store.workspace import Workspace
+from app.map.style import CHANGE_COLOR, Paint, Style, ramp_colors
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,10 @@ class LayerList:
     layers: list[Layer] = field(default_factory=list)
 
     def add(
-        self,
-        workspace: Workspace,
-        source: Source,
-        *,
-        style: Style | None = None,
-        key: str | None = None,
-        name: str | None = None,
-        opacity: float = 1.0,
+        self, source: Source, style: Style, *, key: str | None = None, name: str | None = None, opacity: float = 1.0
     ) -> Layer:
         """Put a source on top, or in the place of the layer with the same ``key``."""
-        made = style or default_style(source, workspace.statistics)
-        layer = Layer(key or secrets.token_hex(4), source, made, name or source.name, opacity=opacity)
+        layer = Layer(key or secrets.token_hex(4), source, style, name or source.name, opacity=opacity)
         for index, old in enumerate(self.layers):
             if old.key == layer.key:
                 self.layers[index] = replace(layer, visible=old.visible, opacity=old.opacity)
@@ -91,14 +83,14 @@ def _arranged(layer: Layer, entries: dict[str, tuple[int, dict[str, Any]]]) -> L
     return replace(layer, visible=bool(entry["visible"]), opacity=min(1.0, max(0.0, float(entry["opacity"]))))
 
 
-def for_browser(layer: Layer, workspace: Workspace) -> dict[str, Any]:
+def for_browser(layer: Layer, registry: Registry) -> dict[str, Any]:
     """What the map component needs to know about a layer; the types are in app/frontend/src/types.ts."""
-    address = workspace.registry.add(layer.source, layer.style)
+    address = registry.add(layer.source, layer.style)
     west, south, east, north = layer.source.bounds
     return {
         "id": layer.key,
         "name": layer.name,
-        "url": f"{workspace.url_prefix}/geodino/tiles/{address}/{{z}}/{{x}}/{{y}}.png",
+        "url": f"{PREFIX}/tiles/{address}/{{z}}/{{x}}/{{y}}.png",
         "bounds": [[south, west], [north, east]],
         "maxNativeZoom": min(LAST_ZOOM, layer.source.max_zoom + layer.style.finer),
         "visible": layer.visible,

@@ -83,7 +83,7 @@ def _layer(layer: Layer, view: _View, size: tuple[int, int]) -> Image.Image:
             if layer.style.paint is Paint.score:
                 cut = layer.style.threshold if layer.style.threshold is not None else 0.0
                 painted = np.zeros((TILE, TILE, 4), dtype=np.uint8)
-                painted[numbers.valid & (numbers.values[0] >= cut)] = (*_rgb(CHANGE_COLOR), 255)
+                painted[numbers.valid & (numbers.values[0] >= cut)] = (*bytes.fromhex(CHANGE_COLOR[1:]), 255)
             else:
                 painted = paint(numbers, layer.style)
             painted[..., 3] = (painted[..., 3] * layer.opacity).astype(np.uint8)
@@ -92,15 +92,11 @@ def _layer(layer: Layer, view: _View, size: tuple[int, int]) -> Image.Image:
     return canvas
 
 
-def _rgb(color: str) -> tuple[int, int, int]:
-    return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
-
-
 def _page(
     picture: Image.Image, layers: list[Layer], title: str, bounds: tuple[float, float, float, float]
 ) -> Image.Image:
     side = 380
-    rows = sum(2 + _rows(layer) for layer in layers)
+    rows = sum(2 + len(_legend(layer)) for layer in layers)
     height = max(picture.height, LINE * (rows + 5)) + 2 * MARGIN
     page = Image.new("RGBA", (picture.width + side + 3 * MARGIN, height), "#ffffff")
     page.paste(picture, (MARGIN, MARGIN))
@@ -120,10 +116,6 @@ def _page(
         y += LINE // 2
     _scale(pen, picture, bounds, small)
     return page
-
-
-def _rows(layer: Layer) -> int:
-    return len(_legend(layer))
 
 
 def _legend(layer: Layer) -> list[tuple[str, str]]:

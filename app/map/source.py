@@ -5,10 +5,10 @@ changes) are read for the legend that they carry.
 """
 
 import hashlib
-import json
 import math
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -23,9 +23,9 @@ from rasterio.warp import transform_bounds
 from tiles.errors import InputError
 from tiles.scenes.band import Band
 from tiles.scenes.opening import open_scene
-from tiles.scenes.raster import inspect, open_raster, reading
+from tiles.scenes.raster import ground_sample_distance_m, inspect, open_raster, reading
 from tiles.scenes.scene import Scene
-from tiles.writing.cog import CLASSES_TAG
+from tiles.writing.cog import read_classes
 
 WEB_MERCATOR_PIXEL_M = 156_543.033928  # side of a pixel of the one tile at zoom 0, at the equator
 LAST_ZOOM = 22
@@ -59,6 +59,12 @@ class ClassColor:
     value: int
     name: str
     color: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, value: int, name: str, color: str) -> "ClassColor":
+        """From a colour as ``#rrggbb``."""
+        red, green, blue = bytes.fromhex(color.removeprefix("#"))
+        return cls(value, name, (red, green, blue))
 
     @property
     def hex(self) -> str:
@@ -113,7 +119,7 @@ class Source:
         return int(np.clip(math.ceil(math.log2(WEB_MERCATOR_PIXEL_M / per_pixel)), 0, LAST_ZOOM))
 
 
-def open_source(address: str | Path, name: str | None = None) -> Source:
+def open_source(address: str | Path) -> Source:
     """Open a scene or a map for the web map; headers only.
 
     Raises:
@@ -124,7 +130,7 @@ def open_source(address: str | Path, name: str | None = None) -> Source:
     source = classified if classified is not None else _of_scene(open_scene(text))
     if source.meaning is Meaning.imagery and _made_by_a_backbone(text):
         source = replace(source, meaning=Meaning.values)
-    return source if name is None else _renamed(source, name)
+    return source
 
 
 def _made_by_a_backbone(path: str) -> bool:
@@ -132,10 +138,6 @@ def _made_by_a_backbone(path: str) -> bool:
     if not Path(path).is_file() or not path.lower().endswith((".tif", ".tiff")):
         return False
     return not {"GEODINO_CUBE", "GEODINO_BACKBONE"}.isdisjoint(inspect(path).tags)
-
-
-def _renamed(source: Source, name: str) -> Source:
-    return replace(source, name=name)
 
 
 def _of_scene(scene: Scene) -> Source:
@@ -168,13 +170,11 @@ def _open_map(path: str) -> Source | None:
     if len(raster.data_bands) != 1 or raster.geobox.crs is None:
         return None
     with open_raster(path) as opened, reading(path):
-        classes = classes_of(opened)
+        classes = _classes_of(opened, path)
         tags = {**opened.tags(1), **opened.tags()}
     floating = raster.dtypes[0].startswith("float")
     if not classes and not floating:
         return None
-    from tiles.scenes.raster import ground_sample_distance_m
-
     threshold = _number(tags.get(THRESHOLD_TAG))
     score = floating and (threshold is not None or SCORE_TAG in tags)
     return Source(
@@ -194,18 +194,14 @@ def _open_map(path: str) -> Source | None:
     )
 
 
-def classes_of(opened: DatasetReader) -> tuple[ClassColor, ...]:
+def _classes_of(opened: DatasetReader, path: str) -> tuple[ClassColor, ...]:
     """Names and colours of a classified raster, from geodino's tag, else from its colour table; else nothing."""
-    if opened.count < 1 or opened.dtypes[0] not in {"uint8", "uint16"}:
+    if opened.dtypes[0] not in {"uint8", "uint16"}:
         return ()
-    text = opened.tags().get(CLASSES_TAG)
-    if text:
-        try:
-            return tuple(
-                ClassColor(int(v), str(name), (int(r), int(g), int(b))) for v, name, (r, g, b) in json.loads(text)
-            )
-        except (ValueError, TypeError):
-            pass  # a damaged tag: the colour table still says something
+    with suppress(ValueError, TypeError):  # a damaged tag: the colour table still says something
+        tagged = read_classes(path)
+        if tagged:
+            return tuple(ClassColor(one.value, one.name, one.color) for one in tagged)
     try:
         table = opened.colormap(1)
     except (ValueError, RasterioError):

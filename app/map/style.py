@@ -145,8 +145,14 @@ def _sample(channel: Channel) -> np.ma.MaskedArray:
     return np.ma.masked_invalid(sample) if sample.dtype.kind == "f" else sample
 
 
-def default_style(source: Source, cache: Path | None = None) -> Style:
-    """The style that a layer has when it is added: natural colours where it has them, its own legend for a map."""
+def default_style(source: Source, cache: Path | None = None, threshold: float | None = None) -> Style:
+    """The style that a layer has when it is added: natural colours where it has them, its own legend for a map.
+
+    Args:
+        source: What is shown.
+        cache: Where statistics are kept.
+        threshold: Where a score is cut that does not say so itself.
+    """
     if source.meaning is Meaning.classes:
         # What did not change is nothing to look at: the scene below shows through.
         shown = tuple(one for one in source.classes if one.name.lower() != "no change")
@@ -155,7 +161,7 @@ def default_style(source: Source, cache: Path | None = None) -> Style:
         return rgb_style(source, natural_bands(source.channel_names), cache)
     statistics = channel_statistics(source, 0, cache)
     if source.meaning is Meaning.score:
-        return score_style(statistics, source.threshold)
+        return score_style(statistics, threshold if source.threshold is None else source.threshold)
     return Style(Paint.ramp, (0,), ((statistics.low, statistics.high),))
 
 

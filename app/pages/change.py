@@ -1,25 +1,25 @@
 """Change: two dates or a series, a score, a threshold moved on the map, polygons in a table, and files."""
 
-import shlex
 from itertools import pairwise
 from pathlib import Path
 
 import geopandas
 import numpy as np
 import streamlit as st
+from shapely import Point
 
 from app.map.component import MapResult, VectorLayer
 from app.map.layers import Layer
 from app.map.picture import draw_map
 from app.map.source import Meaning
 from app.map.style import CHANGE_COLOR
-from app.pages.common import begin, choose_layer, command_line, explained, no_scene, offer, workbench
-from app.pages.prepare import prepared
+from app.pages.features_box import prepared
+from app.pages.workbench import begin, choose_layer, command_line, explained, no_scene, offer, workbench
 from app.store.exports import write_vectors
 from app.store.session import Session
 from app.store.workspace import Workspace
-from app.work import commands
 from app.work.changes import Changes, change_vectors, likeness, polygons, write_change_map
+from geodino.jobs.command import Command
 from tiles.errors import InputError
 
 MORE, LESS = "more_like", "not_like"  # settings of the session
@@ -66,20 +66,17 @@ def _find(mine: Session, workspace: Workspace, dates: list[Layer]) -> None:
     if st.button(f"Find changes{many}", type="primary", width="stretch", icon=":material/difference:"):
         for before, after in pairs:
             folder = workspace.new_result(f"{before.source.name}-{after.source.name}", "change")
-            outputs = [folder / "score.tif", folder / "change.tif", folder / "change.gpkg"]
-            arguments = commands.change(
-                workspace, before.source.address, after.source.address, outputs[1], score=outputs[0], vector=outputs[2]
-            )
-            mine.submit(workspace, f"{before.name} → {after.name}", arguments, outputs)
+            command, outputs = comparison_command(workspace, before, after, folder)
+            mine.submit(workspace, f"{before.name} → {after.name}", command, outputs)
         st.rerun()
-    before, after = pairs[0]
-    command_line(
-        shlex.join([
-            "geodino",
-            *commands.change(workspace, before.source.address, after.source.address, Path("change.tif"),
-                             score=Path("score.tif"), vector=Path("change.gpkg")),
-        ])
-    )  # fmt: skip
+    command_line(comparison_command(workspace, *pairs[0], Path())[0])
+
+
+def comparison_command(workspace: Workspace, before: Layer, after: Layer, folder: Path) -> tuple[Command, list[Path]]:
+    """The command that compares two dates, and what it writes."""
+    score, output, vector = outputs = [folder / "score.tif", folder / "change.tif", folder / "change.gpkg"]
+    dates = before.source.address, after.source.address
+    return workspace.command("change", *dates, output=output, score=score, threshold="auto", vector=vector), outputs
 
 
 def _explore(mine: Session, workspace: Workspace, layer: Layer, events: MapResult) -> tuple[VectorLayer, ...]:
@@ -189,10 +186,8 @@ def _pair(mine: Session) -> list[Layer] | None:
 
 
 def _rows(frame: geopandas.GeoDataFrame, places: list[list[float]]) -> list[int]:
-    points = geopandas.GeoSeries(geopandas.points_from_xy(*zip(*places, strict=True)), crs=4326) if places else None
-    if points is None:
-        return []
-    return [int(frame.geometry.distance(point).argmin()) for point in points.to_crs(frame.crs)]
+    points = geopandas.GeoSeries([Point(*place) for place in places], crs=4326).to_crs(frame.crs)
+    return [int(frame.geometry.distance(point).argmin()) for point in points]
 
 
 def _files(mine: Session, workspace: Workspace, layer: Layer, threshold: float, frame: geopandas.GeoDataFrame) -> None:

@@ -1,24 +1,23 @@
 """Explore: what the backbone sees in a scene: principal components, places alike, attention."""
 
-import shlex
-import time
 from pathlib import Path
 
 import numpy as np
 import streamlit as st
+from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
 from app.map.component import MapResult
 from app.map.layers import Layer
-from app.map.source import open_source
-from app.map.style import TOKEN_LEVELS, Paint, Style
-from app.pages.common import begin, choose_layer, command_line, explained, no_scene, workbench
-from app.pages.prepare import prepared
+from app.map.preview import Preview
+from app.map.style import Paint, Style
+from app.pages.features_box import prepared
+from app.pages.workbench import begin, choose_layer, command_line, explained, no_scene, workbench
 from app.store.session import Session
 from app.store.workspace import Workspace
-from app.work import commands
-from app.work.cubes import Cube, likeness, pca, write_preview
-from app.work.models import attention, backbone
+from app.work.cube import Cube, cells_at
+from app.work.live_maps import likeness, pca
+from geodino.jobs.command import Command
 from tiles.errors import InputError
 
 MODES = ("Places like a click", "Attention of a click")
@@ -51,22 +50,19 @@ def show() -> None:
 
 
 def _show_pca(mine: Session, workspace: Workspace, layer: Layer, cube: Cube) -> None:
-    path = mine.folder(workspace) / f"pca-{layer.source.fingerprint[:12]}.tif"
-    write_preview(path, pca(cube), cube.geobox, 0, ("red", "green", "blue"))
-    style = Style(Paint.rgb, (0, 1, 2), ((1.0, 255.0),) * 3, finer=TOKEN_LEVELS)
-    mine.layers.add(workspace, open_source(path), style=style, key=f"pca-{layer.key}", name=f"PCA of {layer.name}")
+    preview = Preview(pca(cube), cube.geobox, 0, ("red", "green", "blue"))
+    style = Style(Paint.rgb, (0, 1, 2), ((1.0, 255.0),) * 3)
+    mine.show_preview(workspace, layer, "pca", f"PCA of {layer.name}", preview, style)
 
 
-def place_in(geobox: object, place: tuple[float, float]) -> tuple[int, int]:
+def place_in(geobox: GeoBox, place: tuple[float, float]) -> tuple[int, int]:
     """Row and column of a grid at a longitude and latitude.
 
     Raises:
         InputError: Where it lies outside the grid.
     """
-    transformer = Transformer.from_crs(4326, str(geobox.crs), always_xy=True)  # type: ignore[attr-defined]
-    column, row = ~geobox.affine * transformer.transform(*place)  # type: ignore[attr-defined]
-    height, width = geobox.shape  # type: ignore[attr-defined]
-    if not (0 <= row < height and 0 <= column < width):
+    ((row, column),) = cells_at(geobox, np.array([place[0]]), np.array([place[1]]), 4326)
+    if not (0 <= row < geobox.shape[0] and 0 <= column < geobox.shape[1]):
         raise InputError("That place lies outside the scene; click inside it.")
     return int(row), int(column)
 
@@ -74,19 +70,11 @@ def place_in(geobox: object, place: tuple[float, float]) -> tuple[int, int]:
 def _alike(mine: Session, workspace: Workspace, layer: Layer, cube: Cube, events: MapResult) -> None:
     key = f"alike-{layer.key}"
     chosen: dict[str, list[tuple[float, float]]] = st.session_state.setdefault(key, {"more": [], "less": []})
-    side = (
-        st.segmented_control(
-            "The click is",
-            ("more", "less"),
-            default="more",
-            key="explore-side",
-            format_func=lambda one: {"more": "wanted", "less": "not wanted"}[one],
-        )
-        or "more"
-    )
+    sides = {"more": "wanted", "less": "not wanted"}
+    picked = st.segmented_control("The click is", sides, default="more", key="explore-side", format_func=sides.get)
     if events.clicked:
         place_in(cube.geobox, events.clicked)
-        chosen[side].append(events.clicked)
+        chosen[picked or "more"].append(events.clicked)
     if not chosen["more"]:
         st.info(
             "Click a place on the map: everything that looks like it to the backbone lights up.",
@@ -97,13 +85,11 @@ def _alike(mine: Session, workspace: Workspace, layer: Layer, cube: Cube, events
     if st.session_state.get(f"{key}-shown") != told:
         more, less = ([place_in(cube.geobox, place) for place in chosen[name]] for name in ("more", "less"))
         score = likeness(cube, more, less)
-        path = mine.folder(workspace) / f"alike-{time.time_ns():x}.tif"
-        write_preview(path, score[None], cube.geobox, float("nan"), ("likeness",))
         low, high = (float(value) for value in np.nanpercentile(score, (1, 99.9)))
-        style = Style(Paint.ramp, (0,), ((low, max(high, low + 1e-6)),), "magma", finer=TOKEN_LEVELS)
-        mine.layers.add(
-            workspace, open_source(path), style=style, key=key, name=f"Like the clicks in {layer.name}", opacity=0.8
-        )
+        style = Style(Paint.ramp, (0,), ((low, max(high, low + 1e-6)),), "magma")
+        preview = Preview(score[None], cube.geobox, float("nan"), ("likeness",))
+        name = f"Like the clicks in {layer.name}"
+        mine.show_preview(workspace, layer, "alike", name, preview, style, opacity=0.8)
         st.session_state[f"{key}-shown"] = told
     count = len(chosen["more"]) + len(chosen["less"])
     st.caption(f"{count} click(s): {len(chosen['more'])} wanted, {len(chosen['less'])} not.")
@@ -112,26 +98,24 @@ def _alike(mine: Session, workspace: Workspace, layer: Layer, cube: Cube, events
         mine.layers.remove(key)
         st.rerun()
     at = Transformer.from_crs(4326, str(layer.source.geobox.crs), always_xy=True).transform(*chosen["more"][-1])
-    name = layer.source.name
+
+    def search(output: Path) -> Command:
+        return workspace.command("similar", layer.source.address, at=f"{at[0]:.10g},{at[1]:.10g}", output=output)
+
     if st.button("Map the last click at full size", width="stretch", icon=":material/map:"):
-        output = workspace.new_result(name, "similar") / "similarity.tif"
-        mine.submit(
-            workspace,
-            f"Similar places in {layer.name}",
-            commands.similar(workspace, layer.source.address, output, at=at),
-            [output],
-        )
+        output = workspace.new_result(layer.source.name, "similar") / "similarity.tif"
+        mine.submit(workspace, f"Similar places in {layer.name}", search(output), [output])
         st.rerun()
-    command_line(
-        shlex.join(["geodino", *commands.similar(workspace, layer.source.address, Path("similar.tif"), at=at)])
-    )
+    command_line(search(Path("similarity.tif")))
 
 
 def _attention(mine: Session, workspace: Workspace, layer: Layer, events: MapResult) -> None:
-    model = backbone(workspace)
-    blocks = getattr(model.module, "blocks", None)
-    if blocks is None:
-        raise InputError(f"{model.name} has no attention maps: it is no vision transformer.")
+    with st.spinner("Loading the backbone"):
+        from app.work.attention import attention, blocks_of
+        from app.work.backbone import backbone
+
+        model = backbone(workspace.backbone)
+    blocks = blocks_of(model)
     block = int(st.slider("Block", 1, len(blocks), len(blocks), key="attention-block"))
     heads = int(blocks[0].attn.num_heads)
     head = st.selectbox("Head", ["mean of all", *range(1, heads + 1)], key="attention-head")
@@ -145,11 +129,10 @@ def _attention(mine: Session, workspace: Workspace, layer: Layer, events: MapRes
     if st.session_state.get("attention-shown") == told:
         return
     row, column = place_in(layer.source.geobox, kept[1])
-    found = attention(workspace, layer.source.address, row, column, block - 1)
+    found = attention(model, layer.source.address, row, column, block - 1)
     shown = found.maps.mean(axis=0) if head == "mean of all" else found.maps[int(head) - 1]
-    path = mine.folder(workspace) / f"attention-{time.time_ns():x}.tif"
-    write_preview(path, shown[None].astype(np.float32), found.geobox, float("nan"), ("attention",))
-    style = Style(Paint.ramp, (0,), ((0.0, float(np.percentile(shown, 99.5)) or 1e-6),), "viridis", finer=TOKEN_LEVELS)
+    preview = Preview(shown[None].astype(np.float32), found.geobox, float("nan"), ("attention",))
+    style = Style(Paint.ramp, (0,), ((0.0, float(np.percentile(shown, 99.5)) or 1e-6),), "viridis")
     name = f"Attention, block {block}, {'all heads' if head == 'mean of all' else f'head {head}'}"
-    mine.layers.add(workspace, open_source(path), style=style, key=f"attention-{layer.key}", name=name)
+    mine.show_preview(workspace, layer, "attention", name, preview, style)
     st.session_state["attention-shown"] = told

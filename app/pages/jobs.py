@@ -5,10 +5,11 @@ from pathlib import Path
 
 import streamlit as st
 
-from app.pages.common import REFRESH_S, offer, plain
+from app.pages.workbench import REFRESH_S, offer, plain
 from app.store.session import session
 from app.store.workspace import Workspace, current
 from app.work.jobs import GOING, Job, State, Status
+from geodino.jobs.command import Command
 
 MOST_SHOWN = 50
 COLORS = {
@@ -72,22 +73,21 @@ def _one(workspace: Workspace, job: Job, status: Status) -> None:
         more = st.expander("Command, log and files", key=f"jobs-more-{job.id}", on_change="rerun")
         if more.open:  # the logs of fifty jobs are not read every two seconds for nobody
             with more:
-                st.code(job.command, language="bash", wrap_lines=True)
+                st.code(job.command.line, language="bash", wrap_lines=True)
                 st.code(workspace.jobs.log(job.id)[-6000:] or "nothing said yet", language=None, height=180)
                 offer(workspace, [Path(path) for path in job.outputs])
 
 
 def _again(workspace: Workspace, job: Job, status: Status) -> None:
     """Queue the job again; a finished one is made anew, which it must be told."""
-    if status.state is State.done:
-        arguments = [*job.arguments] if "--overwrite" in job.arguments else [*job.arguments, "--overwrite"]
-        name = workspace.jobs.submit(job.title, arguments, [Path(path) for path in job.outputs], session().id).id
-    else:
-        workspace.jobs.resume(job.id)
-        name = job.id
     mine = session()
-    if name not in mine.awaited:
-        mine.awaited.append(name)
+    if status.state is State.done:
+        flag = () if "--overwrite" in job.arguments else ("--overwrite",)
+        mine.submit(workspace, job.title, Command((*job.arguments, *flag)), [Path(path) for path in job.outputs])
+        return
+    workspace.jobs.resume(job.id)
+    if job.id not in mine.awaited:
+        mine.awaited.append(job.id)
 
 
 def _when(job: Job, status: Status) -> str:

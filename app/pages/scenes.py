@@ -1,8 +1,6 @@
 """Scenes: bring rasters onto the map, see what they are, and choose how they are painted."""
 
-import time
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +11,14 @@ import streamlit as st
 
 from app.map.component import VectorLayer
 from app.map.layers import Layer
-from app.map.source import Meaning, has_overviews, open_source
-from app.map.style import RAMPS, Paint, Style, channel_statistics, combinations, rgb_style
-from app.pages.common import begin, choose_layer, explained, plain, workbench
-from app.pages.projects import project_box
+from app.map.source import Meaning, Source, has_overviews
+from app.map.style import RAMPS, Paint, channel_statistics, combinations
+from app.pages.project_box import project_box
+from app.pages.workbench import begin, choose_layer, explained, plain, workbench
 from app.store.access import RASTERS, SCENES
 from app.store.session import Session
-from app.store.stac import search, write_item
-from app.store.uploads import RASTER_KINDS, store
+from app.store.stac_search import search, write_item
+from app.store.uploads import SIGNATURES, store
 from app.store.workspace import Workspace
 from tiles.errors import InputError
 
@@ -75,10 +73,9 @@ def _footprint(layer: Layer) -> VectorLayer:
 
 
 def _add(mine: Session, workspace: Workspace, path: Path) -> None:
-    layer = mine.layers.add(workspace, open_source(path))
-    mine.look_at(layer.source.bounds)
+    added = mine.show_scene(workspace, path)
     st.session_state["scene-added"] = True
-    st.session_state["scenes-layer"] = layer.key  # the box below is about what has just come
+    st.session_state["scenes-layer"] = added.key  # the box below is about what has just come
 
 
 def _by_path(mine: Session, workspace: Workspace) -> None:
@@ -88,7 +85,7 @@ def _by_path(mine: Session, workspace: Workspace) -> None:
         placeholder="scene.tif, or a folder of single bands",
         help=f"A raster, a VRT or a folder of single-band files inside: {workspace.access.listed()}",
     )
-    found = nearby(workspace)
+    found = _nearby(workspace.access.roots)
     chosen = st.selectbox(
         "or one of these", found, index=None, placeholder=f"{len(found)} rasters in the allowed folders"
     )
@@ -98,30 +95,25 @@ def _by_path(mine: Session, workspace: Workspace) -> None:
             st.rerun()
 
 
-@lru_cache(maxsize=4)
-def _nearby(roots: tuple[Path, ...], at: int) -> list[str]:
+@st.cache_data(ttl=LOOKED_EVERY_S, show_spinner=False)
+def _nearby(roots: tuple[Path, ...]) -> list[str]:
+    """Rasters in the allowed folders, three levels deep, the first few hundred."""
     found: list[str] = []
-    for root in roots:
-        for depth in ("*", "*/*", "*/*/*"):
-            for path in sorted(root.glob(depth)):
-                hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-                if not hidden and path.suffix.lower() in RASTERS and path.is_file():
-                    found.append(str(path))
-                if len(found) >= LISTED:
-                    return found
+    inside = ((root, path) for root in roots for depth in ("*", "*/*", "*/*/*") for path in sorted(root.glob(depth)))
+    for root, path in inside:
+        hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+        if not hidden and path.suffix.lower() in RASTERS and path.is_file():
+            found.append(str(path))
+            if len(found) == LISTED:
+                break
     return found
 
 
-def nearby(workspace: Workspace) -> list[str]:
-    """Rasters in the allowed folders, three levels deep, the first few hundred."""
-    return _nearby(workspace.access.roots, int(time.monotonic() / LOOKED_EVERY_S))
-
-
 def _upload(mine: Session, workspace: Workspace) -> None:
-    file = st.file_uploader("A raster from this computer", type=list(RASTER_KINDS), key="scene-upload")
+    file = st.file_uploader("A raster from this computer", type=list(SIGNATURES), key="scene-upload")
     if file is not None and st.button("Add the upload to the map", type="primary", width="stretch"):
         with explained():
-            path = store(file.name, file, workspace.uploads, RASTER_KINDS)
+            path = store(file.name, file, workspace.uploads)
             try:
                 _add(mine, workspace, path)
             except InputError:
@@ -135,26 +127,21 @@ def _stac(mine: Session, workspace: Workspace) -> None:
     address = st.text_input("Catalogue", "https://earth-search.aws.element84.com/v1")
     collection = st.text_input("Collection", "sentinel-2-l2a")
     dates = st.text_input("Dates", "2024-06-01/2024-09-30")
-    west, south = st.columns(2)
-    east, north = st.columns(2)
     box = mine.layers.layers[0].source.bounds if mine.layers.layers else (8.0, 46.9, 8.2, 47.1)
-    bounds = (
-        west.number_input("West", value=round(box[0], 3), format="%.3f"),
-        south.number_input("South", value=round(box[1], 3), format="%.3f"),
-        east.number_input("East", value=round(box[2], 3), format="%.3f"),
-        north.number_input("North", value=round(box[3], 3), format="%.3f"),
+    columns = (*st.columns(2), *st.columns(2))
+    west, south, east, north = (
+        column.number_input(title, value=round(edge, 3), format="%.3f")
+        for column, title, edge in zip(columns, ("West", "South", "East", "North"), box, strict=True)
     )
     if st.button("Search", icon=":material/search:", width="stretch"):
         with explained(), st.spinner("Asking the catalogue"):
-            st.session_state.stac_items = search(address, collection, bounds, dates)
+            st.session_state.stac_items = search(address, collection, (west, south, east, north), dates)
     items = st.session_state.get("stac_items", [])
     if items:
-        titles = {item.id: f"{item.id}" for item in items}
-        chosen = st.selectbox("Items, least cloud first", list(titles))
+        chosen = st.selectbox("Items, least cloud first", items, format_func=lambda item: item.id)
         if st.button("Add the item to the map", type="primary", width="stretch"):
             with explained():
-                item = next(one for one in items if one.id == chosen)
-                _add(mine, workspace, write_item(item, workspace.folder / "cache" / "stac"))
+                _add(mine, workspace, write_item(chosen, workspace.folder / "cache" / "stac"))
                 st.rerun()
 
 
@@ -164,49 +151,39 @@ def _paint(mine: Session, workspace: Workspace, layer: Layer) -> None:
     if style.paint in {Paint.classes, Paint.argmax, Paint.score}:
         return
     names = source.channel_names
-    wanted = style
+    bands = tuple(names[channel] for channel in style.channels)
     if source.meaning is Meaning.imagery and len(names) >= 2:
         known = combinations(names)
         title = st.selectbox("Bands shown", [*known, "Own choice", "One band"], key=f"bands-{layer.key}")
         if title in known:
-            wanted = _with_bands(source, workspace, style, known[title])
+            bands = known[title]
         elif title == "Own choice":
-            columns = st.columns(3)
-            own = [
+            bands = tuple(
                 column.selectbox(color, names, index=min(at, len(names) - 1), key=f"{color}-{layer.key}")
-                for at, (column, color) in enumerate(zip(columns, ("Red", "Green", "Blue"), strict=True))
-            ]
-            wanted = _with_bands(source, workspace, style, (own[0], own[1], own[2]))
+                for at, (column, color) in enumerate(zip(st.columns(3), ("Red", "Green", "Blue"), strict=True))
+            )
         else:
-            band = st.selectbox("Band", names, key=f"band-{layer.key}")
-            channel = names.index(band)
-            found = channel_statistics(source, channel, workspace.statistics)
-            same = style.paint is Paint.ramp and style.channels == (channel,)
-            wanted = style if same else Style(Paint.ramp, (channel,), ((found.low, found.high),), style.ramp)
-    if wanted.paint is Paint.ramp:
-        ramp = st.selectbox("Colours", RAMPS, index=RAMPS.index(wanted.ramp), key=f"ramp-{layer.key}")
-        wanted = replace(wanted, ramp=ramp)
-    wanted = _stretch(source, workspace, wanted, layer.key)
-    if wanted != style:
-        mine.layers.restyle(layer.key, wanted)
+            bands = (st.selectbox("Band", names, key=f"band-{layer.key}"),)
+    channels = tuple(names.index(band) for band in bands)
+    ramp = style.ramp
+    if len(channels) == 1:
+        ramp = st.selectbox("Colours", RAMPS, index=RAMPS.index(ramp), key=f"ramp-{layer.key}")
+    stretch = _stretch(source, workspace, channels, layer.key)
+    paint = Paint.ramp if len(channels) == 1 else Paint.rgb
+    mine.layers.restyle(layer.key, replace(style, paint=paint, channels=channels, stretch=stretch, ramp=ramp))
 
 
-def _with_bands(source: object, workspace: Workspace, style: Style, bands: tuple[str, str, str]) -> Style:
-    made = rgb_style(source, bands, workspace.statistics)  # type: ignore[arg-type]
-    return style if style.paint is Paint.rgb and style.channels == made.channels else made
-
-
-def _stretch(source: object, workspace: Workspace, style: Style, key: str) -> Style:
+def _stretch(
+    source: Source, workspace: Workspace, channels: tuple[int, ...], key: str
+) -> tuple[tuple[float, float], ...]:
     """One slider over all shown channels, in percent of their own range between the 2nd and the 98th percentile."""
-    low, high = st.slider(
-        "Brightness range, % of the usual", -50, 200, (0, 100), 5, key=f"stretch-{key}-{style.channels}"
-    )
+    low, high = st.slider("Brightness range, % of the usual", -50, 200, (0, 100), 5, key=f"stretch-{key}-{channels}")
     bounds = []
-    for channel in style.channels:
-        found = channel_statistics(source, channel, workspace.statistics)  # type: ignore[arg-type]
+    for channel in channels:
+        found = channel_statistics(source, channel, workspace.statistics)
         span = (found.high - found.low) / 100
         bounds.append((found.low + low * span, found.low + max(high, low + 1) * span))
-    return replace(style, stretch=tuple(bounds))
+    return tuple(bounds)
 
 
 def _about(workspace: Workspace, layer: Layer) -> None:

@@ -5,16 +5,19 @@ The page reads what ``geodino pretrain`` writes into its folder; it starts and s
 
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import altair
 import pandas
 import streamlit as st
 import yaml
 
-from app.pages.common import explained, plain
+from app.pages.workbench import explained, plain
 from app.store.access import Access
 from app.store.workspace import current
 from tiles.errors import InputError
+
+if TYPE_CHECKING:
+    import altair
 
 METRICS = "metrics.csv"
 REFRESH_S = 5.0
@@ -28,6 +31,7 @@ GROUPS = {
     "Schedules": ("lr", "learning", "decay", "momentum", "temperature", "weight_decay"),
     "Pace": ("images", "wait", "seconds", "memory"),
 }
+ASKED = ("Nearest neighbours", "Drift of dense features", "Schedules", "Pace", "Losses")  # in this order
 
 
 def show() -> None:
@@ -78,11 +82,9 @@ def _follow(run: Path) -> None:
         st.caption("The run has begun; its first row comes soon.")
         return
     _state(run, frame)
-    numbers = [name for name in frame.columns if name != "step" and pandas.api.types.is_numeric_dtype(frame[name])]
-    grouped = _grouped(numbers)
     smooth = st.slider("Smoothing, rows", 1, 50, 1, key="training-smooth", width=320)
     columns = st.columns(2)
-    for index, (title, names) in enumerate(grouped.items()):
+    for index, (title, names) in enumerate(_grouped(_curves(frame)).items()):
         with columns[index % 2]:
             st.markdown(f"**{title}**")
             shown = st.pills(
@@ -102,42 +104,42 @@ def _follow(run: Path) -> None:
 
 def _state(run: Path, frame: pandas.DataFrame) -> None:
     last = frame.iloc[-1]
-    planned = _planned(run)
+    planned = _read_recipe(run).get("max_steps")
     step = int(last["step"])
     with st.container(horizontal=True):
-        st.metric("Step", f"{step:,}" + (f" of {planned:,}" if planned else ""), width="content")
+        st.metric("Step", f"{step:,}" + (f" of {planned:,}" if isinstance(planned, int) else ""), width="content")
         for name in ("loss", "images_per_s", "data_wait"):
             if name in frame:
                 st.metric(name.replace("_", " ").replace("per s", "per second"), f"{last[name]:.4g}", width="content")
-    if planned:
+    if isinstance(planned, int):
         st.progress(min(1.0, step / planned))
 
 
-def _planned(run: Path) -> int | None:
-    recipe = _read_recipe(run)
-    value = recipe.get("max_steps") if recipe else None
-    return int(value) if isinstance(value, int) else None
-
-
-def _read_recipe(run: Path) -> dict[str, object] | None:
+def _read_recipe(run: Path) -> dict[str, object]:
+    """The recipe as resolved; nothing where there is none yet."""
     try:
         loaded = yaml.safe_load((run / "recipe.yaml").read_text())
     except (OSError, yaml.YAMLError):
-        return None
-    return loaded if isinstance(loaded, dict) else None
+        return {}
+    return loaded if isinstance(loaded, dict) else {}
+
+
+def _curves(frame: pandas.DataFrame) -> list[str]:
+    return [name for name in frame.select_dtypes("number").columns if name != "step"]
 
 
 def _grouped(names: list[str]) -> dict[str, list[str]]:
     """Columns by what they are about; a column belongs to the first group that knows a word of it."""
-    grouped: dict[str, list[str]] = {}
-    order = ("Nearest neighbours", "Drift of dense features", "Schedules", "Pace", "Losses")
+    grouped: dict[str, list[str]] = {title: [] for title in (*GROUPS, "Other")}
     for name in names:
-        title = next((group for group in order if any(word in name.lower() for word in GROUPS[group])), "Other")
-        grouped.setdefault(title, []).append(name)
-    return {title: grouped[title] for title in (*GROUPS, "Other") if title in grouped}
+        about = (title for title in ASKED if any(word in name.lower() for word in GROUPS[title]))
+        grouped[next(about, "Other")].append(name)
+    return {title: found for title, found in grouped.items() if found}
 
 
-def _chart(frame: pandas.DataFrame, names: list[str], smooth: int) -> altair.Chart:
+def _chart(frame: pandas.DataFrame, names: list[str], smooth: int) -> "altair.Chart":
+    import altair  # slow to import, and a run without rows has no chart
+
     rolled = frame[["step", *names]].copy()
     if smooth > 1:
         rolled[names] = rolled[names].rolling(smooth, min_periods=1).mean()
@@ -160,7 +162,7 @@ def _monitor(run: Path) -> None:
             frame = pandas.read_csv(table)
         except (pandas.errors.EmptyDataError, pandas.errors.ParserError):
             continue
-        names = [name for name in frame.columns if name != "step" and pandas.api.types.is_numeric_dtype(frame[name])]
+        names = _curves(frame)
         if "step" in frame and names:
             st.markdown(f"**{plain(table.stem.replace('_', ' ').capitalize())}**")
             st.altair_chart(_chart(frame, names[:6], 1), width="stretch")
@@ -173,9 +175,9 @@ def _pictures(run: Path) -> None:
         return
     st.markdown("**Principal components of the dense features**")
     names = [str(path.relative_to(run)) for path in found]
-    chosen = (
-        st.select_slider("Snapshot", names, value=names[-1], key="training-picture") if len(names) > 1 else names[0]
-    )
+    chosen = names[-1]
+    if len(names) > 1:
+        chosen = st.select_slider("Snapshot", names, value=chosen, key="training-picture")
     st.image(str(run / chosen), caption=plain(chosen))
 
 

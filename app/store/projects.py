@@ -31,19 +31,10 @@ RECORD = "project.yaml"
 MODEL = "model.safetensors"  # beside the map that it was trained for
 
 
-class ClassRecord(BaseModel):
-    """A class as it stands in the file."""
-
-    model_config = ConfigDict(extra="forbid")
-    value: int
-    name: str
-    color: tuple[int, int, int]
-
-
 class StyleRecord(BaseModel):
     """A style as it stands in the file; what is left out is as `app.map.style.default_style` has it."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", from_attributes=True)
     paint: Paint
     channels: tuple[int, ...]
     stretch: tuple[tuple[float, float], ...] = ()
@@ -69,7 +60,7 @@ class ProjectRecord(BaseModel):
     format: int = FORMAT
     saved: str = ""
     layers: list[LayerRecord] = []
-    classes: list[ClassRecord] = []
+    classes: list[ClassColor] = []
     settings: dict[str, Any] = {}
 
 
@@ -120,7 +111,7 @@ def save(folder: Path, name: str, project: Project) -> Path:
     record = ProjectRecord(
         saved=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         layers=[_layer_record(layer, home) for layer in project.layers],
-        classes=[ClassRecord(value=one.value, name=one.name, color=one.color) for one in project.classes],
+        classes=project.classes,
         settings=project.settings,
     )
     if project.examples is not None and len(project.examples):
@@ -188,9 +179,7 @@ def load(folder: Path, name: str, access: Access, statistics: Path, version: str
         raise InputError(
             f"{state / RECORD} is no project that this version reads ({str(error).splitlines()[0]})."
         ) from error
-    project = Project(
-        classes=[ClassColor(one.value, one.name, one.color) for one in record.classes], settings=record.settings
-    )
+    project = Project(classes=record.classes, settings=record.settings)
     for number, one in enumerate(record.layers):
         try:
             project.layers.append(_layer(one, f"p{number}-{home.name}-{record.saved}", home, access, statistics))
@@ -204,29 +193,22 @@ def load(folder: Path, name: str, access: Access, statistics: Path, version: str
 def _layer_record(layer: Layer, home: Path) -> LayerRecord:
     path = Path(layer.source.address)
     inside = path.is_absolute() and home in path.parents
-    style = layer.style
     return LayerRecord(
         name=layer.name,
         path=str(path.relative_to(home)) if inside else layer.source.address,
         visible=layer.visible,
         opacity=layer.opacity,
-        style=StyleRecord(
-            paint=style.paint,
-            channels=style.channels,
-            stretch=style.stretch,
-            ramp=style.ramp,
-            threshold=style.threshold,
-        ),
+        style=StyleRecord.model_validate(layer.style),
     )
 
 
 def _layer(record: LayerRecord, key: str, home: Path, access: Access, statistics: Path) -> Layer:
     typed = record.path if Path(record.path).is_absolute() else str(home / record.path)
-    source = open_source(access.resolve(typed, SCENES), record.name)
+    source = open_source(access.resolve(typed, SCENES))
     style = default_style(source, statistics)
     stored = record.style
     if stored and all(0 <= channel < len(source.channel_names) for channel in stored.channels):
-        style = Style(stored.paint, stored.channels, stored.stretch, stored.ramp, source.classes, stored.threshold)
+        style = Style(**stored.model_dump(), classes=source.classes)
     return Layer(key, source, style, record.name, record.visible, record.opacity)
 
 

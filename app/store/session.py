@@ -2,6 +2,7 @@
 
 import secrets
 import time
+import zlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,16 @@ from typing import Any
 import streamlit as st
 
 from app.map.component import EMPTY, MapResult
-from app.map.layers import LayerList
-from app.map.source import SCORE_TAG, ClassColor, Source, open_source, threshold_of
-from app.map.style import Paint, Style, channel_statistics, default_style, score_style
+from app.map.layers import Layer, LayerList
+from app.map.preview import Preview
+from app.map.source import SCORE_TAG, ClassColor, open_source, threshold_of
+from app.map.style import TOKEN_LEVELS, Style, default_style
 from app.store.workspace import Workspace, current
 from app.work.jobs import GOING, Job, State
+from geodino.jobs.command import Command
 from tiles.errors import InputError
 
+OLD_S = 60  # tiles of a preview that was replaced within this time may still be on their way
 SHOWN_OPACITY = 0.8  # a result lets the scene below shine through
 Bounds = tuple[float, float, float, float]
 FIRST_CLASSES = (("water", (0, 114, 178)), ("vegetation", (0, 158, 115)), ("built-up", (213, 94, 0)))
@@ -39,6 +43,7 @@ class Session:
         settings: What else a project remembers, as plain YAML: ``least_pixels`` of a change; places (longitude,
             latitude) of wanted (``more_like``) and unwanted changes (``not_like``).
         results: Folders of the maps that were asked for here, the newest first.
+        validations: For those made from labels: the command that measures how good the map is, then its job.
     """
 
     layers: LayerList
@@ -55,6 +60,7 @@ class Session:
     project: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     results: list[Path] = field(default_factory=list)
+    validations: dict[Path, Command | Job] = field(default_factory=dict)
 
     def look_at(self, bounds: Bounds) -> None:
         """Bring bounds (degrees) into view at the next drawing of the map."""
@@ -84,11 +90,62 @@ class Session:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def submit(self, workspace: Workspace, title: str, arguments: list[str], outputs: list[Path]) -> str:
-        """Queue a job whose rasters go onto the map when it is done; returns its id."""
-        job = workspace.jobs.submit(title, arguments, outputs, owner=self.id)
+    def submit(self, workspace: Workspace, title: str, command: Command, outputs: list[Path]) -> Job:
+        """Queue a job whose rasters go onto the map when it is done."""
+        job = workspace.jobs.submit(title, command, outputs, owner=self.id)
         self.awaited.append(job.id)
-        return job.id
+        return job
+
+    def going(self, workspace: Workspace) -> list[Job]:
+        """Jobs that were asked for here and have not ended."""
+        jobs = [workspace.jobs.get(name) for name in self.awaited]
+        return [job for job in jobs if job is not None and workspace.jobs.status(job.id).state in GOING]
+
+    def show_scene(self, workspace: Workspace, path: str | Path) -> Layer:
+        """Put a raster on top of the map and bring it into view.
+
+        Raises:
+            InputError: Where it cannot be shown.
+        """
+        source = open_source(path)
+        self.look_at(source.bounds)
+        return self.layers.add(source, default_style(source, workspace.statistics))
+
+    def show_preview(
+        self,
+        workspace: Workspace,
+        layer: Layer,
+        kind: str,
+        name: str,
+        preview: Preview,
+        style: Style,
+        *,
+        opacity: float = 1.0,
+        hidden: bool = False,
+    ) -> None:
+        """Put what a page has just computed of a layer onto the map, in the place of the one before.
+
+        Args:
+            workspace: The server's.
+            layer: What it was computed of.
+            kind: One preview of each kind is shown a layer.
+            name: Its title.
+            preview: The raster.
+            style: How it is painted.
+            opacity: Of its first showing.
+            hidden: Whether it begins switched off.
+        """
+        key = f"{kind}-{layer.key}"
+        stem = f"{kind}-{zlib.crc32(key.encode()):08x}-"
+        for old in self.folder(workspace).glob(f"{stem}*.tif"):
+            if time.time() - old.stat().st_mtime > OLD_S:
+                old.unlink(missing_ok=True)
+        path = preview.write(self.folder(workspace) / f"{stem}{time.time_ns():x}.tif")
+        hidden = hidden and self.layers.get(key) is None
+        style = replace(style, finer=TOKEN_LEVELS)
+        self.layers.add(open_source(path), style, key=key, name=name, opacity=opacity)
+        if hidden:
+            self.layers.hide(key)
 
     def collect(self, workspace: Workspace) -> list[str]:
         """Put the rasters of jobs that have ended onto the map; returns sentences to be shown."""
@@ -115,11 +172,9 @@ class Session:
             except InputError as error:
                 said.append(str(error))
                 continue
-            style = default_style(source, workspace.statistics)
-            if style.paint is Paint.score:
-                style = score_style(channel_statistics(source, 0, workspace.statistics), threshold_of(job.outputs))
+            style = default_style(source, workspace.statistics, threshold_of(job.outputs))
             title = _title(job.title, path, len(rasters))
-            layer = self.layers.add(workspace, source, style=style, key=path, name=title, opacity=SHOWN_OPACITY)
+            layer = self.layers.add(source, style, key=path, name=title, opacity=SHOWN_OPACITY)
             if path != rasters[0]:
                 self.layers.hide(layer.key)
         return said
@@ -136,20 +191,12 @@ def session() -> Session:
     return st.session_state.geodino
 
 
-def _style_among(workspace: Workspace, source: Source) -> Style:
-    """A scene's style; a score takes the threshold of the change map that was made of it, if that is shown too."""
-    style = default_style(source, workspace.statistics)
-    same = [one.threshold for one in workspace.scenes if one.tags.get(SCORE_TAG) == source.tags.get(SCORE_TAG)]
-    found = next((threshold for threshold in same if threshold is not None), None)
-    if style.paint is not Paint.score or found is None:
-        return style
-    return score_style(channel_statistics(source, 0, workspace.statistics), found)
-
-
 def _begin(workspace: Workspace) -> Session:
     begun = Session(LayerList())
+    cuts = {one.tags.get(SCORE_TAG): one.threshold for one in workspace.scenes if one.threshold is not None}
     for source in workspace.scenes:  # later ones on top: first the scenes, then the maps made of them
-        begun.layers.add(workspace, source, style=_style_among(workspace, source))
+        # A score is cut where the change map that was made of it is, if that is shown too.
+        begun.layers.add(source, default_style(source, workspace.statistics, cuts.get(source.tags.get(SCORE_TAG))))
     if workspace.scenes:
         begun.look_at(workspace.scenes[0].bounds)
     return begun

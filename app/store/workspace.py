@@ -6,10 +6,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.map.registry import Registry, stored_secret
 from app.map.source import Source
 from app.store.access import Access
-from app.store.registry import Registry, stored_secret
 from app.work.jobs import JobStore
+from geodino.jobs.command import Command
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,6 @@ class Workspace:
         scenes: Layers that every new session begins with.
         backbone: Backbone that the jobs use, as for ``--backbone``; None for the packaged one.
         dask: Address of a Dask scheduler that the jobs use, if any.
-        url_prefix: Path under which the server is reached, without a slash at the end.
     """
 
     folder: Path
@@ -34,7 +34,6 @@ class Workspace:
     scenes: tuple[Source, ...] = ()
     backbone: str | None = None
     dask: str | None = None
-    url_prefix: str = ""
 
     @classmethod
     def at(
@@ -52,6 +51,10 @@ class Workspace:
         real = folder.resolve()
         registry = Registry(stored_secret(real / "cache" / "key"))
         return cls(real, Access.to(real, *allow), registry, JobStore(real / "jobs"), scenes, backbone, dask)
+
+    def command(self, name: str, *inputs: str | Path, **options: str | Path | float | bool | None) -> Command:
+        """A geodino command that uses the server's backbone; see `Command.of`."""
+        return Command.of(name, *inputs, **options, backbone=self.backbone)
 
     @property
     def statistics(self) -> Path:

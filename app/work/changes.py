@@ -7,13 +7,13 @@ import geopandas
 import numpy as np
 import rasterio
 from odc.geo.geobox import GeoBox
-from pyproj import Transformer
 from rasterio.features import shapes
 from rasterio.windows import Window
 from scipy import ndimage
 from shapely.geometry import shape
 
-from app.work.cubes import Cube
+from app.work.cube import Cube, cells_at
+from geodino.products.vector import areas_m2
 from tiles.errors import InputError
 from tiles.writing.cog import CogWriter, MapClass
 
@@ -71,16 +71,10 @@ def polygons(score: Path, threshold: float, *, least_pixels: int = 4) -> Changes
     ]
     frame = geopandas.GeoDataFrame({"number": [n for n, _ in found]}, geometry=[g for _, g in found], crs=crs)
     frame["score"] = np.asarray(means, dtype=np.float64)[frame["number"].to_numpy(dtype=np.int64) - 1]
-    frame["area_m2"] = _areas(frame)
+    frame["area_m2"] = areas_m2(frame)
     frame = frame.sort_values("area_m2", ascending=False, kind="stable").reset_index(drop=True)
     frame["id"] = [str(number) for number in range(1, len(frame) + 1)]
     return Changes(frame[["id", "area_m2", "score", "geometry"]], int(len(order) - len(kept)))
-
-
-def _areas(frame: geopandas.GeoDataFrame) -> np.ndarray:
-    if len(frame) == 0:
-        return np.zeros(0)
-    return frame.to_crs(frame.estimate_utm_crs()).area.to_numpy() if frame.crs else frame.area.to_numpy()
 
 
 def change_vectors(before: Cube, after: Cube, frame: geopandas.GeoDataFrame) -> np.ndarray:
@@ -98,37 +92,17 @@ def change_vectors(before: Cube, after: Cube, frame: geopandas.GeoDataFrame) -> 
 
 def _tokens_at(cube: Cube, places: geopandas.GeoSeries, frame: geopandas.GeoDataFrame) -> np.ndarray:
     """Mean token in the box of each polygon, at most 64 of them; the token at its inside point for small ones."""
-    to_grid = _to_grid(cube.geobox, frame.crs)
     found = np.zeros((len(frame), cube.tokens.shape[1]), dtype=np.float32)
     for number, (point, geometry) in enumerate(zip(places, frame.geometry, strict=True)):
         west, south, east, north = geometry.bounds
-        columns, rows = to_grid(np.linspace(west, east, 8), np.linspace(south, north, 8))
-        grid = np.stack(np.meshgrid(rows, columns), axis=-1).reshape(-1, 2)
-        x, y = to_grid(np.array([point.x]), np.array([point.y]))
-        cells = np.unique(np.concatenate([grid, [[y[0], x[0]]]]).astype(np.int64), axis=0)
+        x, y = np.meshgrid(np.linspace(west, east, 8), np.linspace(south, north, 8))
+        cells = np.unique(cells_at(cube.geobox, np.append(x, point.x), np.append(y, point.y), frame.crs), axis=0)
         inside = (cells >= 0).all(axis=1) & (cells < cube.shape).all(axis=1)
         positions = cube.index[cells[inside, 0], cells[inside, 1]]
         positions = positions[positions >= 0]
         if len(positions):
             found[number] = cube.tokens[positions].astype(np.float32).mean(axis=0)
     return found
-
-
-def _to_grid(geobox: GeoBox, crs: object) -> "_ToGrid":
-    return _ToGrid(~geobox.affine, Transformer.from_crs(crs, str(geobox.crs), always_xy=True))
-
-
-@dataclass(frozen=True)
-class _ToGrid:
-    """From coordinates to fractional columns and rows of a grid."""
-
-    inverse: rasterio.Affine
-    transformer: Transformer
-
-    def __call__(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        east, north = self.transformer.transform(x, y)
-        columns, rows = self.inverse * (np.asarray(east), np.asarray(north))
-        return np.floor(columns), np.floor(rows)
 
 
 def likeness(vectors: np.ndarray, more: list[int], less: list[int]) -> np.ndarray:
@@ -139,11 +113,8 @@ def likeness(vectors: np.ndarray, more: list[int], less: list[int]) -> np.ndarra
 
 def write_change_map(score: Path, threshold: float, output: Path) -> Path:
     """Write a score cut at a threshold: uint8, 0 no change, 1 change, 255 nodata; memory does not grow."""
-    from rasterio.crs import CRS
-
     with rasterio.open(score) as source:
-        crs: CRS | None = source.crs
-        geobox = GeoBox((source.height, source.width), source.transform, crs.to_wkt() if crs else None)
+        geobox = GeoBox.from_rio(source)
         tags = {**source.tags(), "GEODINO_THRESHOLD": f"{threshold:.6g}"}
         with CogWriter(
             output,

@@ -13,7 +13,6 @@ import json
 import os
 import re
 import secrets
-import shlex
 import socket
 import threading
 import time
@@ -21,6 +20,8 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
+
+from geodino.jobs.command import Command
 
 LOG_TAIL_BYTES = 64_000
 SILENT_S = 60.0  # a runner on another machine that has not touched its ``beat`` for this long is gone
@@ -61,9 +62,9 @@ class Job:
     owner: str = ""
 
     @property
-    def command(self) -> str:
-        """The command line to copy."""
-        return shlex.join(("geodino", *self.arguments))
+    def command(self) -> Command:
+        """The command."""
+        return Command(self.arguments)
 
 
 @dataclass(frozen=True)
@@ -115,11 +116,11 @@ class JobStore:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
-    def submit(self, title: str, arguments: list[str], outputs: list[Path], owner: str = "") -> Job:
+    def submit(self, title: str, command: Command, outputs: list[Path], owner: str = "") -> Job:
         """Put a job into the queue."""
         now = time.time()
         name = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{secrets.token_hex(3)}"
-        job = Job(name, title, tuple(arguments), tuple(str(path) for path in outputs), now, owner)
+        job = Job(name, title, command.arguments, tuple(str(path) for path in outputs), now, owner)
         part = self.folder / f".{name}.part"
         part.mkdir()
         (part / "job.json").write_text(json.dumps(asdict(job), indent=1))
@@ -132,17 +133,13 @@ class JobStore:
         found = []
         for folder in sorted(self.folder.iterdir(), reverse=True):
             if not folder.name.startswith(".") and (folder / "job.json").exists():
-                found.append(self._read(folder))
+                found.append(read_job(folder))
         return found
 
     def get(self, job: str) -> Job | None:
         """A job by its id."""
         folder = self.folder / Path(job).name
-        return self._read(folder) if job and (folder / "job.json").exists() else None
-
-    def _read(self, folder: Path) -> Job:
-        record = json.loads((folder / "job.json").read_text())
-        return Job(**{**record, "arguments": tuple(record["arguments"]), "outputs": tuple(record["outputs"])})
+        return read_job(folder) if job and (folder / "job.json").exists() else None
 
     def status(self, job: str) -> Status:
         """How a job goes; one whose runner vanished is found out here."""
@@ -200,6 +197,12 @@ class JobStore:
             taken = sum(state is State.running for _, state in states) + len(waiting) - len(fresh)
             for folder in fresh[: max(0, placer.at_once - taken)]:
                 placer.place(folder)
+
+
+def read_job(folder: Path) -> Job:
+    """What is to be done, as it was written down."""
+    record = json.loads((folder / "job.json").read_text())
+    return Job(**{**record, "arguments": tuple(record["arguments"]), "outputs": tuple(record["outputs"])})
 
 
 def read_status(folder: Path) -> Status:

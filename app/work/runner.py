@@ -1,17 +1,15 @@
 """Runs one job in a process of its own and writes how it ended: ``python -m app.work.runner JOB_FOLDER``."""
 
-import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from subprocess import TimeoutExpired
 
-from app.work.jobs import SILENT_S, State, Status, born, host, read_status, silent_s, write_status
+from app.work.jobs import SILENT_S, State, Status, born, host, read_job, read_status, silent_s, write_status
 
-PROGRAM = (sys.executable, "-c", "from geodino.cli import main; main()")
 LOOK_S = 0.2  # between looks whether the command has ended or is to stop
 KILLED_AFTER_S = 30.0  # a command that does not end at an interrupt within this time is killed
 
@@ -28,25 +26,22 @@ def _claim(folder: Path) -> bool:
     return read_status(folder).state is State.queued
 
 
-def run(folder: Path, program: tuple[str, ...] = PROGRAM) -> State:
-    """Run the job in ``folder`` to its end: ``program`` with the job's arguments."""
+def run(folder: Path) -> State:
+    """Run the command of the job in ``folder`` to its end."""
     if not _claim(folder):
         return read_status(folder).state
     beat, cancel = folder / "beat", folder / "cancel"
     beat.touch()
     me = os.getpid()
     write_status(folder, Status(State.running, host=host(), pid=me, born=born(me), started=time.time()))
-    arguments = json.loads((folder / "job.json").read_text())["arguments"]
     with (folder / "log.txt").open("ab") as log:
-        child = subprocess.Popen(
-            [*program, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
+        child = read_job(folder).command.start(log)
     asked = 0.0
     while True:
         try:
             code = child.wait(timeout=LOOK_S)
             break
-        except subprocess.TimeoutExpired:
+        except TimeoutExpired:
             beat.touch()
         if not asked and cancel.exists():
             asked = time.monotonic()

@@ -24,7 +24,7 @@ from rasterio.windows import Window
 
 import geodino
 from app.map.source import open_source
-from app.pages.prepare import cube_path
+from app.pages.features_box import cube_path
 from app.store.workspace import Workspace
 from geodino.demo.imagery import salt_lake
 from geodino.demo.second_date import make_second_date

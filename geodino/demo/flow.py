@@ -2,8 +2,6 @@
 
 import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,8 @@ from rasterio.windows import Window
 
 from geodino.demo import imagery, page
 from geodino.demo.second_date import make_second_date
-from tiles.errors import InputError, OutputError
+from geodino.jobs.command import Command
+from tiles.errors import OutputError
 from tiles.scenes.opening import open_scene
 from tiles.scenes.reader import SceneReader
 from tiles.scenes.scene import Scene
@@ -30,22 +29,18 @@ Say = Callable[[str], None]
 
 
 @dataclass
-class Shell:
+class Steps:
     """Runs geodino's commands and remembers them for the page."""
 
     say: Say
     commands: list[str]
 
-    def geodino(self, *arguments: str | Path) -> None:
+    def run(self, name: str, *inputs: str | Path, **options: str | Path | float | bool | None) -> None:
         """Run one command; its own message explains a failure."""
-        words = [str(argument) for argument in arguments]
-        self.commands.append(f"geodino {shlex.join(words)}")
-        self.say(f"\n$ {self.commands[-1]}")
-        status = subprocess.call([sys.executable, "-m", "geodino", *words])
-        if status == 130:
-            raise KeyboardInterrupt
-        if status:
-            raise InputError(f"the demo stopped at `geodino {words[0]}`; its message stands above")
+        command = Command.of(name, *inputs, **options)
+        self.commands.append(command.line)
+        self.say(f"\n$ {command.line}")
+        command.run()
 
 
 @dataclass(frozen=True)
@@ -74,7 +69,7 @@ def make_demo(scenes: Sequence[str], folder: Path, *, steps: int, overwrite: boo
     if (folder / "index.html").exists() and not overwrite:
         raise OutputError(f"{folder} holds a demo already; give --overwrite to make it anew")
     folder.mkdir(parents=True, exist_ok=True)
-    shell = Shell(say, [])
+    taken = Steps(say, [])
     if scenes:
         shown, archive = scenes[0], list(scenes)
         subject = f"Made from your own scenes: {', '.join(Path(scene).name for scene in scenes)}."
@@ -87,23 +82,19 @@ def make_demo(scenes: Sequence[str], folder: Path, *, steps: int, overwrite: boo
     maps = {
         name: folder / f"{name}.tif" for name in ("features", "features_pca", "land_cover", "change", "change_score")
     }
-    flag = ["--overwrite"] if overwrite else []
     if (run / "recipe.yaml").exists():
         shutil.rmtree(run)  # a run of an earlier demo; `geodino pretrain` itself never replaces one
 
-    shell.geodino("tile", *archive, "-o", tiles, "--size", str(TILE_SIZE), "--bands", ",".join(RGB), *flag)
-    adapt = ["--recipe", "sentinel_adapt", "--init", "packaged"]
-    shell.geodino("pretrain", tiles, "-o", run, *adapt, "--set", f"max_steps={steps}")
-    shell.geodino("features", shown, "-o", maps["features"], "--quicklook", maps["features_pca"], *flag)
-    if scenes:
-        wanted: list[str | Path] = ["--clusters", str(CLUSTERS)]
-    else:
-        points = folder / "labels.geojson"
-        imagery.write_points(bay.path, imagery.SAN_FRANCISCO_POINTS, points)
-        wanted = ["--labels", points]
-    shell.geodino("segment", shown, "-o", maps["land_cover"], *wanted, *flag)
+    taken.run("tile", *archive, output=tiles, size=TILE_SIZE, bands=",".join(RGB), overwrite=overwrite)
+    taken.run("pretrain", tiles, output=run, recipe="sentinel_adapt", init="packaged", set=f"max_steps={steps}")
+    taken.run("features", shown, output=maps["features"], quicklook=maps["features_pca"], overwrite=overwrite)
+    wanted: dict[str, int | Path] = {"clusters": CLUSTERS}
+    if not scenes:
+        wanted = {"labels": folder / "labels.geojson"}
+        imagery.write_points(bay.path, imagery.SAN_FRANCISCO_POINTS, folder / "labels.geojson")
+    taken.run("segment", shown, output=maps["land_cover"], **wanted, overwrite=overwrite)
     pair = _pair(scenes, opened, folder)
-    shell.geodino("change", pair.before, pair.after, "-o", maps["change"], "--score", maps["change_score"], *flag)
+    taken.run("change", pair.before, pair.after, output=maps["change"], score=maps["change_score"], overwrite=overwrite)
     page.write_page(
         folder / "index.html",
         f"Maps by the backbone that comes with geodino, and its pretraining gone on with for {steps} steps on tiles of "
@@ -113,7 +104,7 @@ def make_demo(scenes: Sequence[str], folder: Path, *, steps: int, overwrite: boo
             _segmentation_section(opened[0], maps, labelled=not scenes),
             _change_section(pair, maps),
         ),
-        shell.commands,
+        taken.commands,
     )
     layers = shlex.join(
         str(path) for path in (maps["land_cover"], maps["change"], maps["change_score"], maps["features_pca"])

@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import rasterio
+from odc.geo.geobox import GeoBox
 from rasterio.transform import from_origin
+
+from app.work.cube import Cube
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -103,6 +106,26 @@ def landscape(seed: int = 0, size: int = 384, *, built: bool = False) -> np.ndar
     color = np.where(water[..., None], (20, 50, 110), color)
     noisy = color + rng.normal(0, 6, color.shape)
     return np.clip(noisy, 1, 254).astype(np.uint8).transpose(2, 0, 1)
+
+
+def cube_of(features: np.ndarray, valid: np.ndarray | None = None) -> Cube:
+    """Features ``[D, H, W]`` as a cube on a grid of 160 m."""
+    channels, height, width = features.shape
+    mask = np.ones((height, width), bool) if valid is None else valid
+    unit = features / np.maximum(np.linalg.norm(features, axis=0), 1e-9)
+    index = np.full(height * width, -1, dtype=np.int64)
+    index[mask.ravel()] = np.arange(int(mask.sum()))
+    tokens = unit.reshape(channels, -1).T[mask.ravel()].astype(np.float16)
+    geobox = GeoBox((height, width), from_origin(500_000, 5_000_000, 160, 160), "EPSG:32631")
+    return Cube(tokens, index.reshape(height, width), geobox)
+
+
+def blocks(seed: int = 0, height: int = 12, width: int = 18, channels: int = 16) -> tuple[np.ndarray, np.ndarray]:
+    """Features of three kinds side by side, and which kind each token is."""
+    rng = np.random.default_rng(seed)
+    kind = np.repeat(np.arange(3), width // 3)[None].repeat(height, 0)
+    centres = rng.normal(0, 1, (3, channels))
+    return centres[kind].transpose(2, 0, 1) + rng.normal(0, 0.2, (channels, height, width)), kind
 
 
 @dataclass

@@ -66,7 +66,7 @@ def _prepare(work: Path, before: Path, after: Path, backbone: Path) -> None:
     """Write the features where the app looks for them, as its own jobs would (one test has the app do it)."""
     import geodino
     from app.map.source import open_source
-    from app.pages.prepare import cube_path
+    from app.pages.features_box import cube_path
 
     workspace = Workspace.at(work, backbone=str(backbone))
     for scene in (before, after):
