@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from geodino.backbones.backbone import Backbone, load_backbone
 from geodino.dense.stream import DenseSettings
-from geodino.inputs import check_not_input
 from tiles.errors import InputError
 from tiles.progress import Progress
 from tiles.scenes.opening import open_scene
 from tiles.scenes.scene import Scene
+from tiles.writing.outputs import check_not_input
 
 if TYPE_CHECKING:
     import xarray as xr

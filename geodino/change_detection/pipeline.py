@@ -36,7 +36,8 @@ from geodino.segmentation.pipeline import make_recipe
 from tiles.errors import InputError, OutputError
 from tiles.progress import Progress, Silent
 from tiles.scenes.scene import Scene
-from tiles.writing.cog import CogWriter, MapClass, check_output, part_of
+from tiles.writing.cog import CogWriter, MapClass
+from tiles.writing.outputs import check_output, part_of
 
 if TYPE_CHECKING:
     from geodino.jobs.cluster import Cluster

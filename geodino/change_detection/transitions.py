@@ -13,7 +13,8 @@ from geodino.dense.store import TokenStore
 from geodino.heads.model_file import SegmentationModel
 from geodino.segmentation.render import render_classes
 from tiles.scenes.scene import Scene
-from tiles.writing.cog import CogWriter, MapClass, part_of
+from tiles.writing.cog import CogWriter, MapClass
+from tiles.writing.outputs import part_of
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ def register(cli: typer.Typer) -> None:
             raise typer.BadParameter(f"{', '.join(given)} go with two dates only")
         from tiles.progress import progress
         from tiles.scenes.opening import open_scene
-        from tiles.writing.cog import check_output
+        from tiles.writing.outputs import check_output
 
         check_output(output, overwrite=overwrite)
         opened = [open_scene(absolute(s), sensor=sensor, band_names=names(band_names), gsd_m=gsd) for s in scenes]

@@ -64,7 +64,7 @@ def register(cli: typer.Typer) -> None:
         from geodino.api import segment as run
         from tiles.progress import progress
         from tiles.scenes.opening import open_scene
-        from tiles.writing.cog import check_output
+        from tiles.writing.outputs import check_output
 
         check_output(output, overwrite=overwrite)
         opened = open_scene(absolute(scene), sensor=sensor, band_names=names(band_names), gsd_m=gsd)

@@ -59,7 +59,7 @@ def register(cli: typer.Typer) -> None:
         from geodino.retrieval.similar import is_cube
         from tiles.progress import progress
         from tiles.scenes.opening import open_scene
-        from tiles.writing.cog import check_output
+        from tiles.writing.outputs import check_output
 
         points = parse_points(at or [])
         Query(points, polygons, crs)
@@ -115,7 +115,7 @@ def register(cli: typer.Typer) -> None:
         from tiles.progress import progress
         from tiles.scenes.opening import open_scene
         from tiles.scenes.scene import Scene
-        from tiles.writing.cog import DiskFullError, check_output
+        from tiles.writing.outputs import DiskFullError, check_output
 
         check_output(output, overwrite=overwrite)
         model = None if all(map(is_cube, sources)) else load_backbone(backbone, device=device, precision=precision)

@@ -20,8 +20,9 @@ from rasterio.errors import RasterioError
 from geodino.dense.int8 import CODE_FORMULA, CODE_NODATA, decode_int8, encode_int8
 from geodino.dense.stream import DenseSettings, TokenRows
 from tiles.errors import InputError, OutputError
-from tiles.writing.cog import CogWriter, check_output, disk_errors
+from tiles.writing.cog import CogWriter
 from tiles.writing.journal import RowParts, save_piece
+from tiles.writing.outputs import check_output, disk_errors
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from tiles.errors import InputError
-from tiles.writing.cog import disk_errors
+from tiles.writing.outputs import disk_errors
 
 _JOURNAL = "journal.json"
 _VALUES, _VALID = "values.raw", "valid.raw"

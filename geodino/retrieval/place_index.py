@@ -22,7 +22,7 @@ from geodino.products.stac_table import write_item_of_table
 from geodino.retrieval.likeness import cube_rows, unit
 from tiles.errors import InputError, OutputError
 from tiles.scenes.scene import Scene
-from tiles.writing.cog import check_output, disk_errors, part_of
+from tiles.writing.outputs import check_output, disk_errors, part_of
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -11,7 +11,6 @@ from geodino.backbones.backbone import Backbone, load_backbone
 from geodino.dense.cube import open_cube
 from geodino.dense.extraction import Extraction
 from geodino.dense.stream import DenseSettings
-from geodino.inputs import check_not_input
 from geodino.products.stac import write_item, write_item_of_cube
 from geodino.products.tags import provenance
 from geodino.retrieval.likeness import FloatArray, Query, write_similarity
@@ -20,7 +19,7 @@ from tiles.errors import InputError
 from tiles.progress import Progress
 from tiles.scenes.opening import open_scene
 from tiles.scenes.scene import Scene
-from tiles.writing.cog import check_output, part_of
+from tiles.writing.outputs import check_not_input, check_output, part_of
 
 if TYPE_CHECKING:
     import geopandas as gpd

@@ -38,7 +38,8 @@ from tiles.errors import InputError
 from tiles.progress import Progress, Silent
 from tiles.scenes.scene import Scene
 from tiles.scenes.sensor import meaning
-from tiles.writing.cog import CogWriter, MapClass, check_output, part_of
+from tiles.writing.cog import CogWriter, MapClass
+from tiles.writing.outputs import check_output, part_of
 
 if TYPE_CHECKING:
     from geodino.jobs.cluster import Cluster

@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 import geodino
 from geodino.api import change_series
 from geodino.cli import build
-from geodino.inputs import check_not_input
 from geodino.jobs.batch import run_batch
 from geodino.jobs.batch_job import BatchJob
 from tiles.errors import OutputError
 from tiles.scenes.opening import open_scene
+from tiles.writing.outputs import check_not_input
 
 WORDS = {"backbone": "absent", "overwrite": True}
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from geodino.dense.store import TokenStore
 from tiles.errors import InputError
-from tiles.writing.cog import DiskFullError
+from tiles.writing.outputs import DiskFullError
 
 SHAPE = {"rows": 10, "columns": 4, "channels": 3}
 

@@ -14,13 +14,14 @@ from pystac.errors import STACError, STACTypeError
 from tiles.errors import InputError
 from tiles.grids import same_grid
 from tiles.scenes import detect
-from tiles.scenes.band import Mask, MaskKind
 from tiles.scenes.bands import make_bands, placed
 from tiles.scenes.detect import Decision
 from tiles.scenes.mosaic import mosaic
 from tiles.scenes.raster import Raster, ground_sample_distance_m, inspect
 from tiles.scenes.scene import Scene
 from tiles.scenes.sensor import SENSORS, Sensor, common_name, named
+from tiles.scenes.validity import Mask, MaskKind
+from tiles.writing.outputs import write_json
 
 _MASK_ASSETS = {"scl": MaskKind.scl, "qa_pixel": MaskKind.qa_pixel}
 # Derived pictures among the assets: the bands they were made from are there as well.
@@ -293,7 +294,5 @@ def search(
         if not len(items):
             raise InputError(f"{url} has no items of {', '.join(collections)} in that place and time.")
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(target.name + ".part")
-        partial.write_text(json.dumps(items.to_dict(), indent=1) + "\n")
-        os.replace(partial, target)
+        write_json(items.to_dict(), target)
     return [f"{target}#{day}" for day in days(str(target))]
