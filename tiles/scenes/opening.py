@@ -12,10 +12,10 @@ from pathlib import Path
 from tiles.errors import InputError
 from tiles.grids import same_grid
 from tiles.scenes import detect, folder
-from tiles.scenes.bands import make_bands, placed
 from tiles.scenes.fill import find_fill
-from tiles.scenes.raster import ground_sample_distance_m, inspect
+from tiles.scenes.raster import ground_sample_distance_m, inspect, placed
 from tiles.scenes.scene import Scene
+from tiles.scenes.units import make_bands
 from tiles.scenes.validity import Mask, MaskKind
 
 

@@ -138,6 +138,27 @@ def inspect(path: str) -> Raster:
         )
 
 
+def placed(raster: Raster, gsd_m: float | None, notes: list[str]) -> GeoBox:
+    """The grid of a raster, given a pixel size where the file has no CRS.
+
+    Raises:
+        InputError: Where nothing places the raster on the ground.
+    """
+    if raster.geobox.crs is not None:
+        if abs(raster.geobox.affine.determinant) == 0:
+            raise InputError(f"{raster.path} has pixels without area; its georeference is damaged.")
+        return raster.geobox
+    if gsd_m is not None:
+        notes.append(f"no coordinate reference system: pixels taken as squares of {gsd_m:g} m")
+        return GeoBox(raster.geobox.shape, Affine.scale(gsd_m, -gsd_m), None)
+    if raster.gcps:
+        raise InputError(
+            f"{raster.path} is placed by ground control points only; warp it first (`gdalwarp {raster.path} OUT.tif`) "
+            "or give its pixel size with --gsd."
+        )
+    raise InputError(f"{raster.path} has no coordinate reference system; give its pixel size in metres with --gsd.")
+
+
 def _crs(source: DatasetReader) -> str | None:
     if source.crs is None:
         return None

@@ -14,12 +14,11 @@ from pystac.errors import STACError, STACTypeError
 from tiles.errors import InputError
 from tiles.grids import same_grid
 from tiles.scenes import detect
-from tiles.scenes.bands import make_bands, placed
-from tiles.scenes.detect import Decision
 from tiles.scenes.mosaic import mosaic
-from tiles.scenes.raster import Raster, ground_sample_distance_m, inspect
+from tiles.scenes.raster import Raster, ground_sample_distance_m, inspect, placed
 from tiles.scenes.scene import Scene
 from tiles.scenes.sensor import SENSORS, Sensor, common_name, named
+from tiles.scenes.units import Decision, make_bands, settle_units
 from tiles.scenes.validity import Mask, MaskKind
 from tiles.writing.outputs import write_json
 
@@ -244,11 +243,11 @@ def _decide(
             notes.append(f"Sentinel-2 offset {offset * 10_000:.0f}: stated by the STAC item")
         else:
             tags = {"PROCESSING_BASELINE": str(item.properties.get("s2:processing_baseline", ""))}
-            row, offset = detect.settle_units(row, dtypes, item.id, tags, date, notes, explicit=False)
+            row, offset = settle_units(row, dtypes, item.id, tags, date, notes, explicit=False)
     else:
-        row, offset = detect.settle_units(row, dtypes, item.id, {}, date, notes, explicit=False)
+        row, offset = settle_units(row, dtypes, item.id, {}, date, notes, explicit=False)
     names = tuple(layer.name for layer in layers)
-    return Decision(row, names, offset, row.nodata, date, ())
+    return Decision(row, names, offset, date, ())
 
 
 def _with_metadata(raster: Raster, layer: _Layer) -> Raster:
