@@ -1,4 +1,4 @@
-"""Pixel grids: which are the same, and the cells of the Major TOM grid, a name for every place on Earth.
+"""Pixel grids: which are the same, what they cover, their ground sample distance; and the Major TOM grid's cells.
 
 Major TOM's rows follow the parallels every ``cell_km``; each row is divided along the equator's side of it into as many
 equal cells as keep them about as wide (Francis and Czerkawski 2024, "Major TOM: Expandable Datasets for Earth
@@ -6,15 +6,103 @@ Observation", section 3).
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from affine import Affine
 from odc.geo.geobox import GeoBox
+from pyproj import CRS, Geod, Transformer
+from pyproj.exceptions import ProjError
 
 _CELL_KM = 10.0
 _EQUATOR_KM = 6378.137
 # Grids that agree to a hundredth of a pixel at the far corner are one grid: warping would only copy.
 _SAME_GRID_PIXELS = 0.01
+
+
+def same_grid(one: GeoBox, other: GeoBox) -> bool:
+    """Whether two grids have the same pixels, to a hundredth of one."""
+    if one.shape != other.shape or one.crs != other.crs:
+        return False
+    shift: Affine = ~one.affine @ other.affine
+    height, width = one.shape
+    corners = ((0, 0), (width, 0), (0, height), (width, height))
+    return all(
+        abs(x - column) < _SAME_GRID_PIXELS and abs(y - row) < _SAME_GRID_PIXELS
+        for column, row in corners
+        for x, y in [shift @ (column, row)]
+    )
+
+
+def union(grids: Sequence[GeoBox]) -> GeoBox:
+    """The first grid extended over all, which have reference systems; partly covered pixels count."""
+    first = grids[0]
+    back = ~first.affine
+    corners = []
+    for grid in grids:
+        extent = (
+            grid.extent if grid.crs == first.crs else grid.extent.to_crs(first.crs, resolution=grid.resolution.x * 64)
+        )
+        corners += [back @ point for point in extent.exterior.points]
+    left, top = (_whole(min(values)) for values in zip(*corners, strict=True))
+    right, bottom = (-_whole(min(-v for v in values)) for values in zip(*corners, strict=True))
+    return GeoBox((bottom - top, right - left), first.affine @ Affine.translation(left, top), first.crs)
+
+
+def _whole(value: float) -> int:
+    """The whole pixel at or before a coordinate, forgiving a thousandth of a pixel."""
+    return int((value + 1e-3) // 1)
+
+
+def aligned(one: GeoBox, other: GeoBox) -> bool:
+    """Whether the pixels of one grid are pixels of the other."""
+    if one.crs != other.crs:
+        return False
+    shift = ~other.affine @ one.affine
+    linear = abs(shift.a - 1) + abs(shift.e - 1) + abs(shift.b) + abs(shift.d)
+    return linear < 1e-9 and abs(shift.c - round(shift.c)) < 1e-2 and abs(shift.f - round(shift.f)) < 1e-2
+
+
+def ground_sample_distance_m(geobox: GeoBox) -> float:
+    """Side in metres of the square that has the area of the pixel at the grid's centre.
+
+    Projected grids state it, but for Mercator's, whose scale grows with latitude; there and on grids in degrees it
+    is measured on the CRS's own ellipsoid (so a pixel on Europa is measured on Europa).
+    """
+    affine: Affine = geobox.affine
+    side = math.sqrt(abs(affine.determinant))
+    if geobox.crs is None:
+        return side
+    crs = CRS.from_user_input(str(geobox.crs))
+    operation = crs.coordinate_operation.method_name.lower() if crs.coordinate_operation else ""
+    if crs.is_projected and "mercator" in operation and "transverse" not in operation and "oblique" not in operation:
+        measured = _measured_side_m(geobox, crs)
+        if measured:
+            return measured
+    if crs.is_geographic:
+        return _measured_side_m(geobox, crs) or side * 111_195.0
+    factor = crs.axis_info[0].unit_conversion_factor if crs.axis_info else 1.0
+    return side * (factor or 1.0)
+
+
+def _measured_side_m(geobox: GeoBox, crs: CRS) -> float | None:
+    row, column = geobox.shape[0] / 2, geobox.shape[1] / 2
+    corners = [geobox.affine @ point for point in _pixel_corners(row, column)]
+    xs, ys = [x for x, _ in corners], [y for _, y in corners]
+    if not crs.is_geographic and crs.geodetic_crs is not None:
+        try:
+            xs, ys = Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True).transform(xs, ys)
+        except ProjError:
+            return None
+    geod: Geod | None = crs.get_geod()
+    if geod is None:
+        return None
+    area, _ = geod.polygon_area_perimeter(xs, ys)
+    return math.sqrt(abs(area)) or None
+
+
+def _pixel_corners(row: float, column: float) -> list[tuple[float, float]]:
+    return [(column, row), (column + 1, row), (column + 1, row + 1), (column, row + 1)]
 
 
 def cell_at(longitude: np.ndarray, latitude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -46,17 +134,3 @@ def cells(longitude: np.ndarray, latitude: np.ndarray) -> list[str | None]:
         cell_name(row, column) if good else None
         for row, column, good in zip(rows.tolist(), columns.tolist(), finite.tolist(), strict=True)
     ]
-
-
-def same_grid(one: GeoBox, other: GeoBox) -> bool:
-    """Whether two grids have the same pixels, to a hundredth of one."""
-    if one.shape != other.shape or one.crs != other.crs:
-        return False
-    shift: Affine = ~one.affine @ other.affine
-    height, width = one.shape
-    corners = ((0, 0), (width, 0), (0, height), (width, height))
-    return all(
-        abs(x - column) < _SAME_GRID_PIXELS and abs(y - row) < _SAME_GRID_PIXELS
-        for column, row in corners
-        for x, y in [shift @ (column, row)]
-    )

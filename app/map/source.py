@@ -173,7 +173,7 @@ def _open_map(path: str) -> Source | None:
     floating = raster.dtypes[0].startswith("float")
     if not classes and not floating:
         return None
-    from tiles.scenes.raster import ground_sample_distance_m
+    from tiles.grids import ground_sample_distance_m
 
     threshold = _number(tags.get(THRESHOLD_TAG))
     score = floating and (threshold is not None or SCORE_TAG in tags)

@@ -14,9 +14,9 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from tiles.errors import InputError
-from tiles.grids import same_grid
+from tiles.grids import ground_sample_distance_m, same_grid
 from tiles.scenes.band import Band
-from tiles.scenes.raster import ground_sample_distance_m, open_raster
+from tiles.scenes.raster import open_raster
 from tiles.scenes.validity import Fill, Mask
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from odc.stac import ParsedItem, RasterSource, parse_item
 from pystac.errors import STACError, STACTypeError
 
 from tiles.errors import InputError
-from tiles.grids import same_grid
+from tiles.grids import ground_sample_distance_m, same_grid
 from tiles.scenes import detect
 from tiles.scenes.mosaic import mosaic
-from tiles.scenes.raster import Raster, ground_sample_distance_m, inspect, placed
+from tiles.scenes.raster import Raster, inspect, placed
 from tiles.scenes.scene import Scene
 from tiles.scenes.sensor import SENSORS, Sensor, common_name, named
 from tiles.scenes.units import Decision, make_bands, settle_units
