@@ -14,7 +14,7 @@ from tiles.errors import OutputError
 from tiles.progress import Progress, Silent
 from tiles.writing.outputs import replacing
 
-_COLUMNS = (
+_COLUMNS = [
     "tile_id",
     "crs",
     "transform",
@@ -26,7 +26,7 @@ _COLUMNS = (
     "cell",
     "label",
     "split",
-)
+]
 
 
 def export_webdataset(

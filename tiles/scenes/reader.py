@@ -149,14 +149,12 @@ class SceneReader:
             out: Array of the result's shape and the scene's type, C-contiguous, which is filled and given back where
                 the window lies within the scene: fresh memory for every read is not free.
         """
-        row, column, height, width = (int(v) for v in (window.row_off, window.col_off, window.height, window.width))
-        top, bottom = max(row, 0), min(row + height, self.scene.height)
-        left, right = max(column, 0), min(column + width, self.scene.width)
-        if top >= bottom or left >= right:
+        height, width = int(window.height), int(window.width)
+        inside, place = self._inside(window)
+        if inside is None:
             return Pixels(np.zeros((len(self.scene.bands), height, width), self.dtype), np.zeros((height, width), bool))
-        inside = Window(left, top, right - left, bottom - top)
-        whole = (bottom - top, right - left) == (height, width)
-        shape = (len(self.scene.bands), bottom - top, right - left)
+        whole = (inside.height, inside.width) == (height, width)
+        shape = (len(self.scene.bands), inside.height, inside.width)
         values = out if whole and out is not None else np.empty(shape, self.dtype)
         valid = np.ones(values.shape[1:], bool)
         if self._parts:
@@ -171,7 +169,6 @@ class SceneReader:
             valid &= ~fill
         if whole:
             return Pixels(values, valid)
-        place = np.s_[top - row : bottom - row, left - column : right - column]
         padded = np.zeros((len(values), height, width), self.dtype)
         padded_valid = np.zeros((height, width), bool)
         padded[:, place[0], place[1]], padded_valid[place] = values, valid
@@ -184,15 +181,20 @@ class SceneReader:
             return np.logical_and.reduce(layers) if layers else None
         if all(kind is MaskKind.explicit for kind, _ in self._masks):
             return None
-        row, column, height, width = (int(v) for v in (window.row_off, window.col_off, window.height, window.width))
-        top, bottom = max(row, 0), min(row + height, self.scene.height)
-        left, right = max(column, 0), min(column + width, self.scene.width)
-        cloud = np.zeros((height, width), bool)
-        if top < bottom and left < right:
-            place = np.s_[top - row : bottom - row, left - column : right - column]
-            for kind, raw in self._raw_masks(Window(left, top, right - left, bottom - top)):
+        cloud = np.zeros((int(window.height), int(window.width)), bool)
+        inside, place = self._inside(window)
+        if inside is not None:
+            for kind, raw in self._raw_masks(inside):
                 cloud[place] |= cloudy(raw, kind)
         return cloud
+
+    def _inside(self, window: Window) -> tuple[Window | None, tuple[slice, slice]]:
+        """The part of a window that lies within the scene (None: none does), and its place in the window."""
+        row, column = int(window.row_off), int(window.col_off)
+        top, bottom = max(row, 0), min(row + int(window.height), self.scene.height)
+        left, right = max(column, 0), min(column + int(window.width), self.scene.width)
+        place = np.s_[top - row : bottom - row, left - column : right - column]
+        return None if top >= bottom or left >= right else Window(left, top, right - left, bottom - top), place
 
     def _raw_masks(self, inside: Window) -> list[tuple[MaskKind, np.ndarray]]:
         return [(kind, file.read_plane(inside)) for kind, file in self._masks]

@@ -25,15 +25,7 @@ from tiles.writing.outputs import write_json
 _MASK_ASSETS = {"scl": MaskKind.scl, "qa_pixel": MaskKind.qa_pixel}
 # Derived pictures among the assets: the bands they were made from are there as well.
 _PICTURES = ("visual", "overview", "thumbnail", "preview", "rendered_preview", "tilejson", "tci")
-_PLATFORMS = {
-    "landsat-4": "47",
-    "landsat-5": "47",
-    "landsat-7": "47",
-    "landsat-8": "89",
-    "landsat-9": "89",
-    "landsat_8": "89",
-    "landsat_9": "89",
-}
+_PLATFORMS = {"landsat-4": "47", "landsat-5": "47", "landsat-7": "47", "landsat-8": "89", "landsat-9": "89"}
 
 
 @dataclass(frozen=True)
@@ -205,7 +197,7 @@ def _masks(item: pystac.Item) -> tuple[Mask, ...]:
 
 def _sensor(item: pystac.Item) -> Sensor:
     properties = item.properties
-    platform = str(properties.get("platform", "")).lower()
+    platform = str(properties.get("platform", "")).lower().replace("_", "-")
     collection = f"{item.collection_id or ''} {item.id}".lower()
     if "sentinel-2" in platform or "sentinel-2" in collection or item.id.startswith(("S2A_", "S2B_", "S2C_")):
         return SENSORS["sentinel-2-l1c" if "l1c" in collection else "sentinel-2-l2a"]

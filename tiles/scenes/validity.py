@@ -76,7 +76,8 @@ def is_picture(dtypes: Iterable[str]) -> bool:
 
 def measured(missing: np.ndarray, *, picture: bool) -> np.ndarray:
     """True where a pixel counts, given which bands are ``missing`` there; bool ``[C, H, W]`` to ``[H, W]``."""
-    return ~(missing.all(axis=0) if picture else missing.any(axis=0))
+    gone: np.ndarray = missing.all(axis=0) if picture else missing.any(axis=0)
+    return ~gone
 
 
 @dataclass(frozen=True)
