@@ -76,8 +76,7 @@ def is_picture(dtypes: Iterable[str]) -> bool:
 
 def measured(missing: np.ndarray, *, picture: bool) -> np.ndarray:
     """True where a pixel counts, given which bands are ``missing`` there; bool ``[C, H, W]`` to ``[H, W]``."""
-    gone: np.ndarray = missing.all(axis=0) if picture else missing.any(axis=0)
-    return ~gone
+    return ~np.asarray(missing.all(axis=0) if picture else missing.any(axis=0))
 
 
 @dataclass(frozen=True)
