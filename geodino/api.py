@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from geodino.dense.settings import DenseSettings
-from geodino.inputs import check_not_input
 from geodino.jobs.run_options import RunKeywords, RunOptions
 from tiles.errors import InputError
 from tiles.progress import Progress
 from tiles.scenes.opening import open_scene
 from tiles.scenes.scene import Scene
+from tiles.writing.outputs import check_not_input
 
 if TYPE_CHECKING:
     import xarray as xr

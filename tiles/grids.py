@@ -1,4 +1,4 @@
-"""Pixel grids: which are the same, and the cells of the Major TOM grid, a name for every place on Earth.
+"""Pixel grids: which are the same, what they cover, their ground sample distance; and the Major TOM grid's cells.
 
 Major TOM's rows follow the parallels every ``cell_km``; each row is divided along the equator's side of it into as many
 equal cells as keep them about as wide (Francis and Czerkawski 2024, "Major TOM: Expandable Datasets for Earth
@@ -6,40 +6,18 @@ Observation", section 3).
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from affine import Affine
 from odc.geo.geobox import GeoBox
+from pyproj import CRS, Geod, Transformer
+from pyproj.exceptions import ProjError
 
-CELL_KM = 10.0
+_CELL_KM = 10.0
 _EQUATOR_KM = 6378.137
 # Grids that agree to a hundredth of a pixel at the far corner are one grid: warping would only copy.
 _SAME_GRID_PIXELS = 0.01
-
-
-def cells(longitude: np.ndarray, latitude: np.ndarray, cell_km: float = CELL_KM) -> list[str | None]:
-    """Names of the cells that hold points, such as ``897U_171R``; None where a coordinate is not finite.
-
-    Args:
-        longitude: Degrees east, ``[N]``.
-        latitude: Degrees north, ``[N]``.
-        cell_km: Side of a cell in kilometres.
-    """
-    step = 180.0 / math.ceil(math.pi * _EQUATOR_KM / cell_km)
-    finite = np.isfinite(longitude) & np.isfinite(latitude)
-    row = np.floor(np.where(finite, latitude, 0.0) / step).astype(np.int64)
-    around = 2 * math.pi * _EQUATOR_KM * np.cos(np.radians(row * step))
-    across = np.maximum(np.ceil(np.maximum(around, 0) / cell_km), 1)
-    wrapped = np.mod(np.where(finite, longitude, 0.0) + 180.0, 360.0) - 180.0
-    column = np.floor(wrapped / (360.0 / across)).astype(np.int64)
-    return [
-        f"{_place(r, 'U', 'D')}_{_place(c, 'R', 'L')}" if good else None
-        for r, c, good in zip(row.tolist(), column.tolist(), finite.tolist(), strict=True)
-    ]
-
-
-def _place(number: int, forth: str, back: str) -> str:
-    return f"{number}{forth}" if number >= 0 else f"{-number}{back}"
 
 
 def same_grid(one: GeoBox, other: GeoBox) -> bool:
@@ -54,3 +32,105 @@ def same_grid(one: GeoBox, other: GeoBox) -> bool:
         for column, row in corners
         for x, y in [shift @ (column, row)]
     )
+
+
+def union(grids: Sequence[GeoBox]) -> GeoBox:
+    """The first grid extended over all, which have reference systems; partly covered pixels count."""
+    first = grids[0]
+    back = ~first.affine
+    corners = []
+    for grid in grids:
+        extent = (
+            grid.extent if grid.crs == first.crs else grid.extent.to_crs(first.crs, resolution=grid.resolution.x * 64)
+        )
+        corners += [back @ point for point in extent.exterior.points]
+    left, top = (_whole(min(values)) for values in zip(*corners, strict=True))
+    right, bottom = (-_whole(min(-v for v in values)) for values in zip(*corners, strict=True))
+    return GeoBox((bottom - top, right - left), first.affine @ Affine.translation(left, top), first.crs)
+
+
+def _whole(value: float) -> int:
+    """The whole pixel at or before a coordinate, forgiving a thousandth of a pixel."""
+    return int((value + 1e-3) // 1)
+
+
+def aligned(one: GeoBox, other: GeoBox) -> bool:
+    """Whether the pixels of one grid are pixels of the other."""
+    if one.crs != other.crs:
+        return False
+    shift = ~other.affine @ one.affine
+    linear = abs(shift.a - 1) + abs(shift.e - 1) + abs(shift.b) + abs(shift.d)
+    return linear < 1e-9 and abs(shift.c - round(shift.c)) < 1e-2 and abs(shift.f - round(shift.f)) < 1e-2
+
+
+def ground_sample_distance_m(geobox: GeoBox) -> float:
+    """Side in metres of the square that has the area of the pixel at the grid's centre.
+
+    Projected grids state it, but for Mercator's, whose scale grows with latitude; there and on grids in degrees it
+    is measured on the CRS's own ellipsoid (so a pixel on Europa is measured on Europa).
+    """
+    affine: Affine = geobox.affine
+    side = math.sqrt(abs(affine.determinant))
+    if geobox.crs is None:
+        return side
+    crs = CRS.from_user_input(str(geobox.crs))
+    operation = crs.coordinate_operation.method_name.lower() if crs.coordinate_operation else ""
+    if crs.is_projected and "mercator" in operation and "transverse" not in operation and "oblique" not in operation:
+        measured = _measured_side_m(geobox, crs)
+        if measured:
+            return measured
+    if crs.is_geographic:
+        return _measured_side_m(geobox, crs) or side * 111_195.0
+    factor = crs.axis_info[0].unit_conversion_factor if crs.axis_info else 1.0
+    return side * (factor or 1.0)
+
+
+def _measured_side_m(geobox: GeoBox, crs: CRS) -> float | None:
+    row, column = geobox.shape[0] / 2, geobox.shape[1] / 2
+    corners = [geobox.affine @ point for point in _pixel_corners(row, column)]
+    xs, ys = [x for x, _ in corners], [y for _, y in corners]
+    if not crs.is_geographic and crs.geodetic_crs is not None:
+        try:
+            xs, ys = Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True).transform(xs, ys)
+        except ProjError:
+            return None
+    geod: Geod | None = crs.get_geod()
+    if geod is None:
+        return None
+    area, _ = geod.polygon_area_perimeter(xs, ys)
+    return math.sqrt(abs(area)) or None
+
+
+def _pixel_corners(row: float, column: float) -> list[tuple[float, float]]:
+    return [(column, row), (column + 1, row), (column + 1, row + 1), (column, row + 1)]
+
+
+def cell_at(longitude: np.ndarray, latitude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The cells that hold points: rows up from the equator and columns right of Greenwich, int64 ``[N]`` each.
+
+    Args:
+        longitude: Degrees east, finite, ``[N]``; those beyond 180 go on from -180.
+        latitude: Degrees north, finite, ``[N]``.
+    """
+    step = 180.0 / math.ceil(math.pi * _EQUATOR_KM / _CELL_KM)
+    row = np.floor(latitude / step).astype(np.int64)
+    around = 2 * math.pi * _EQUATOR_KM * np.cos(np.radians(row * step))
+    across = np.maximum(np.ceil(np.maximum(around, 0) / _CELL_KM), 1)
+    wrapped = np.mod(longitude + 180.0, 360.0) - 180.0
+    return row, np.floor(wrapped / (360.0 / across)).astype(np.int64)
+
+
+def cell_name(row: int, column: int) -> str:
+    """Name of a cell, such as ``637U_59R`` or ``38D_378L``."""
+    vertical = f"{row}U" if row >= 0 else f"{-row}D"
+    return f"{vertical}_{column}R" if column >= 0 else f"{vertical}_{-column}L"
+
+
+def cells(longitude: np.ndarray, latitude: np.ndarray) -> list[str | None]:
+    """Names of the cells that hold points ``[N]`` in degrees; None where a coordinate is not finite."""
+    finite = np.isfinite(longitude) & np.isfinite(latitude)
+    rows, columns = cell_at(np.where(finite, longitude, 0.0), np.where(finite, latitude, 0.0))
+    return [
+        cell_name(row, column) if good else None
+        for row, column, good in zip(rows.tolist(), columns.tolist(), finite.tolist(), strict=True)
+    ]

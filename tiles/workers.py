@@ -5,17 +5,13 @@ each takes a piece of work whenever it has none.
 """
 
 import os
-import pickle
-import socket
-import subprocess
-import sys
+import signal
 import threading
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from multiprocessing.connection import Connection
-from typing import Any, Generic, TypeVar
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
 
 from tiles.errors import OutputError
 
@@ -70,85 +66,6 @@ def in_order(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-class _Helper(Generic[Work, Result]):
-    """One process, and the thread of this one that hands it work."""
-
-    def __init__(self, share: "_Shared[Work, Result]", do: Callable[[Work], Result]) -> None:
-        self.share, self.do = share, do
-        self.work: Work | None = None
-        # Forking a process in which GDAL and Arrow run threads can deadlock, and multiprocessing's own ways of starting
-        # afresh import the caller's main program again; a new interpreter does neither.
-        near, far = socket.socketpair()
-        command = [sys.executable, "-P", "-c", "from tiles.workers import serve; serve()", str(far.fileno())]
-        paths = os.pathsep.join(path for path in sys.path if path)
-        self.process = subprocess.Popen(
-            command,
-            env=os.environ | {"PYTHONPATH": paths},
-            stdin=subprocess.DEVNULL,
-            pass_fds=[far.fileno()],
-            process_group=0,  # Ctrl-C is for the caller, who ends its helpers
-        )
-        far.close()
-        self.connection = Connection(near.detach())
-        self.thread = threading.Thread(target=self._hand_out, name="helper", daemon=True)
-        self.thread.start()
-
-    def _hand_out(self) -> None:
-        try:
-            self.connection.send(self.do)
-            self.connection.recv()  # it has started, and imported what it takes
-            while (work := self.share.take(self)) is not None:
-                self.connection.send(work)
-                answer = self.connection.recv()
-                if isinstance(answer, BaseException):
-                    self.share.stop(answer)
-                    return
-                self.share.give(work, answer)
-                self.work = None
-        except (EOFError, OSError):
-            if self.work is not None:
-                self.share.stop(
-                    OutputError(
-                        "A worker process was killed, perhaps for lack of memory; "
-                        "run the same command again, with fewer --workers."
-                    )
-                )
-        except BaseException as error:  # work that cannot be sent, say: the caller raises it
-            self.share.stop(error)
-
-    def end(self) -> None:
-        self.process.terminate()
-        self.thread.join()
-        self.process.wait()
-        self.connection.close()
-
-
-class _Shared(Generic[Work, Result]):
-    """What is to be done, and what came of it."""
-
-    def __init__(self, works: Sequence[Work], done: Callable[[Work, Result], None]) -> None:
-        self.waiting = deque(works)
-        self.done = done
-        self.error: BaseException | None = None
-        self.lock = threading.Lock()
-
-    def take(self, helper: _Helper[Work, Result] | None = None) -> Work | None:
-        with self.lock:
-            work = self.waiting.popleft() if self.waiting else None
-            if helper is not None:
-                helper.work = work
-            return work
-
-    def give(self, work: Work, result: Result) -> None:
-        with self.lock:
-            self.done(work, result)
-
-    def stop(self, error: BaseException) -> None:
-        with self.lock:
-            self.error = self.error or error
-            self.waiting.clear()
-
-
 def share_out(
     works: Sequence[Work],
     do: Callable[[Work], Result],
@@ -161,7 +78,7 @@ def share_out(
 
     Args:
         works: What is to be done; sent to helpers by pickling.
-        do: Does it in a helper: a function at the top of a module.
+        do: Does it in a helper.
         here: Does it in this process.
         done: Told each result, in one thread at a time.
         helpers: Number of processes to start.
@@ -171,58 +88,81 @@ def share_out(
         OutputError: Where a helper was killed.
         BaseException: The first error that a work ended in; the others are then given up.
     """
-    shared: _Shared[Work, Result] = _Shared(works, done)
-    beside: list[_Helper[Work, Result]] = []
+    waiting = deque(works)
+    errors: list[BaseException] = []
+    changed = threading.Condition()
+    held = 0
 
-    def take_and_do() -> None:
-        while (work := shared.take()) is not None:
-            shared.give(work, here(work))
-
-    def in_thread() -> None:
-        try:
-            take_and_do()
-        except BaseException as error:  # the caller raises it
-            shared.stop(error)
-
-    own = [threading.Thread(target=in_thread, name="own", daemon=True) for _ in range(threads)]
-    try:
-        beside += (_Helper(shared, do) for _ in range(helpers))
-        for thread in own:
-            thread.start()
-        take_and_do()
-        for thread in own:
-            thread.join()
-        for helper in beside:
-            # Nothing is left to be taken: a helper without work, started or not, will not get any.
-            while helper.work is not None and helper.thread.is_alive():
-                helper.thread.join(0.05)
-    finally:
-        shared.waiting.clear()
-        for helper in beside:
-            helper.end()
-        for thread in own:
-            if thread.is_alive():  # what it has begun it ends
-                thread.join()
-    if shared.error is not None:
-        raise shared.error
-
-
-def serve() -> None:
-    """Do what comes until nobody is there to send more: the whole life of a helper."""
-    connection: Connection[Any, Any] = Connection(int(sys.argv[1]))
-    try:
-        do = connection.recv()
-        connection.send(None)
+    def go_on(do: Callable[[Work], Result]) -> None:
+        nonlocal held
         while True:
-            work = connection.recv()
+            with changed:
+                if not waiting:
+                    return
+                work = waiting.popleft()
+                held += 1
             try:
-                answer = do(work)
-            except BaseException as error:  # raised again where the work came from
-                error.add_note("".join(traceback.format_exception(error)))
-                answer = error
-            try:
-                connection.send(answer)
-            except (AttributeError, TypeError, pickle.PicklingError) as error:
-                connection.send(TypeError(f"{answer!r} cannot be sent back ({error})"))
-    except (EOFError, ConnectionError):
-        return  # the caller is gone
+                result = do(work)
+                with changed:
+                    done(work, result)
+            except BaseException as error:  # the caller raises it
+                errors.append(error)
+                waiting.clear()
+            finally:
+                with changed:
+                    held -= 1
+                    changed.notify_all()
+
+    with _pool(helpers) as call:
+
+        def hand_out() -> None:
+            # It may never start: killed, or no longer needed.
+            with suppress(OutputError, RuntimeError):
+                call(os.getpid)
+                go_on(lambda work: call(do, work))
+
+        own = [threading.Thread(target=go_on, args=(here,), name="own", daemon=True) for _ in range(threads)]
+        beside = [threading.Thread(target=hand_out, name="helper", daemon=True) for _ in range(helpers)]
+        try:
+            for thread in [*beside, *own]:
+                thread.start()
+            go_on(here)
+            with changed:  # helpers without work, started or not, will not get any
+                changed.wait_for(lambda: errors or not held)
+        finally:
+            waiting.clear()
+            for thread in own:  # what they have begun they end
+                thread.join()
+    if errors:
+        raise next((error for error in errors if isinstance(error, KeyboardInterrupt)), errors[0])
+
+
+@contextmanager
+def _pool(helpers: int) -> Iterator[Callable[..., Any]]:
+    """Yield what has one of so many new processes call a function; none runs the main program, all are killed at last.
+
+    Forking a process in which GDAL and Arrow run threads can deadlock, and multiprocessing's own ways of starting
+    afresh import the caller's main program again; loky's does neither.
+    """
+    if not helpers:
+        yield lambda *_: None
+        return
+    from joblib.externals.loky import ProcessPoolExecutor  # a quarter of a second that one process need not spend
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+    # Ctrl-C is for the caller, who ends its helpers; those of a caller that was killed end when idle for so long.
+    pool = ProcessPoolExecutor(helpers, timeout=10, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
+
+    def call(do: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return pool.submit(do, *arguments).result()
+        except TerminatedWorkerError as error:
+            raise OutputError(
+                "A worker process was killed, perhaps for lack of memory; "
+                "run the same command again, with fewer --workers."
+            ) from error
+
+    try:
+        yield call
+    finally:
+        pool.shutdown(kill_workers=True)

@@ -19,6 +19,7 @@ from rio_tiler.models import ImageData
 
 from app.map.source import Channel, ClassColor, Source, file_fingerprint
 from app.map.style import Paint, Style
+from tiles.scenes.validity import is_picture, measured
 
 TILE = 256
 OPEN_READERS = 24  # a thread
@@ -115,9 +116,7 @@ def _read_part(channels: list[Channel], z: int, x: int, y: int, resampling: str)
         for number in at:
             values[number] = image.array.data[order[channels[number].index]]
         mask = np.ma.getmaskarray(image.array)
-        # As `tiles.scenes.reader` has it: an 8-bit picture clips dark water to nodata band by band, so that only a
-        # pixel without any band is nodata there.
-        valid &= ~(mask.all(axis=0) if image.array.dtype == np.uint8 else mask.any(axis=0))
+        valid &= measured(mask, picture=is_picture([image.array.dtype.name]))
     if values is None:
         return None
     if values.dtype.kind == "f":

@@ -21,9 +21,10 @@ from rasterio.io import DatasetReader
 from rasterio.warp import transform_bounds
 
 from tiles.errors import InputError
+from tiles.grids import ground_sample_distance_m
 from tiles.scenes.band import Band
 from tiles.scenes.opening import open_scene
-from tiles.scenes.raster import ground_sample_distance_m, inspect, open_raster, reading
+from tiles.scenes.raster import inspect, open_raster, reading
 from tiles.scenes.scene import Scene
 from tiles.writing.cog import read_classes
 
@@ -175,6 +176,7 @@ def _open_map(path: str) -> Source | None:
     floating = raster.dtypes[0].startswith("float")
     if not classes and not floating:
         return None
+
     threshold = _number(tags.get(THRESHOLD_TAG))
     score = floating and (threshold is not None or SCORE_TAG in tags)
     return Source(

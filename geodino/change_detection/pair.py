@@ -23,7 +23,7 @@ from geodino.dense.tokens import SceneTokens
 from geodino.products.tags import provenance
 from tiles.progress import Progress, Share, Silent
 from tiles.scenes.scene import Scene
-from tiles.writing.cog import part_of
+from tiles.writing.outputs import part_of
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from geodino.products.vector import check_area, check_vector_path
 from tiles.errors import InputError, OutputError
 from tiles.progress import Progress, Share, Silent
 from tiles.scenes.scene import Scene
-from tiles.writing.cog import CogWriter, MapClass, check_output, part_of
+from tiles.writing.cog import CogWriter, MapClass
+from tiles.writing.outputs import check_output, part_of
 
 if TYPE_CHECKING:
     from geodino.change_detection.transitions import Transitions

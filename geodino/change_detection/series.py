@@ -23,7 +23,8 @@ from geodino.heads.legend import Legend
 from tiles.errors import InputError
 from tiles.progress import Progress, Share, Silent
 from tiles.scenes.scene import Scene
-from tiles.writing.cog import CogWriter, MapClass, check_output
+from tiles.writing.cog import CogWriter, MapClass
+from tiles.writing.outputs import check_output
 
 NODATA = 65535
 # Pixels that light and stable background are measured on: there are n (n - 1) / 2 pairs, and far fewer than the map of

@@ -11,7 +11,7 @@ from geodino.change_detection.null_by_texture import TexturedBackground, Texture
 from geodino.change_detection.null_model import log_distance
 from geodino.change_detection.token_distance import ROWS, distance_rows, fit_token_change
 from geodino.dense.tokens import SceneTokens
-from tiles.writing.cog import disk_errors
+from tiles.writing.outputs import disk_errors
 
 FloatArray = NDArray[np.float32]
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from geodino.change_detection.pair import Comparison
 from geodino.heads.model_file import SegmentationModel
 from geodino.heads.render import render_classes
-from tiles.writing.cog import CogWriter, MapClass, part_of
+from tiles.writing.cog import CogWriter, MapClass
+from tiles.writing.outputs import part_of
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def register(cli: typer.Typer) -> None:
             raise typer.BadParameter(f"{', '.join(given)} go with two dates only")
         from geodino import api
         from tiles.progress import progress
-        from tiles.writing.cog import check_output
+        from tiles.writing.outputs import check_output
 
         check_output(output, overwrite=run.overwrite)
         opened = [opening.open(scene, name_it=True) for scene in scenes]

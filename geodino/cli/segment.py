@@ -58,7 +58,7 @@ def register(cli: typer.Typer) -> None:
         from geodino.api import validate as validate_alone
         from geodino.segmentation.training import UNTESTED
         from tiles.progress import progress
-        from tiles.writing.cog import check_output
+        from tiles.writing.outputs import check_output
 
         if output is None:
             if not validate or labels is None or features is None:

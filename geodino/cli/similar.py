@@ -44,7 +44,7 @@ def register(cli: typer.Typer) -> None:
         from geodino.retrieval.place_index import check_hits
         from geodino.retrieval.similar import is_cube
         from tiles.progress import progress
-        from tiles.writing.cog import check_output
+        from tiles.writing.outputs import check_output
 
         points = parse_points(at or [])
         Query(points, polygons, crs)
@@ -90,7 +90,7 @@ def register(cli: typer.Typer) -> None:
         from tiles.errors import InputError
         from tiles.progress import progress
         from tiles.scenes.scene import Scene
-        from tiles.writing.cog import DiskFullError, check_output, part_of
+        from tiles.writing.outputs import DiskFullError, check_output, part_of
 
         check_output(output, overwrite=run.overwrite)
         # Loaded once; and what a cut-off run left lies under one name whatever scene it was of.

@@ -20,8 +20,9 @@ from geodino.dense.int8 import CODE_FORMULA, CODE_NODATA, encode_int8
 from geodino.dense.settings import DenseSettings
 from geodino.dense.stream import TokenRows
 from tiles.errors import OutputError
-from tiles.writing.cog import CogWriter, DiskFullError, check_output, disk_errors
+from tiles.writing.cog import CogWriter
 from tiles.writing.journal import RowParts, save_piece
+from tiles.writing.outputs import DiskFullError, check_output, disk_errors
 
 PIECE_ROWS = 64
 """Token rows of a piece: a row of Zarr shards, a row of COG blocks of many bands."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from odc.geo.geobox import GeoBox
 
-from tiles.writing.cog import check_output
+from tiles.writing.outputs import check_output
 
 VARIABLE = "features"
 _SHARD_COLUMNS = 256

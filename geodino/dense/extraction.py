@@ -19,7 +19,7 @@ from geodino.products.tags import provenance
 from tiles.errors import OutputError
 from tiles.progress import Progress, Silent
 from tiles.scenes.scene import Scene
-from tiles.writing.cog import check_output
+from tiles.writing.outputs import check_output
 
 
 @dataclass(frozen=True)

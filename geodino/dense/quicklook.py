@@ -16,7 +16,8 @@ from PIL import Image
 
 from geodino.dense.cube import PIECE_ROWS
 from tiles.errors import InputError
-from tiles.writing.cog import CogWriter, check_output, disk_errors, part_of
+from tiles.writing.cog import CogWriter
+from tiles.writing.outputs import check_output, disk_errors, part_of
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -22,15 +22,14 @@ from geodino.backbones.backbone import Backbone
 from geodino.dense.engine import Engine, LocalEngine
 from geodino.dense.extraction import Extraction, draw
 from geodino.dense.quicklook import check_quicklook
-from geodino.inputs import check_not_input
 from geodino.jobs.batch_job import BatchJob, Item
 from geodino.jobs.cluster import Cluster, ClusterLostError, ModelSpec
 from geodino.products.stac import item_path
 from tiles.errors import InputError, OutputError
 from tiles.progress import Progress, Silent
 from tiles.scenes.scene import Scene
-from tiles.writing.cog import DiskFullError, check_output
 from tiles.writing.journal import Journal
+from tiles.writing.outputs import DiskFullError, check_not_input, check_output
 
 
 @dataclass

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from geodino.dense.extraction import Extraction, check_outputs, draw, lacks_quicklook
 from geodino.dense.settings import DenseSettings
-from geodino.inputs import check_not_input
 from geodino.jobs.run_options import RunOptions
 from tiles.progress import Progress
 from tiles.scenes.scene import Scene
+from tiles.writing.outputs import check_not_input
 
 
 def make_features(

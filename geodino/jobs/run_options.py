@@ -129,7 +129,7 @@ class RunOptions:
         """
         from geodino.dense.settings import DenseSettings
         from geodino.dense.tokens import tokens_from_cube, tokens_from_scene
-        from tiles.writing.cog import part_of
+        from tiles.writing.outputs import part_of
 
         if features is not None:
             self.check_cubes((features,))

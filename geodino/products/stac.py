@@ -25,7 +25,8 @@ from rasterio.errors import RasterioError
 import geodino
 from geodino.backbones.backbone import Backbone
 from tiles.scenes.scene import Scene
-from tiles.writing.cog import disk_errors, part_of, read_classes
+from tiles.writing.cog import read_classes
+from tiles.writing.outputs import disk_errors, part_of
 
 SUFFIX = ".stac.json"
 _EXTENSIONS = {

@@ -18,12 +18,12 @@ from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry
 
 from geodino.dense.tokens import Origin, SceneTokens
-from geodino.major_tom_cell import Cell
 from geodino.products.stac_table import write_item_of_table
 from geodino.retrieval.likeness import token_rows, unit
 from tiles.errors import InputError, OutputError
+from tiles.grids import cell_at, cell_name
 from tiles.scenes.scene import Scene
-from tiles.writing.cog import check_output, disk_errors, part_of
+from tiles.writing.outputs import check_output, disk_errors, part_of
 
 COLUMNS = (
     "unique_id",
@@ -121,16 +121,16 @@ def check_model(known: Mapping[str, Any], asked: Mapping[str, Any], index: str, 
 def _row(window: GeoBox, product: str, timestamp: str | None, bounds: list[int]) -> dict[str, object]:
     outline = window.geographic_extent.geom
     centre = outline.centroid
-    cell = Cell.at(centre.y, centre.x)
+    row, column = (int(number[0]) for number in cell_at(np.array([centre.x]), np.array([centre.y])))
     zone = 32601 + int((centre.x + 180) // 6) % 60 + (0 if centre.y >= 0 else 100)
     utm = Geometry(outline, "EPSG:4326").to_crs(f"EPSG:{zone}").geom
     return {
         "unique_id": f"{product}/{bounds[0]}_{bounds[1]}",
         "timestamp": timestamp,
         "product_id": product,
-        "grid_cell": cell.name,
-        "grid_row_u": cell.row_u,
-        "grid_col_r": cell.col_r,
+        "grid_cell": cell_name(row, column),
+        "grid_row_u": row,
+        "grid_col_r": column,
         "geometry": outline,
         "centre_lat": centre.y,
         "centre_lon": centre.x,

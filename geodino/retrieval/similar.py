@@ -11,7 +11,7 @@ from geodino.retrieval.place_index import check_hits, embed, model_of, search, w
 from tiles.errors import InputError
 from tiles.progress import Progress
 from tiles.scenes.scene import Scene
-from tiles.writing.cog import check_output
+from tiles.writing.outputs import check_output
 
 if TYPE_CHECKING:
     import geopandas as gpd

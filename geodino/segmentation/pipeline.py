@@ -31,7 +31,8 @@ from geodino.segmentation.training import UNTESTED, Examples
 from tiles.errors import InputError
 from tiles.progress import Progress, Share, Silent
 from tiles.scenes.scene import Scene
-from tiles.writing.cog import CogWriter, MapClass, check_output, part_of
+from tiles.writing.cog import CogWriter, MapClass
+from tiles.writing.outputs import check_output, part_of
 
 _CLUSTER_SAMPLE = 50_000
 

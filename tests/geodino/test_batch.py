@@ -18,7 +18,7 @@ from geodino.dense.extraction import Extraction
 from geodino.jobs.batch import run_batch
 from geodino.jobs.batch_job import BatchJob, read_job
 from tiles.errors import InputError
-from tiles.writing.cog import DiskFullError
+from tiles.writing.outputs import DiskFullError
 
 
 @pytest.fixture

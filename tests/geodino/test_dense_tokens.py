@@ -18,7 +18,7 @@ from geodino.dense.tokens import tokens_from_cube, tokens_from_scene
 from tiles.errors import InputError
 from tiles.scenes.opening import open_scene
 from tiles.scenes.scene import Scene
-from tiles.writing.cog import DiskFullError
+from tiles.writing.outputs import DiskFullError
 
 SMALL = DenseSettings(window=8, halo=1, batch_size=2)
 

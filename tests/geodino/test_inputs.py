@@ -12,11 +12,9 @@ from typer.testing import CliRunner
 import geodino
 from geodino.api import change_series
 from geodino.cli import build
-from geodino.inputs import check_not_input
 from geodino.jobs.batch import run_batch
 from geodino.jobs.batch_job import BatchJob
 from tiles.errors import OutputError
-from tiles.scenes.opening import open_scene
 
 WORDS = {"backbone": "absent", "overwrite": True}
 
@@ -104,11 +102,3 @@ def test_a_batch_names_the_scene_and_goes_on(files, monkeypatch):
     report = run_batch(BatchJob(scenes=scenes, output=str(files / "{name}.tif")), overwrite=True)
     assert list(report.failed) == scenes and not made and (files / "a.tif").read_bytes() == before
     assert all("is also the input" in reason for reason in report.failed.values())
-
-
-def test_links_are_the_files_they_name_and_new_outputs_are_free(files):
-    scene = open_scene(files / "a.tif")
-    (files / "link.tif").symlink_to(files / "a.tif")
-    with pytest.raises(OutputError, match=r"link\.tif is also the input"):
-        check_not_input((None, files / "link.tif"), None, scene)
-    check_not_input((files / "new.tif", files / "b.tif"), scene, "https://example.com/b.tif", files / "absent.gpkg")

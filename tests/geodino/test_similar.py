@@ -21,7 +21,6 @@ from geodino.cli import build
 from geodino.dense.cube_reader import open_cube
 from geodino.dense.settings import DenseSettings
 from geodino.dense.tokens import tokens_from_cube
-from geodino.major_tom_cell import Cell
 from geodino.retrieval.likeness import Query, parse_points
 from geodino.retrieval.place_index import COLUMNS, check_hits, embed, search, write_index
 from geodino.retrieval.similar import is_cube
@@ -161,17 +160,6 @@ def test_what_cannot_be_looked_for_is_one_sentence(scene, backbone, tmp_path):
     ):
         with pytest.raises(InputError, match=says):
             query()
-
-
-def test_major_tom_cells_have_the_names_of_published_samples():
-    places = {
-        "282D_485L": (-25.31599, -48.10599),
-        "38D_378R": (-3.40140, 34.06608),
-        "433D_629L": (-38.83090, -72.47873),
-        "609U_541L": (54.77998, -83.95217),
-        "637U_59R": (57.22683, 9.84499),
-    }
-    assert {Cell.at(*place).name: place for place in places.values()} == places
 
 
 def test_an_index_over_scenes_finds_the_texture_in_the_other_scene(scene, backbone, tmp_path):

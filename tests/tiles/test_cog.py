@@ -13,7 +13,8 @@ from odc.geo.geobox import GeoBox
 from rio_cogeo.cogeo import cog_validate
 
 from tiles.errors import OutputError
-from tiles.writing.cog import CogWriter, MapClass, block_size, check_output, read_classes
+from tiles.writing.cog import CogWriter, MapClass, block_size, read_classes
+from tiles.writing.outputs import check_output
 
 
 def box(height, width, crs="EPSG:32633"):

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from tiles.archive.dataset import TileDataset
 from tiles.archive.histogram import Counts, describe
 from tiles.archive.preview import write_previews
-from tiles.archive.sampler import Sampler, permute
 from tiles.archive.shard import pack, unpack
 from tiles.archive.verify import verify
 from tiles.archive.webdataset import export_webdataset
@@ -39,7 +38,7 @@ def tile_set(write_raster, tmp_path):
 
 
 def test_reading_needs_neither_torch_nor_gdal():
-    code = "import sys, tiles.archive.dataset, tiles.archive.sampler; "
+    code = "import sys, tiles.archive.dataset; "
     code += "sys.exit(bool({'torch', 'rasterio', 'odc'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -87,43 +86,6 @@ def test_what_is_no_tile_set_is_refused(tmp_path, tile_set):
 def test_packing_validity_loses_nothing(height, width):
     valid = np.random.default_rng(height * 41 + width).random((height, width)) > 0.5
     np.testing.assert_array_equal(unpack(pack(valid), width), valid)
-
-
-@settings(deadline=None)
-@given(st.integers(1, 5000), st.integers(0, 2**40))
-def test_the_order_of_an_epoch_is_a_permutation(length, key):
-    assert np.array_equal(np.sort(permute(np.arange(length), length, key)), np.arange(length))
-
-
-def test_orders_differ_between_keys_and_look_random():
-    orders = [permute(np.arange(1000), 1000, key) for key in range(50)]
-    assert len({order.tobytes() for order in orders}) == 50
-    # Mean displacement of a random order is a third of its length; correlation with the identity vanishes.
-    assert np.mean([np.corrcoef(order, np.arange(1000))[0, 1] for order in orders]) == pytest.approx(0, abs=0.02)
-    firsts = np.array([permute(np.arange(10), 1000, key) for key in range(2000)])
-    assert firsts.mean() == pytest.approx(499.5, abs=10)
-
-
-@settings(deadline=None)
-@given(st.integers(1, 300), st.integers(0, 100), st.integers(0, 9), st.sampled_from([1, 2, 3, 4, 6, 12]))
-def test_ranks_share_the_same_global_batch_whatever_their_number(length, step, seed, world):
-    sampler = Sampler(length, 12, seed)
-    shares = [sampler.batch(step, rank, world) for rank in range(world)]
-    np.testing.assert_array_equal(np.concatenate(shares), sampler.batch(step))
-
-
-@settings(deadline=None)
-@given(st.integers(1, 100), st.integers(1, 50))
-def test_every_epoch_sees_every_tile_once(length, batch):
-    sampler = Sampler(length, batch, 3)
-    drawn = np.concatenate([sampler.batch(step) for step in range(-(-2 * length // batch))])
-    for epoch in range(2):
-        assert sorted(drawn[epoch * length : (epoch + 1) * length].tolist()) == list(range(length))
-
-
-def test_a_batch_that_cannot_be_shared_out_is_refused():
-    with pytest.raises(ValueError, match="cannot be shared out"):
-        Sampler(10, 4).batch(0, 0, 3)
 
 
 def test_statistics_are_exactly_those_of_sorting_all_pixels(tile_set):

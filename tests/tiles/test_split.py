@@ -1,4 +1,4 @@
-"""Cells of the Major-TOM grid and splits that share no place."""
+"""Splits that share no place."""
 
 import itertools
 
@@ -9,29 +9,6 @@ import shapely
 from tiles.archive.index import table_of
 from tiles.archive.split import BORDER, assign, settings, splits_of
 from tiles.grids import cells
-
-
-def brute_force_cell(longitude: float, latitude: float) -> str:
-    """The published construction: rows every 180 / n degrees, columns from the circumference at the row's latitude."""
-    rows = int(np.ceil(np.pi * 6378.137 / 10))
-    edges = [-90 + 180 * k / rows for k in range(rows + 1)]
-    shifted = sorted(((edge % 180) - 90) for edge in edges[:-1])
-    row = np.searchsorted(shifted, latitude, side="right") - 1
-    zero = np.searchsorted(shifted, -1e-9)
-    around = 2 * np.pi * 6378.137 * np.cos(np.radians(shifted[row]))
-    columns = int(np.ceil(around / 10))
-    west = sorted((((-180 + 360 * k / columns) % 360) - 180) for k in range(columns))
-    column = np.searchsorted(west, longitude, side="right") - 1
-    middle = np.searchsorted(west, -1e-9)
-    vertical = f"{row - zero}U" if row >= zero else f"{zero - row}D"
-    return f"{vertical}_{column - middle}R" if column >= middle else f"{vertical}_{middle - column}L"
-
-
-def test_cells_are_those_of_the_published_grid():
-    generator = np.random.default_rng(0)
-    longitude, latitude = generator.uniform(-179.9, 179.9, 300), generator.uniform(-80, 84, 300)
-    assert cells(longitude, latitude) == [brute_force_cell(x, y) for x, y in zip(longitude, latitude, strict=True)]
-    assert cells(np.array([np.nan]), np.array([0.0])) == [None]
 
 
 def index(boxes: list[tuple[float, float, float, float]]):

@@ -12,7 +12,7 @@ from tiles.archive.index import column_array, read_about, read_table
 from tiles.archive.selection import read_kept
 from tiles.archive.shard import checksum, open_shard, unpack
 from tiles.errors import InputError
-from tiles.scenes.band import Pixels
+from tiles.scenes.band import Pixels, to_unit
 
 # Maps that stay open; each costs two file handles.
 _OPEN_SHARDS = 256
@@ -208,16 +208,8 @@ class TileDataset:
         valid = np.empty((len(chosen), side, side), bool)
         for place, i in enumerate(chosen):
             stored, bits = self.raw(int(i))
-            unit = values[place]
-            with np.errstate(over="ignore", invalid="ignore"):  # nodata may be the largest float there is
-                np.multiply(stored, scale[i][:, None, None], out=unit, dtype=np.float32, casting="unsafe")
-                if offset[i].any():
-                    unit += offset[i][:, None, None]
-            np.clip(unit, 0, 1, out=unit)
             valid[place] = unpack(bits, side)
-            if not valid[place].all():
-                unit *= valid[place]
-                np.nan_to_num(unit, copy=False, nan=0.0)
+            to_unit(stored, valid[place], scale[i], offset[i], out=values[place])
         return TileBatch(values, valid, gsd_m[chosen])
 
     def intact(self, i: int) -> bool:

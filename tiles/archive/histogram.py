@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from tiles.archive.dataset import TileDataset
-from tiles.archive.index import write_json
 from tiles.archive.shard import unpack
 from tiles.workers import share_out
+from tiles.writing.outputs import write_json
 
 STATISTICS_FILE = "statistics.json"
 PERCENTILES = (1.0, 2.0, 5.0, 25.0, 50.0, 75.0, 95.0, 98.0, 99.0)

@@ -1,8 +1,6 @@
 """The index of a tile set: one GeoParquet row a tile, and ``tiles.json`` about the whole."""
 
 import json
-import os
-import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tiles.errors import InputError
+from tiles.writing.outputs import replacing, write_json
 
 VERSION = 1
 INDEX_FILE = "index.parquet"
@@ -94,14 +93,13 @@ def write_tables(tables: Iterable[pa.Table], path: Path, metadata: dict[bytes, b
     schema = SCHEMA.with_metadata({**(metadata or {}), b"geo": json.dumps(_GEO).encode()})
     # Only text repeats; WKB and statistics would bloat as dictionaries.
     texts = [column.name for column in SCHEMA if pa.types.is_dictionary(column.type)]
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")  # as with shards, others may be at it too
-    try:
-        with pq.ParquetWriter(partial, schema, compression="zstd", use_dictionary=texts) as writer:
-            for group in _row_groups(tables):
-                writer.write_table(group.replace_schema_metadata(schema.metadata), row_group_size=_ROW_GROUP)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    # As with shards, a worker whose cut was killed may be at it too.
+    with (
+        replacing(path, shared=True) as part,
+        pq.ParquetWriter(part, schema, compression="zstd", use_dictionary=texts) as writer,
+    ):
+        for group in _row_groups(tables):
+            writer.write_table(group.replace_schema_metadata(schema.metadata), row_group_size=_ROW_GROUP)
 
 
 def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -115,13 +113,6 @@ def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
             held = [together.slice(_ROW_GROUP)]
     if sum(map(len, held)):
         yield pa.concat_tables(held).unify_dictionaries()
-
-
-def write_json(content: Any, path: Path) -> None:
-    """Write JSON under a temporary name first."""
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(partial, path)
 
 
 def table_of(rows: dict[str, list]) -> pa.Table:

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tiles.archive.index import write_json
 from tiles.errors import InputError
+from tiles.writing.outputs import replacing, write_json
 
 SELECTION_FILE = "curated.parquet"
 REPORT_FILE = "curated.json"
@@ -32,16 +32,15 @@ class Selection:
     def save(self, folder: Path, tile_ids: np.ndarray, report: dict[str, Any]) -> Path:
         """Write the choice and a report on it into the tile set's folder."""
         path = folder / SELECTION_FILE
-        partial = path.with_name(path.name + ".part")
         columns = {
             "tile_id": pa.array(tile_ids.tolist()),
             "kept": pa.array(self.kept),
             "duplicate_of": pa.array(self.duplicate_of),
             "cluster": pa.array(self.cluster),
         }
-        pq.write_table(pa.table(columns), partial, compression="zstd")
-        write_json(report, folder / REPORT_FILE)
-        partial.replace(path)
+        with replacing(path) as part:
+            pq.write_table(pa.table(columns), part, compression="zstd")
+            write_json(report, folder / REPORT_FILE)
         return path
 
 

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import tarfile
 from pathlib import Path
 
@@ -13,8 +12,9 @@ from tiles.archive.index import read_table
 from tiles.archive.shard import unpack
 from tiles.errors import OutputError
 from tiles.progress import Progress, Silent
+from tiles.writing.outputs import replacing
 
-_COLUMNS = (
+_COLUMNS = [
     "tile_id",
     "crs",
     "transform",
@@ -26,7 +26,7 @@ _COLUMNS = (
     "cell",
     "label",
     "split",
-)
+]
 
 
 def export_webdataset(
@@ -67,18 +67,17 @@ def export_webdataset(
     about = read_table(path, [*_COLUMNS, "scale", "offset"])
     bar = progress or Silent()
     for number, first in enumerate(range(0, len(chosen), tiles_per_file)):
-        target = output / f"tiles-{number:05d}.tar"
-        partial = target.with_name(target.name + ".part")
-        with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar:
-            rows = chosen[first : first + tiles_per_file]
-            table = about.take(rows).to_pylist()
-            for i, row in zip(rows, table, strict=True):
+        rows = chosen[first : first + tiles_per_file]
+        with (
+            replacing(output / f"tiles-{number:05d}.tar") as part,
+            tarfile.open(part, "w", format=tarfile.USTAR_FORMAT) as tar,
+        ):
+            for i, row in zip(rows, about.take(rows).to_pylist(), strict=True):
                 values, bits = tiles.raw(int(i))
                 key = f"{int(i):09d}"
                 _add(tar, f"{key}.npy", _npy(values))
                 _add(tar, f"{key}.valid.npy", _npy(unpack(bits, tiles.size)))
                 _add(tar, f"{key}.json", json.dumps({**row, "bands": tiles.bands}).encode())
-        os.replace(partial, target)
         bar.update(min(1.0, (first + tiles_per_file) / len(chosen)))
     return len(chosen)
 

@@ -24,6 +24,7 @@ from tiles.scenes.images import is_image_set, open_images
 from tiles.scenes.opening import open_scene
 from tiles.scenes.scene import Scene
 from tiles.scenes.torchgeo_set import TORCHGEO, open_torchgeo
+from tiles.writing.outputs import locked, replacing
 
 FAILURES_FILE = "failures.csv"
 
@@ -102,7 +103,7 @@ def cut(
     settings = settings or CutSettings()
     target = Path(folder)
     prepare(target, overwrite)
-    with planning.locked(target):
+    with locked(target):
         plan = planning.load(target) or Plan(settings)
         if plan.settings != settings:
             raise OutputError(_difference(target, plan.settings, settings))
@@ -309,12 +310,10 @@ def _write_failures(folder: Path, failures: Sequence[Failure]) -> None:
     if not failures:
         path.unlink(missing_ok=True)
         return
-    partial = path.with_name(path.name + ".part")
-    with partial.open("w", newline="") as file:
+    with replacing(path) as part, part.open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["source", "reason"])
         rows.writerows([failure.source, failure.reason] for failure in failures)
-    os.replace(partial, path)
 
 
 def _refuse_empty(folder: Path, about: About, plan: Plan, failures: Sequence[Failure]) -> None:
@@ -334,7 +333,7 @@ def _refuse_empty(folder: Path, about: About, plan: Plan, failures: Sequence[Fai
 
 def set_split(folder: Path, split: dict[str, Any] | None) -> About:
     """Store the settings of a split in the plan and apply them to the index."""
-    with planning.locked(folder):
+    with locked(folder):
         plan = planning.load(folder)
         if plan is None:
             raise InputError(f"{folder} is no tile set; make one with `geodino tile`.")

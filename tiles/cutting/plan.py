@@ -4,25 +4,22 @@ A plan lists sources and *units of work*: each unit writes one shard and nothing
 any order, by any number of workers, and again after an interruption, with the same bytes.
 """
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from tiles.archive.index import write_json
 from tiles.cutting import tile_grid
 from tiles.errors import OutputError
 from tiles.scenes.images import ImageSet
 from tiles.scenes.scene import Scene
+from tiles.writing.outputs import write_json
 
 PLAN_FILE = "plan.json"
 PARTS = "parts"
-_LOCK = ".lock"
 _SMALLEST_SHARD, _LARGEST_SHARD = 32 * 2**20, 512 * 2**20
 # A cut is divided into about so many units at least, so that workers have something to share.
 _UNITS = 64
@@ -212,16 +209,3 @@ def same_content(one: Scene, other: Scene) -> bool:
         return whole.digest()
 
     return digest(one) == digest(other)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from cutting into the same folder."""
-    with (folder / _LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise OutputError(
-                f"Another process is cutting into {folder}; wait for it or choose another folder."
-            ) from None
-        yield

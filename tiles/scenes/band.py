@@ -1,7 +1,6 @@
-"""One band of a raster file, the masks beside it, and the pixels that reading them gives."""
+"""One band of a raster file, and the pixels that reading bands gives."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 
@@ -30,23 +29,6 @@ class Band:
     offset: float
 
 
-class MaskKind(StrEnum):
-    """How the values of a mask file are to be read."""
-
-    scl = "scl"  # Sentinel-2 scene classification
-    qa_pixel = "qa_pixel"  # Landsat Collection 2 bit field
-    explicit = "explicit"  # 0 invalid, anything else valid, as in GDAL's mask bands
-
-
-@dataclass(frozen=True)
-class Mask:
-    """A file beside the bands that says which pixels are usable."""
-
-    path: str
-    index: int
-    kind: MaskKind
-
-
 @dataclass(frozen=True)
 class Pixels:
     """A window of a scene.
@@ -60,43 +42,22 @@ class Pixels:
     valid: np.ndarray
 
 
-# Sentinel-2 L2A scene classification: 0 no data, 1 saturated or defective, 3 cloud shadow, 8 and 9 cloud, 10 cirrus
-# (Sen2Cor configuration and user manual, ref. S2-PDGS-MPC-L2A-SUM, table of SCL labels).
-_SCL_UNUSABLE = (0, 1, 3, 8, 9, 10)
-_SCL_CLOUD = (3, 8, 9, 10)
+def to_unit(
+    values: np.ndarray, valid: np.ndarray, scale: np.ndarray, offset: np.ndarray, out: np.ndarray | None = None
+) -> np.ndarray:
+    """Digital numbers ``[C, H, W]`` into float32 in [0, 1], 0 where ``valid`` ``[H, W]`` is False.
 
-# Landsat Collection 2 QA_PIXEL bits: 0 fill, 1 dilated cloud, 2 cirrus, 3 cloud, 4 cloud shadow
-# (Landsat 8-9 Collection 2 Level 2 Science Product Guide, LSDS-1619, table 6-3).
-_QA_FILL = 0b00001
-_QA_CLOUD = 0b11110
-
-
-def usable(mask: np.ndarray, kind: MaskKind) -> np.ndarray:
-    """True where a mask's raw values ``[H, W]`` say that the surface was measured; bool ``[H, W]``."""
-    if kind is MaskKind.scl:
-        return ~np.isin(mask, _SCL_UNUSABLE)
-    if kind is MaskKind.qa_pixel:
-        return (mask.astype(np.int64) & (_QA_FILL | _QA_CLOUD)) == 0
-    return mask != 0
-
-
-def cloudy(mask: np.ndarray, kind: MaskKind) -> np.ndarray:
-    """True where a mask's raw values ``[H, W]`` say cloud, cirrus or cloud shadow; bool ``[H, W]``."""
-    if kind is MaskKind.scl:
-        return np.isin(mask, _SCL_CLOUD)
-    if kind is MaskKind.qa_pixel:
-        return (mask.astype(np.int64) & _QA_CLOUD) != 0
-    return np.zeros(mask.shape, dtype=bool)
-
-
-def to_unit(values: np.ndarray, valid: np.ndarray, bands: tuple[Band, ...]) -> np.ndarray:
-    """Digital numbers ``[C, H, W]`` into float32 in [0, 1], 0 where ``valid`` ``[H, W]`` is False."""
-    unit = values.astype(np.float32)
+    Args:
+        values: Digital numbers.
+        valid: Where they were measured.
+        scale: See `Band`; float32 ``[C]``.
+        offset: See `Band`; float32 ``[C]``.
+        out: Array to fill, float32 ``[C, H, W]``; None makes one.
+    """
     with np.errstate(over="ignore", invalid="ignore"):  # nodata may be the largest float there is
-        for plane, band in zip(unit, bands, strict=True):
-            plane *= np.float32(band.scale)
-            if band.offset:
-                plane += np.float32(band.offset)
+        unit = np.multiply(values, scale[:, None, None], out=out, dtype=np.float32, casting="unsafe")
+        if offset.any():
+            unit += offset[:, None, None]
     np.clip(unit, 0, 1, out=unit)
     if not valid.all():
         unit *= valid  # keeps 0 where invalid …

@@ -5,7 +5,6 @@ Every decision is a sentence in ``Decision.notes``, which is printed and stored:
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from rasterio.enums import ColorInterp
@@ -13,17 +12,13 @@ from rasterio.enums import ColorInterp
 from tiles.errors import InputError
 from tiles.scenes.raster import Raster
 from tiles.scenes.sensor import SENSORS, Sensor, band_id, common_name, named
-
-# First acquisition day of Sentinel-2 processing baseline 04.00, which shifts digital numbers by -1000.
-_BASELINE_0400_FROM = "2022-01-25"
-_S2_OFFSET = -0.1
+from tiles.scenes.units import Decision, settle_units
 
 _S2_NAME = re.compile(r"S2[ABC]_|MSIL[12][AC]|SENTINEL-?_?2|(?:^|[_/])T\d{2}[A-Z]{3}_|EuroSAT_?MS", re.IGNORECASE)
 _LANDSAT_NAME = re.compile(r"L([COTEM])0([4-9])_L(1|2)[A-Z0-9]{2}_")
 _NAIP_NAME = re.compile(r"(?:^|/)m_\d{7}_(?:ne|nw|se|sw)_\d{2}_", re.IGNORECASE)
 _PLANET_NAME = re.compile(r"_AnalyticMS_(8b_)?SR|AnalyticMS_SR_(8b)?", re.IGNORECASE)
 _MAXAR_NAME = re.compile(r"(?:^|[/_])(?:WV0[1-4]|GE01|QB02|103001|104001|105001)", re.IGNORECASE)
-_BASELINE = re.compile(r"_N(\d{4})_")
 _DATE = re.compile(
     r"(?<!\d)((?:19|20)\d{2})[-_]?(0[1-9]|1[0-2])[-_]?(0[1-9]|[12]\d|3[01])(?:T(\d{2})(\d{2})(\d{2}))?(?!\d)"
 )
@@ -39,27 +34,6 @@ _UNNAMED = {
     4: ("red", "green", "blue", "nir"),
     6: ("blue", "green", "red", "nir", "swir16", "swir22"),
 }
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What was decided about a scene's bands.
-
-    Attributes:
-        sensor: Row of the sensor table.
-        names: One name for each band.
-        offset: Reflectance offset in the place of the sensor's own, or None.
-        nodata: Digital number to take as "no measurement" where the file names none.
-        datetime: ISO 8601 date or time of acquisition, or None.
-        notes: The decisions, as sentences.
-    """
-
-    sensor: Sensor
-    names: tuple[str, ...]
-    offset: float | None
-    nodata: float | None
-    datetime: str | None
-    notes: tuple[str, ...]
 
 
 def sensor_row(name: str) -> Sensor:
@@ -81,7 +55,7 @@ def decide(raster: Raster, sensor: str | None, band_names: Sequence[str] | None)
     date = acquired(raster.path, raster.tags)
     dtypes = {raster.dtypes[i - 1] for i in raster.data_bands}
     row, offset = settle_units(row, dtypes, raster.path, raster.tags, date, notes, explicit=sensor is not None)
-    return Decision(row, names, offset, row.nodata, date, tuple(notes))
+    return Decision(row, names, offset, date, tuple(notes))
 
 
 def decide_stack(
@@ -105,7 +79,7 @@ def decide_stack(
     row, offset = settle_units(
         row, dtypes, f"{folder}/{rasters[0].stem}", tags, date, notes, explicit=sensor is not None
     )
-    return Decision(row, names, offset, row.nodata, date, tuple(notes))
+    return Decision(row, names, offset, date, tuple(notes))
 
 
 def _stack_name(stem: str, row: Sensor) -> str:
@@ -229,40 +203,6 @@ def _names_of(raster: Raster, row: Sensor, given: Sequence[str] | None, notes: l
     if ColorInterp.palette in colours:
         notes.append("the band holds indices into a palette, read as plain numbers")
     return names
-
-
-def settle_units(
-    row: Sensor,
-    dtypes: set[str],
-    path: str,
-    tags: dict[str, str],
-    date: str | None,
-    notes: list[str],
-    *,
-    explicit: bool,
-) -> tuple[Sensor, float | None]:
-    """Settle what depends on more than the sensor: 8-bit renditions and the Sentinel-2 baseline offset.
-
-    Returns:
-        The row to use, and the reflectance offset in the place of its own (None: the row's own).
-    """
-    if dtypes == {"uint8"} and row.scale is not None and row.name != "reflectance":
-        notes.append(f"8-bit values cannot be {row.name} digital numbers: taken as display values, divided by 255")
-        return Sensor(f"{row.name}-8bit", f"{row.title}, 8-bit rendition", row.bands), None
-    if not row.name.startswith("sentinel-2-l"):
-        if explicit:
-            notes.append(f"sensor {row.name}: as given")
-        return row, None
-    found = _BASELINE.search(path)
-    stated = tags.get("PROCESSING_BASELINE") or (f"{found.group(1)[:2]}.{found.group(1)[2:]}" if found else None)
-    if stated:
-        shifted, reason = stated >= "04.00", f"processing baseline {stated}"
-    elif date:
-        shifted, reason = date[:10] >= _BASELINE_0400_FROM, f"acquired {date[:10]}"
-    else:
-        shifted, reason = False, "neither baseline nor date known"
-    notes.append(f"Sentinel-2 offset {'-1000' if shifted else 'none'}: {reason}")
-    return row, _S2_OFFSET if shifted else 0.0
 
 
 def acquired(path: str, tags: dict[str, str]) -> str | None:

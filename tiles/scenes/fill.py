@@ -6,7 +6,6 @@ together with the bands that are read.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from rasterio.enums import MaskFlags, Resampling
@@ -14,19 +13,12 @@ from rasterio.windows import Window
 
 from tiles.scenes.band import Band
 from tiles.scenes.raster import open_raster, reading
+from tiles.scenes.validity import Fill
 
 _LEAST_SHARE = 0.01
 _LEAST_BANDS = 3  # a lone band of zeros may well be a class
 _SAMPLE_SIDE = 1024
 _LARGE = 64 * 1024 * 1024
-
-
-@dataclass(frozen=True)
-class Fill:
-    """A digital number that stands for "no measurement" where the witness and all bands read have it."""
-
-    value: float
-    witness: Band
 
 
 def find_fill(bands: Sequence[Band], notes: list[str]) -> Fill | None:

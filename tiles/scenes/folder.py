@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tiles.errors import InputError
-from tiles.scenes.band import Mask, MaskKind
 from tiles.scenes.raster import Raster, inspect
 from tiles.scenes.sensor import band_id, common_name
+from tiles.scenes.validity import Mask, MaskKind
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt", ".img", ".cog", ".png", ".jpg", ".jpeg")
 _SCL = re.compile(r"(?:^|[_\-.])SCL(?:[_\-.]|$)", re.IGNORECASE)

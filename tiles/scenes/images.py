@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from tiles.errors import InputError
 from tiles.scenes.band import Band
 from tiles.scenes.raster import open_raster
+from tiles.scenes.validity import opaque
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _CHANNELS = {"L": ("gray",), "RGB": ("red", "green", "blue"), "RGBA": ("red", "green", "blue")}
@@ -111,7 +112,7 @@ class ImageReader:
         if max(band.index for band in self.images.bands) > len(_CHANNELS[image.mode]):
             raise InputError(f"{name} has {image.mode} channels, the other images of its set have more.")
         chosen = np.ascontiguousarray(pixels.transpose(2, 0, 1)[[band.index - 1 for band in self.images.bands]])
-        valid = pixels[:, :, 3] > 0 if image.mode == "RGBA" else None
+        valid = opaque(pixels[:, :, 3]) if image.mode == "RGBA" else None
         return DecodedImage(chosen, valid, PurePosixPath(member).parent.name or None)
 
     def _raw(self, member: str) -> IO[bytes]:

@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from affine import Affine
-from odc.geo.geobox import GeoBox
-
 from tiles.errors import InputError
+from tiles.grids import aligned, union
 from tiles.scenes.scene import Scene
 
 
@@ -25,10 +23,10 @@ def mosaic(scenes: Sequence[Scene], *, name: str, source: str) -> Scene:
             raise InputError(
                 f"{first.name} and {scene.name} differ in bands or units, so {source} cannot be one scene."
             )
-    grid = _union([scene.geobox for scene in scenes], source)
-    parts = tuple(
-        replace(scene.on(grid, "nearest" if _aligned(scene.geobox, grid) else "bilinear")) for scene in scenes
-    )
+    if first.crs is None:
+        raise InputError(f"The scenes of {source} have no coordinate reference system to lay them side by side.")
+    grid = union([scene.geobox for scene in scenes])
+    parts = tuple(scene.on(grid, "nearest" if aligned(scene.geobox, grid) else "bilinear") for scene in scenes)
     note = f"mosaic of {len(scenes)} scenes, earlier ones on top: {', '.join(scene.name for scene in scenes)}"
     return replace(
         first,
@@ -41,33 +39,3 @@ def mosaic(scenes: Sequence[Scene], *, name: str, source: str) -> Scene:
         source_grids={},
         fill=None,
     )
-
-
-def _union(grids: Sequence[GeoBox], source: str) -> GeoBox:
-    first = grids[0]
-    if first.crs is None:
-        raise InputError(f"The scenes of {source} have no coordinate reference system to lay them side by side.")
-    back = ~first.affine
-    corners = []
-    for grid in grids:
-        extent = (
-            grid.extent if grid.crs == first.crs else grid.extent.to_crs(first.crs, resolution=grid.resolution.x * 64)
-        )
-        corners += [back @ point for point in extent.exterior.points]
-    left, top = (_whole(min(values)) for values in zip(*corners, strict=True))
-    right, bottom = (-_whole(min(-v for v in values)) for values in zip(*corners, strict=True))
-    return GeoBox((bottom - top, right - left), first.affine @ Affine.translation(left, top), first.crs)
-
-
-def _whole(value: float) -> int:
-    """The whole pixel at or before a coordinate, forgiving a thousandth of a pixel."""
-    return int((value + 1e-3) // 1)
-
-
-def _aligned(one: GeoBox, other: GeoBox) -> bool:
-    """Whether the pixels of one grid are pixels of the other."""
-    if one.crs != other.crs:
-        return False
-    shift = ~other.affine @ one.affine
-    linear = abs(shift.a - 1) + abs(shift.e - 1) + abs(shift.b) + abs(shift.d)
-    return linear < 1e-9 and abs(shift.c - round(shift.c)) < 1e-2 and abs(shift.f - round(shift.f)) < 1e-2

@@ -10,13 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from tiles.errors import InputError
-from tiles.grids import same_grid
+from tiles.grids import ground_sample_distance_m, same_grid
 from tiles.scenes import detect, folder
-from tiles.scenes.band import Mask, MaskKind
-from tiles.scenes.bands import make_bands, placed
 from tiles.scenes.fill import find_fill
-from tiles.scenes.raster import ground_sample_distance_m, inspect
+from tiles.scenes.raster import inspect, placed
 from tiles.scenes.scene import Scene
+from tiles.scenes.units import make_bands
+from tiles.scenes.validity import Mask, MaskKind
 
 
 def open_scene(

@@ -1,6 +1,5 @@
 """What a raster file says about itself, and GDAL's errors as sentences that name the file."""
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,8 +8,6 @@ from pathlib import Path
 import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
-from pyproj import CRS, Geod, Transformer
-from pyproj.exceptions import ProjError
 from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
@@ -138,50 +135,29 @@ def inspect(path: str) -> Raster:
         )
 
 
+def placed(raster: Raster, gsd_m: float | None, notes: list[str]) -> GeoBox:
+    """The grid of a raster, given a pixel size where the file has no CRS.
+
+    Raises:
+        InputError: Where nothing places the raster on the ground.
+    """
+    if raster.geobox.crs is not None:
+        if abs(raster.geobox.affine.determinant) == 0:
+            raise InputError(f"{raster.path} has pixels without area; its georeference is damaged.")
+        return raster.geobox
+    if gsd_m is not None:
+        notes.append(f"no coordinate reference system: pixels taken as squares of {gsd_m:g} m")
+        return GeoBox(raster.geobox.shape, Affine.scale(gsd_m, -gsd_m), None)
+    if raster.gcps:
+        raise InputError(
+            f"{raster.path} is placed by ground control points only; warp it first (`gdalwarp {raster.path} OUT.tif`) "
+            "or give its pixel size with --gsd."
+        )
+    raise InputError(f"{raster.path} has no coordinate reference system; give its pixel size in metres with --gsd.")
+
+
 def _crs(source: DatasetReader) -> str | None:
     if source.crs is None:
         return None
     code = source.crs.to_epsg(confidence_threshold=100)
     return f"EPSG:{code}" if code else source.crs.to_wkt()
-
-
-def ground_sample_distance_m(geobox: GeoBox) -> float:
-    """Side in metres of the square that has the area of the pixel at the grid's centre.
-
-    Projected grids state it, but for Mercator's, whose scale grows with latitude; there and on grids in degrees it
-    is measured on the CRS's own ellipsoid (so a pixel on Europa is measured on Europa).
-    """
-    affine: Affine = geobox.affine
-    side = math.sqrt(abs(affine.determinant))
-    if geobox.crs is None:
-        return side
-    crs = CRS.from_user_input(str(geobox.crs))
-    operation = crs.coordinate_operation.method_name.lower() if crs.coordinate_operation else ""
-    if crs.is_projected and "mercator" in operation and "transverse" not in operation and "oblique" not in operation:
-        measured = _measured_side_m(geobox, crs)
-        if measured:
-            return measured
-    if crs.is_geographic:
-        return _measured_side_m(geobox, crs) or side * 111_195.0
-    factor = crs.axis_info[0].unit_conversion_factor if crs.axis_info else 1.0
-    return side * (factor or 1.0)
-
-
-def _measured_side_m(geobox: GeoBox, crs: CRS) -> float | None:
-    row, column = geobox.shape[0] / 2, geobox.shape[1] / 2
-    corners = [geobox.affine @ point for point in _pixel_corners(row, column)]
-    xs, ys = [x for x, _ in corners], [y for _, y in corners]
-    if not crs.is_geographic and crs.geodetic_crs is not None:
-        try:
-            xs, ys = Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True).transform(xs, ys)
-        except ProjError:
-            return None
-    geod: Geod | None = crs.get_geod()
-    if geod is None:
-        return None
-    area, _ = geod.polygon_area_perimeter(xs, ys)
-    return math.sqrt(abs(area)) or None
-
-
-def _pixel_corners(row: float, column: float) -> list[tuple[float, float]]:
-    return [(column, row), (column + 1, row), (column + 1, row + 1), (column, row + 1)]

@@ -12,9 +12,10 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from tiles.grids import same_grid
-from tiles.scenes.band import Band, MaskKind, Pixels, cloudy, to_unit, usable
+from tiles.scenes.band import Band, Pixels, to_unit
 from tiles.scenes.raster import open_raster, reading
 from tiles.scenes.scene import Scene
+from tiles.scenes.validity import MaskKind, Nodata, cloudy, opaque, usable
 
 # GDAL warps nothing without a reference system; rasters in bare pixels are placed in this plane, source and target.
 _PLANE = "EPSG:3857"
@@ -29,10 +30,7 @@ class _File:
         self.path = path
         self.places = [place for place, _ in bands]  # where the bands stand in the scene
         self.indexes = [band.index for _, band in bands]
-        self.nodata = [band.nodata for _, band in bands]
-        # An 8-bit picture clips dark water to the nodata value band by band: two thirds of a Landsat scene of San
-        # Francisco Bay have a 0 in some band, a tenth has it in all. There only a pixel without any band is nodata.
-        self.display = len(bands) > 1 and all(band.dtype == "uint8" for _, band in bands)
+        self.nodata = Nodata.of([band for _, band in bands])
         source = stack.enter_context(open_raster(path))
         own = scene.source_grids.get(path)
         with reading(path):
@@ -53,10 +51,10 @@ class _File:
         else:
             self.alpha = source.count + 1
             options["add_alpha"] = True
-        known = {value for value in self.nodata if value is not None}
+        known = {value for value in self.nodata.values if value is not None}
         if known:
             options["src_nodata"] = known.pop()
-            options["UNIFIED_SRC_NODATA"] = "YES" if self.display else "NO"
+            options["UNIFIED_SRC_NODATA"] = "YES" if self.nodata.picture else "NO"
         if grid.crs is None:
             options |= {"src_crs": _PLANE, "src_transform": grid.affine}
         target = scene.geobox
@@ -80,26 +78,15 @@ class _File:
                 values = self.dataset.read(self.indexes, window=inside)
                 out[self.places] = values
             if self.alpha is not None:
-                valid &= self.dataset.read(self.alpha, window=inside) > 0
+                valid &= opaque(self.dataset.read(self.alpha, window=inside))
             elif self.masked:
-                valid &= self.dataset.read_masks(self.indexes[0], window=inside) > 0
-        if self.display:
-            if all(nodata is not None and _fits(nodata, values.dtype) for nodata in self.nodata):
-                missing = np.array(self.nodata, values.dtype)[:, None, None]
-                valid &= (values != missing).any(axis=0)
-            return
-        for plane, nodata in zip(values, self.nodata, strict=True):
-            if plane.dtype.kind == "f":
-                valid &= np.isfinite(plane)
-            if nodata is not None and nodata == nodata and _fits(nodata, plane.dtype):
-                valid &= plane != plane.dtype.type(nodata)
+                valid &= opaque(self.dataset.read_masks(self.indexes[0], window=inside))
+        valid &= self.nodata.valid(values)
 
-
-def _fits(value: float, dtype: np.dtype) -> bool:
-    if dtype.kind == "f":
-        return True
-    limits = np.iinfo(dtype)
-    return float(value).is_integer() and limits.min <= value <= limits.max
+    def read_plane(self, inside: Window) -> np.ndarray:
+        """Raw values of the first band alone, ``[H, W]``: of a mask, or of the witness of fill."""
+        with reading(self.path):
+            return self.dataset.read(self.indexes[0], window=inside)
 
 
 def _crs_text(source: DatasetReader) -> str | None:
@@ -116,6 +103,8 @@ class SceneReader:
         self.scene = scene
         self._stack = ExitStack()
         self.dtype = np.result_type(*(np.dtype(band.dtype) for band in scene.bands))
+        self._scale = np.array([band.scale for band in scene.bands], np.float32)
+        self._offset = np.array([band.offset for band in scene.bands], np.float32)
         try:
             self._parts = [self._stack.enter_context(SceneReader(part)) for part in scene.parts]
             by_path: dict[str, list[tuple[int, Band]]] = defaultdict(list)
@@ -123,26 +112,19 @@ class SceneReader:
                 for place, band in enumerate(scene.bands):
                     by_path[band.path].append((place, band))
             self._files = [_File(self._stack, scene, path, bands, scene.resampling) for path, bands in by_path.items()]
-            self._witness: _File | None = None
-            if scene.fill is not None and not self._parts:
-                witness = scene.fill.witness
-                self._witness = _File(self._stack, scene, witness.path, [(0, witness)], "nearest")
+            self._fill = None if self._parts else scene.fill
+            if self._fill is not None:
+                self._witness = self._plane(self._fill.witness)
             self._masks = [
-                (
-                    mask.kind,
-                    _File(
-                        self._stack,
-                        scene,
-                        mask.path,
-                        [(0, Band("mask", mask.path, mask.index, "", None, 1, 0))],
-                        "nearest",
-                    ),
-                )
-                for mask in scene.masks
+                (mask.kind, self._plane(Band("mask", mask.path, mask.index, "", None, 1, 0))) for mask in scene.masks
             ]
         except BaseException:
             self._stack.close()
             raise
+
+    def _plane(self, band: Band) -> _File:
+        """A band that says something about pixels: never mixed with its neighbours."""
+        return _File(self._stack, self.scene, band.path, [(0, band)], "nearest")
 
     def read(self, window: Window) -> Pixels:
         """Read a window as float32 in [0, 1].
@@ -157,7 +139,7 @@ class SceneReader:
             InputError: Where a file turns out to be damaged; the sentence names it.
         """
         pixels = self.read_dn(window)
-        return Pixels(to_unit(pixels.values, pixels.valid, self.scene.bands), pixels.valid)
+        return Pixels(to_unit(pixels.values, pixels.valid, self._scale, self._offset), pixels.valid)
 
     def read_dn(self, window: Window, out: np.ndarray | None = None) -> Pixels:
         """As `read`, in native digital numbers ``[C, H, W]`` (whatever they are where invalid, 0 beyond the scene).
@@ -167,14 +149,12 @@ class SceneReader:
             out: Array of the result's shape and the scene's type, C-contiguous, which is filled and given back where
                 the window lies within the scene: fresh memory for every read is not free.
         """
-        row, column, height, width = (int(v) for v in (window.row_off, window.col_off, window.height, window.width))
-        top, bottom = max(row, 0), min(row + height, self.scene.height)
-        left, right = max(column, 0), min(column + width, self.scene.width)
-        if top >= bottom or left >= right:
+        height, width = int(window.height), int(window.width)
+        inside, place = self._inside(window)
+        if inside is None:
             return Pixels(np.zeros((len(self.scene.bands), height, width), self.dtype), np.zeros((height, width), bool))
-        inside = Window(left, top, right - left, bottom - top)
-        whole = (bottom - top, right - left) == (height, width)
-        shape = (len(self.scene.bands), bottom - top, right - left)
+        whole = (inside.height, inside.width) == (height, width)
+        shape = (len(self.scene.bands), inside.height, inside.width)
         values = out if whole and out is not None else np.empty(shape, self.dtype)
         valid = np.ones(values.shape[1:], bool)
         if self._parts:
@@ -183,11 +163,12 @@ class SceneReader:
             file.read(inside, values, valid)
         for kind, raw in self._raw_masks(inside):
             valid &= usable(raw, kind)
-        if self._witness is not None:
-            valid &= ~self._filled(inside, values)
+        if self._fill is not None:
+            witness = self._witness
+            fill = self._fill.covers(witness.read_plane(inside), values, resampled=not witness.native)
+            valid &= ~fill
         if whole:
             return Pixels(values, valid)
-        place = np.s_[top - row : bottom - row, left - column : right - column]
         padded = np.zeros((len(values), height, width), self.dtype)
         padded_valid = np.zeros((height, width), bool)
         padded[:, place[0], place[1]], padded_valid[place] = values, valid
@@ -200,39 +181,23 @@ class SceneReader:
             return np.logical_and.reduce(layers) if layers else None
         if all(kind is MaskKind.explicit for kind, _ in self._masks):
             return None
-        row, column, height, width = (int(v) for v in (window.row_off, window.col_off, window.height, window.width))
-        top, bottom = max(row, 0), min(row + height, self.scene.height)
-        left, right = max(column, 0), min(column + width, self.scene.width)
-        cloud = np.zeros((height, width), bool)
-        if top < bottom and left < right:
-            place = np.s_[top - row : bottom - row, left - column : right - column]
-            for kind, raw in self._raw_masks(Window(left, top, right - left, bottom - top)):
+        cloud = np.zeros((int(window.height), int(window.width)), bool)
+        inside, place = self._inside(window)
+        if inside is not None:
+            for kind, raw in self._raw_masks(inside):
                 cloud[place] |= cloudy(raw, kind)
         return cloud
 
-    def _filled(self, inside: Window, values: np.ndarray) -> np.ndarray:
-        """Where undeclared fill lies, bool ``[H, W]``."""
-        assert self._witness is not None and self.scene.fill is not None
-        with reading(self._witness.path):
-            raw = self._witness.dataset.read(self._witness.indexes[0], window=inside)
-        filled: np.ndarray = raw == self.scene.fill.value
-        if not filled.any():
-            return filled
-        if not self._witness.native:
-            from scipy.ndimage import binary_dilation  # a third of a second that most scenes need not spend
+    def _inside(self, window: Window) -> tuple[Window | None, tuple[slice, slice]]:
+        """The part of a window that lies within the scene (None: none does), and its place in the window."""
+        row, column = int(window.row_off), int(window.col_off)
+        top, bottom = max(row, 0), min(row + int(window.height), self.scene.height)
+        left, right = max(column, 0), min(column + int(window.width), self.scene.width)
+        place = np.s_[top - row : bottom - row, left - column : right - column]
+        return None if top >= bottom or left >= right else Window(left, top, right - left, bottom - top), place
 
-            # Resampling mixes fill into the pixels beside it.
-            return binary_dilation(filled, np.ones((3, 3), bool))
-        for plane in values:
-            filled &= plane == self.scene.fill.value
-        return filled
-
-    def _raw_masks(self, inside: Window) -> list[tuple]:
-        found = []
-        for kind, file in self._masks:
-            with reading(file.path):
-                found.append((kind, file.dataset.read(file.indexes[0], window=inside)))
-        return found
+    def _raw_masks(self, inside: Window) -> list[tuple[MaskKind, np.ndarray]]:
+        return [(kind, file.read_plane(inside)) for kind, file in self._masks]
 
     def _read_parts(self, inside: Window, values: np.ndarray, valid: np.ndarray) -> None:
         """Fill from the parts of a mosaic in turn: the first valid measurement of a pixel stays."""

@@ -6,7 +6,7 @@ It describes; `tiles.scenes.opening` makes it from files, `tiles.scenes.reader` 
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -14,10 +14,10 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from tiles.errors import InputError
-from tiles.grids import same_grid
-from tiles.scenes.band import Band, Mask
-from tiles.scenes.fill import Fill
-from tiles.scenes.raster import ground_sample_distance_m
+from tiles.grids import ground_sample_distance_m, same_grid
+from tiles.scenes.band import Band
+from tiles.scenes.raster import open_raster
+from tiles.scenes.validity import Fill, Mask
 
 if TYPE_CHECKING:
     from odc.geo.crs import CRS
@@ -122,6 +122,17 @@ class Scene:
         shape = (max(1, round(self.height / factor)), max(1, round(self.width / factor)))
         geobox = GeoBox(shape, self.geobox.affine @ Affine.scale(factor), self.geobox.crs)
         return replace(self.on(geobox, "average" if factor > 1 else "bilinear"), gsd_m=gsd_m)
+
+    def files(self) -> Iterator[str]:
+        """Paths and addresses that are read for the scene; of a VRT also what it refers to."""
+        yield self.source
+        for path in {band.path for band in self.bands} | {mask.path for mask in self.masks}:
+            yield path
+            if path.lower().endswith(".vrt"):
+                with open_raster(path) as raster:
+                    yield from raster.files
+        for part in self.parts:
+            yield from part.files()
 
     def fingerprint(self) -> str:
         """Hexadecimal digest that changes when an input file, the band choice, the scaling or the grid changes."""

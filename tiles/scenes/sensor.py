@@ -16,7 +16,7 @@ INFRARED_MAX = 0.55
 
 # The STAC eo extension's common names, with numbered red edges.
 _COMMON_NAMES = frozenset(
-    {
+    [
         "coastal",
         "blue",
         "green",
@@ -32,7 +32,7 @@ _COMMON_NAMES = frozenset(
         "cirrus",
         "swir16",
         "swir22",
-    }
+    ]
 )
 _VISIBLE = ("coastal", "blue", "green", "yellow", "red")
 
@@ -80,55 +80,24 @@ class Sensor:
         return self.scale / top, (self.offset if offset is None else offset) / top
 
 
-_S2_BANDS = {
-    "B01": "coastal",
-    "B02": "blue",
-    "B03": "green",
-    "B04": "red",
-    "B05": "rededge071",
-    "B06": "rededge075",
-    "B07": "rededge078",
-    "B08": "nir",
-    "B8A": "nir08",
-    "B09": "nir09",
-    "B10": "cirrus",
-    "B11": "swir16",
-    "B12": "swir22",
-}
+def _table(text: str) -> dict[str, str]:
+    """``B02:blue B03:green …`` as a dictionary."""
+    return dict(pair.split(":") for pair in text.split())
+
+
+_S2_BANDS = _table(
+    "B01:coastal B02:blue B03:green B04:red B05:rededge071 B06:rededge075 B07:rededge078 B08:nir B8A:nir08 B09:nir09 "
+    "B10:cirrus B11:swir16 B12:swir22"
+)
 _S2_L2A_BANDS = {key: name for key, name in _S2_BANDS.items() if key != "B10"}
-_OLI_BANDS = {
-    "B1": "coastal",
-    "B2": "blue",
-    "B3": "green",
-    "B4": "red",
-    "B5": "nir08",
-    "B6": "swir16",
-    "B7": "swir22",
-    "B9": "cirrus",
-}
+_OLI_BANDS = _table("B1:coastal B2:blue B3:green B4:red B5:nir08 B6:swir16 B7:swir22 B9:cirrus")
 _OLI_SR_BANDS = {key: name for key, name in _OLI_BANDS.items() if key != "B9"}
-_TM_BANDS = {"B1": "blue", "B2": "green", "B3": "red", "B4": "nir08", "B5": "swir16", "B7": "swir22"}
-_RGBN = {"1": "red", "2": "green", "3": "blue", "4": "nir"}
-_PLANET_8 = {
-    "COASTAL_BLUE": "coastal",
-    "BLUE": "blue",
-    "GREEN_I": "green_i",
-    "GREEN": "green",
-    "YELLOW": "yellow",
-    "RED": "red",
-    "REDEDGE": "rededge",
-    "NIR": "nir",
-}
-_WORLDVIEW_8 = {
-    "C": "coastal",
-    "B": "blue",
-    "G": "green",
-    "Y": "yellow",
-    "R": "red",
-    "RE": "rededge",
-    "N": "nir",
-    "N2": "nir09",
-}
+_TM_BANDS = _table("B1:blue B2:green B3:red B4:nir08 B5:swir16 B7:swir22")
+_RGBN = _table("1:red 2:green 3:blue 4:nir")
+_PLANET_8 = _table(
+    "COASTAL_BLUE:coastal BLUE:blue GREEN_I:green_i GREEN:green YELLOW:yellow RED:red REDEDGE:rededge NIR:nir"
+)
+_WORLDVIEW_8 = _table("C:coastal B:blue G:green Y:yellow R:red RE:rededge N:nir N2:nir09")
 
 # Landsat Collection 2: LSDS-1618/1619 product guides (reflectance = DN * 2.75e-5 - 0.2 at level 2, DN * 2e-5 - 0.1 at
 # level 1 before the sun's elevation). Sentinel-2: quantification value 10,000, and -1000 digital numbers from
@@ -147,28 +116,11 @@ SENSORS: dict[str, Sensor] = {
             -0.2,
             nodata=0,
         ),
+        Sensor("landsat-89-c2-l1", "Landsat 8 and 9, Collection 2 top of atmosphere", _OLI_BANDS, 2e-5, -0.1, nodata=0),
         Sensor(
-            "landsat-89-c2-l1",
-            "Landsat 8 and 9, Collection 2 top of atmosphere",
-            _OLI_BANDS,
-            2e-5,
-            -0.1,
-            nodata=0,
+            "landsat-47-c2-l2", "Landsat 4 to 7, Collection 2 surface reflectance", _TM_BANDS, 2.75e-5, -0.2, nodata=0
         ),
-        Sensor(
-            "landsat-47-c2-l2",
-            "Landsat 4 to 7, Collection 2 surface reflectance",
-            _TM_BANDS,
-            2.75e-5,
-            -0.2,
-            nodata=0,
-        ),
-        Sensor(
-            "landsat-47-c2-l1",
-            "Landsat 4 to 7, Collection 2 8-bit level 1 numbers",
-            _TM_BANDS,
-            nodata=0,
-        ),
+        Sensor("landsat-47-c2-l1", "Landsat 4 to 7, Collection 2 8-bit level 1 numbers", _TM_BANDS, nodata=0),
         Sensor("landsat-8bit", "Landsat bands stretched to 8 bits for display", _TM_BANDS),
         Sensor("naip", "NAIP aerial, 8 bits", _RGBN),
         Sensor(
@@ -188,31 +140,12 @@ SENSORS: dict[str, Sensor] = {
 }
 
 # Other spellings of band names in files, STAC assets and descriptions.
-_ALIASES = {
-    "coastal_aerosol": "coastal",
-    "coastal_blue": "coastal",
-    "aerosol": "coastal",
-    "near_infrared": "nir",
-    "nearinfrared": "nir",
-    "near_ir": "nir",
-    "nir1": "nir",
-    "nir2": "nir09",
-    "nir_narrow": "nir08",
-    "red_edge": "rededge",
-    "rededge1": "rededge071",
-    "rededge2": "rededge075",
-    "rededge3": "rededge078",
-    "red_edge_1": "rededge071",
-    "red_edge_2": "rededge075",
-    "red_edge_3": "rededge078",
-    "swir1": "swir16",
-    "swir2": "swir22",
-    "swir_1": "swir16",
-    "swir_2": "swir22",
-    "r": "red",
-    "g": "green",
-    "b": "blue",
-}
+_ALIASES = _table(
+    "coastal_aerosol:coastal coastal_blue:coastal aerosol:coastal near_infrared:nir nearinfrared:nir near_ir:nir "
+    "nir1:nir nir2:nir09 nir_narrow:nir08 red_edge:rededge rededge1:rededge071 rededge2:rededge075 "
+    "rededge3:rededge078 red_edge_1:rededge071 red_edge_2:rededge075 red_edge_3:rededge078 swir1:swir16 swir2:swir22 "
+    "swir_1:swir16 swir_2:swir22 r:red g:green b:blue"
+)
 _BAND_ID = re.compile(r"(?:^|[_\-. ])(B(?:\d{1,2}|8A))(?:[_\-. ]|$)", re.IGNORECASE)
 _WORD = re.compile(r"[^a-z0-9]+")
 

@@ -12,28 +12,20 @@ from odc.stac import ParsedItem, RasterSource, parse_item
 from pystac.errors import STACError, STACTypeError
 
 from tiles.errors import InputError
-from tiles.grids import same_grid
+from tiles.grids import ground_sample_distance_m, same_grid
 from tiles.scenes import detect
-from tiles.scenes.band import Mask, MaskKind
-from tiles.scenes.bands import make_bands, placed
-from tiles.scenes.detect import Decision
 from tiles.scenes.mosaic import mosaic
-from tiles.scenes.raster import Raster, ground_sample_distance_m, inspect
+from tiles.scenes.raster import Raster, inspect, placed
 from tiles.scenes.scene import Scene
 from tiles.scenes.sensor import SENSORS, Sensor, common_name, named
+from tiles.scenes.units import Decision, make_bands, settle_units
+from tiles.scenes.validity import Mask, MaskKind
+from tiles.writing.outputs import write_json
 
 _MASK_ASSETS = {"scl": MaskKind.scl, "qa_pixel": MaskKind.qa_pixel}
 # Derived pictures among the assets: the bands they were made from are there as well.
 _PICTURES = ("visual", "overview", "thumbnail", "preview", "rendered_preview", "tilejson", "tci")
-_PLATFORMS = {
-    "landsat-4": "47",
-    "landsat-5": "47",
-    "landsat-7": "47",
-    "landsat-8": "89",
-    "landsat-9": "89",
-    "landsat_8": "89",
-    "landsat_9": "89",
-}
+_PLATFORMS = {"landsat-4": "47", "landsat-5": "47", "landsat-7": "47", "landsat-8": "89", "landsat-9": "89"}
 
 
 @dataclass(frozen=True)
@@ -205,7 +197,7 @@ def _masks(item: pystac.Item) -> tuple[Mask, ...]:
 
 def _sensor(item: pystac.Item) -> Sensor:
     properties = item.properties
-    platform = str(properties.get("platform", "")).lower()
+    platform = str(properties.get("platform", "")).lower().replace("_", "-")
     collection = f"{item.collection_id or ''} {item.id}".lower()
     if "sentinel-2" in platform or "sentinel-2" in collection or item.id.startswith(("S2A_", "S2B_", "S2C_")):
         return SENSORS["sentinel-2-l1c" if "l1c" in collection else "sentinel-2-l2a"]
@@ -243,11 +235,11 @@ def _decide(
             notes.append(f"Sentinel-2 offset {offset * 10_000:.0f}: stated by the STAC item")
         else:
             tags = {"PROCESSING_BASELINE": str(item.properties.get("s2:processing_baseline", ""))}
-            row, offset = detect.settle_units(row, dtypes, item.id, tags, date, notes, explicit=False)
+            row, offset = settle_units(row, dtypes, item.id, tags, date, notes, explicit=False)
     else:
-        row, offset = detect.settle_units(row, dtypes, item.id, {}, date, notes, explicit=False)
+        row, offset = settle_units(row, dtypes, item.id, {}, date, notes, explicit=False)
     names = tuple(layer.name for layer in layers)
-    return Decision(row, names, offset, row.nodata, date, ())
+    return Decision(row, names, offset, date, ())
 
 
 def _with_metadata(raster: Raster, layer: _Layer) -> Raster:
@@ -293,7 +285,5 @@ def search(
         if not len(items):
             raise InputError(f"{url} has no items of {', '.join(collections)} in that place and time.")
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(target.name + ".part")
-        partial.write_text(json.dumps(items.to_dict(), indent=1) + "\n")
-        os.replace(partial, target)
+        write_json(items.to_dict(), target)
     return [f"{target}#{day}" for day in days(str(target))]

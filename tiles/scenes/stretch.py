@@ -8,6 +8,7 @@ from rasterio.windows import Window
 
 from tiles.scenes.band import Band
 from tiles.scenes.raster import open_raster, reading
+from tiles.scenes.validity import Nodata, opaque
 
 LOW, HIGH = 2.0, 98.0
 # A sample of this many pixels fixes a percentile to about 0.1 of a percentile point.
@@ -32,9 +33,7 @@ def stretched(bands: tuple[Band, ...], notes: list[str]) -> tuple[Band, ...]:
 
 def _percentiles(band: Band) -> tuple[float, float]:
     sample = _sample(band)
-    good = np.isfinite(sample)
-    if band.nodata is not None:
-        good &= sample != np.float64(band.nodata).astype(sample.dtype)
+    good = Nodata.of([band]).valid(sample[None, None])[0]
     if not good.any():
         return 0.0, 1.0
     low, high = np.percentile(sample[good].astype(np.float64), (LOW, HIGH))
@@ -50,7 +49,7 @@ def _sample(band: Band) -> np.ndarray:
             shape = (max(1, round(height / shrink)), max(1, round(width / shrink)))
             values = source.read(band.index, out_shape=shape, resampling=Resampling.nearest)
             mask = source.read_masks(band.index, out_shape=shape, resampling=Resampling.nearest)
-            return values[mask > 0]
+            return values[opaque(mask)]
         rows, columns = source.block_shapes[band.index - 1]
         rows, columns = min(rows, height, 1024), min(columns, width, 1024)
         across, down = -(-width // columns), -(-height // rows)
@@ -60,5 +59,5 @@ def _sample(band: Band) -> np.ndarray:
             window = Window((number % across) * columns, (number // across) * rows, columns, rows)
             window = window.intersection(Window(0, 0, width, height))
             values, mask = source.read(band.index, window=window), source.read_masks(band.index, window=window)
-            found.append(values[mask > 0][:: max(1, values.size * len(picked) // (4 * _SAMPLE))])
+            found.append(values[opaque(mask)][:: max(1, values.size * len(picked) // (4 * _SAMPLE))])
         return np.concatenate(found)

@@ -8,11 +8,7 @@ GDAL reports a full disk in passing and goes on, so a file counts as written onl
 inside it.
 """
 
-import contextlib
-import errno
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +19,9 @@ import numpy.typing as npt
 import rasterio
 import rasterio.shutil
 from odc.geo.geobox import GeoBox
-from rasterio._err import CPLE_BaseError  # the copy that makes a COG raises these as they are
-from rasterio.errors import RasterioError
 
-from tiles.errors import OutputError
 from tiles.workers import cores
+from tiles.writing.outputs import cannot_write, check_output, disk_errors, part_of
 from tiles.writing.tiled import TiledRows
 
 BLOCK = 512
@@ -40,11 +34,6 @@ _BLOCK_BYTES = 4 << 20
 _FEW_BANDS = 4
 # Threads that compress; each holds a block.
 _THREADS = 4
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
-class DiskFullError(OutputError):
-    """There is no space left for the output, nor for any other on that disk."""
 
 
 @dataclass(frozen=True)
@@ -60,25 +49,6 @@ class MapClass:
     value: int
     name: str
     color: tuple[int, int, int]
-
-
-def check_output(path: Path, *, overwrite: bool) -> None:
-    """Refuse an output that cannot or must not be written, before any work is done for it.
-
-    Raises:
-        OutputError: It exists and ``overwrite`` is false, or its folder is missing or cannot be written.
-    """
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists already; choose another name or replace it with --overwrite")
-    if not path.parent.is_dir():
-        raise OutputError(f"the folder {path.parent} of the output {path.name} does not exist; make it first")
-    if not os.access(path.parent, os.W_OK):
-        raise OutputError(f"the folder {path.parent} cannot be written; choose another output")
-
-
-def part_of(path: Path, kind: str = "") -> Path:
-    """Temporary name beside ``path``: what is under it is unfinished."""
-    return path.with_name(f"{path.name}{kind}.part")
 
 
 def block_size(count: int, dtype: npt.DTypeLike) -> int:
@@ -235,25 +205,6 @@ def translate(
         part.unlink(missing_ok=True)
 
 
-class disk_errors(contextlib.AbstractContextManager["disk_errors"]):
-    """Turn GDAL's and the system's write errors into one sentence about ``path``."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        # Inside an Env GDAL's own messages go to Python's logging; outside they would spill onto standard error.
-        self._env = rasterio.Env()
-
-    def __enter__(self) -> Self:
-        self._env.__enter__()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self._env.__exit__()
-        if isinstance(error, (RasterioError, CPLE_BaseError, OSError)) and not isinstance(error, OutputError):
-            full = isinstance(error, OSError) and error.errno in _FULL
-            raise _cannot_write(self.path, " ".join(str(error.__cause__ or error).split()), full=full) from error
-
-
 def check_whole(path: Path, name: Path) -> None:
     """Make sure that every block of a tiled GeoTIFF, overviews included, lies inside the file.
 
@@ -277,16 +228,7 @@ def check_whole(path: Path, name: Path) -> None:
                         file.get_tag_item(f"BLOCK_{what}_{x}_{y}", "TIFF", 1, level) for what in ("OFFSET", "SIZE")
                     ]
                     if None in place or sum(int(p) for p in place) > size:
-                        raise _cannot_write(name, "a block is missing or cut off")
-
-
-def _cannot_write(path: Path, reason: str, *, full: bool = False) -> OutputError:
-    free = shutil.disk_usage(path.parent).free
-    if full or free < 64 << 20:  # GDAL passes on the reason for few of its errors
-        return DiskFullError(
-            f"no space left on the disk for {path} ({free >> 20} MB free); free some and run the same command again"
-        )
-    return OutputError(f"{path} cannot be written: {reason}")
+                        raise cannot_write(name, "a block is missing or cut off")
 
 
 def read_classes(path: str | Path) -> tuple[MapClass, ...]:

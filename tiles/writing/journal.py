@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tiles.errors import InputError
+from tiles.writing.outputs import replacing
 from tiles.writing.stitch import row_pieces
 
 
@@ -55,9 +56,8 @@ class Journal:
         self._rewrite([{"job": self.identity}])
 
     def _rewrite(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        part = self.path.with_name(self.path.name + ".part")
-        part.write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in lines), encoding="utf-8")
-        part.replace(self.path)
+        with replacing(self.path) as part:
+            part.write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in lines), encoding="utf-8")
 
     def mark(self, item: str, **facts: Any) -> None:
         """Record that ``item`` is finished and safely on disk."""
@@ -168,16 +168,8 @@ class RowParts:
 
 def save_piece(folder: Path, name: str, piece: range, array: npt.NDArray[Any]) -> None:
     """Write one array of a piece, whole or not at all; needs no journal, so that any process may do it."""
-    path = _piece_path(folder, name, piece)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(_piece_path(folder, name, piece), shared=True, durable=True) as part, part.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
 
 
 def _piece_path(folder: Path, name: str, piece: range) -> Path:

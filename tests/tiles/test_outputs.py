@@ -1,0 +1,74 @@
+"""Outputs appear whole or not at all, take no input's place, and are written by one process at a time."""
+
+import multiprocessing
+
+import numpy as np
+import pytest
+
+from tiles.errors import OutputError
+from tiles.scenes.opening import open_scene
+from tiles.writing.outputs import check_not_input, check_output, locked, replacing, write_json
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_file_appears_when_it_is_whole(tmp_path, shared, durable):
+    target = tmp_path / "out.txt"
+    with replacing(target, shared=shared, durable=durable) as part:
+        part.write_text("new")
+        assert not target.exists() and part.name.startswith("out.txt") and part.suffix == ".part"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.txt"] and target.read_text() == "new"
+
+
+def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    target = tmp_path / "out.json"
+    write_json({"a": 1}, target)
+    with pytest.raises(RuntimeError), replacing(target) as part:
+        part.write_text("half")
+        raise RuntimeError
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"] and target.read_text() == '{\n "a": 1\n}\n'
+
+
+def hold(target, held, release):
+    with locked(target):
+        held.set()
+        release.wait(60)
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_one_process_writes_an_output_at_a_time(tmp_path, folder):
+    target = tmp_path / "out"
+    if folder:
+        target.mkdir()
+    spawn = multiprocessing.get_context("spawn")
+    held, release = spawn.Event(), spawn.Event()
+    other = spawn.Process(target=hold, args=(target, held, release))
+    other.start()
+    assert held.wait(60)
+    with pytest.raises(OutputError, match=r"Another process is writing .*out"), locked(target):
+        raise AssertionError
+    release.set()
+    other.join()
+    with locked(target):
+        pass
+    assert not list(tmp_path.rglob("*lock"))
+
+
+def test_outputs_that_cannot_be_written_are_refused(tmp_path):
+    (tmp_path / "a.tif").touch()
+    check_output(tmp_path / "a.tif", overwrite=True)
+    with pytest.raises(OutputError, match=r"a\.tif exists already"):
+        check_output(tmp_path / "a.tif", overwrite=False)
+    with pytest.raises(OutputError, match="does not exist; make it first"):
+        check_output(tmp_path / "absent" / "a.tif", overwrite=False)
+
+
+def test_links_are_the_files_they_name_and_new_outputs_are_free(tmp_path, write_raster, ramp):
+    write_raster("b.tif", ramp(3, 16, 16))
+    scene = open_scene(write_raster("a.tif", ramp(3, 16, 16)))
+    (tmp_path / "link.tif").symlink_to(tmp_path / "a.tif")
+    with pytest.raises(OutputError, match=r"link\.tif is also the input a"):
+        check_not_input((None, tmp_path / "link.tif"), None, scene)
+    outputs = (tmp_path / "new.tif", tmp_path / "b.tif")
+    check_not_input(outputs, scene, "https://example.com/b.tif", tmp_path / "absent.gpkg")
+    assert np.array_equal(sorted(scene.files()), [str(tmp_path / "a.tif")] * 2)
