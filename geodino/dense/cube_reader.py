@@ -23,6 +23,9 @@ from tiles.writing.journal import RowParts
 if TYPE_CHECKING:
     import xarray as xr
 
+# Of a temporary cube, held at once to pick single tokens.
+_HELD_BYTES = 64 << 20
+
 
 class CubeArray(ABC):
     """The features of a cube, whatever file they lie in.
@@ -52,12 +55,15 @@ class _Pieces(CubeArray):
     """A temporary cube, read where its pieces were written."""
 
     def __init__(self, spec: CubeSpec, parts: RowParts) -> None:
-        self.geobox, self.channels, self.piece_rows = spec.geobox, spec.channels, spec.piece_rows
-        self.tags, self._parts = {}, parts
+        self.geobox, self.channels, self.tags = spec.geobox, spec.channels, {}
+        self._parts, self._step = parts, spec.piece_rows
+        # Any row can be read alone, so that single tokens of a wide scene need not cost whole pieces of memory.
+        row_bytes = 4 * spec.channels * int(spec.geobox.shape[1])
+        self.piece_rows = max(1, min(spec.piece_rows, _HELD_BYTES // row_bytes))
 
     def rows(self, start: int, stop: int) -> NDArray[np.float32]:
         found = np.empty((self.channels, stop - start, int(self.geobox.shape[1])), np.float32)
-        for piece in self._parts.pieces[start // self.piece_rows : -(-stop // self.piece_rows)]:
+        for piece in self._parts.pieces[start // self._step : -(-stop // self._step)]:
             first, last = max(start, piece.start), min(stop, piece.stop)
             # The mapping ends with these lines: what is read through one stays in the process's memory until then.
             values = self._parts.read(VARIABLE, piece)[:, first - piece.start : last - piece.start]
