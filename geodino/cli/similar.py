@@ -38,7 +38,7 @@ def register(cli: typer.Typer) -> None:
         ] = None,
         index: Annotated[
             Path | None,
-            typer.Option(help="Search this index of `geodino index` instead: OUT is .gpkg, .geojson, .parquet."),
+            typer.Option(help="Search this index of `geodino index` instead: OUT is .gpkg, .geojson, .parquet, …"),
         ] = None,
         count: Annotated[int, typer.Option(min=1, help="Places of the index to keep.")] = 100,
         upscale: UpscaleOption = 1,
@@ -54,8 +54,8 @@ def register(cli: typer.Typer) -> None:
         from geodino.api import similar as run
         from geodino.backbones.backbone import load_backbone
         from geodino.dense.stream import DenseSettings
+        from geodino.products.vector import check_vector_path
         from geodino.retrieval.likeness import Query, parse_points
-        from geodino.retrieval.place_index import check_hits
         from geodino.retrieval.similar import is_cube
         from tiles.progress import progress
         from tiles.scenes.opening import open_scene
@@ -63,7 +63,7 @@ def register(cli: typer.Typer) -> None:
 
         points = parse_points(at or [])
         Query(points, polygons, crs)
-        (check_hits if index else check_output)(output, overwrite=overwrite)
+        (check_vector_path if index else check_output)(output, overwrite=overwrite)
         cube = is_cube(scene)
         opened = scene if cube else open_scene(scene, sensor=sensor, band_names=names(band_names), gsd_m=gsd)
         if not isinstance(opened, str):

@@ -14,8 +14,9 @@ from geodino.dense.stream import DenseSettings
 from geodino.inputs import check_not_input
 from geodino.products.stac import write_item, write_item_of_cube
 from geodino.products.tags import provenance
+from geodino.products.vector import check_vector_path
 from geodino.retrieval.likeness import FloatArray, Query, write_similarity
-from geodino.retrieval.place_index import check_hits, embed, model_of, search, write_hits
+from geodino.retrieval.place_index import embed, model_of, search, write_hits
 from tiles.errors import InputError
 from tiles.progress import Progress
 from tiles.scenes.opening import open_scene
@@ -46,7 +47,7 @@ class SimilarPlaces:
         if self.index is None:
             check_output(self.output, overwrite=self.overwrite)
         else:
-            check_hits(self.output, overwrite=self.overwrite)
+            check_vector_path(self.output, overwrite=self.overwrite)
         source = self.scene
         if not isinstance(source, Scene) and not is_cube(source):
             source = open_scene(source)

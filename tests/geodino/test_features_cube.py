@@ -29,7 +29,7 @@ from geodino.dense.extraction import Extraction
 from geodino.dense.int8 import component_error, decode_int8, encode_int8, vector_error
 from geodino.dense.quicklook import PcaColours
 from geodino.dense.stream import DenseSettings, TokenRows, stream_tokens
-from geodino.products.stac import interval
+from geodino.products.dates import interval
 from tiles.errors import InputError, OutputError
 from tiles.scenes.opening import open_scene
 
