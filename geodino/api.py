@@ -1,13 +1,13 @@
 """The public functions: each does what the command of the same name does."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
-from geodino.backbones.backbone import Backbone, load_backbone
 from geodino.dense.stream import DenseSettings
 from geodino.inputs import check_not_input
+from geodino.jobs.run_options import RunKeywords, RunOptions
 from tiles.errors import InputError
 from tiles.progress import Progress
 from tiles.scenes.opening import open_scene
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from geodino.change_detection.pipeline import ChangeResult
     from geodino.change_detection.series import SeriesResult
-    from geodino.jobs.cluster import Cluster
     from geodino.segmentation.pipeline import SegmentationResult
 
 
@@ -26,32 +25,24 @@ def features(
     scene: str | Path | Scene,
     output: str | Path,
     *,
-    backbone: str | Path | Backbone | None = None,
     settings: DenseSettings | None = None,
     dtype: str = "auto",
     quicklook: str | Path | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    dask: str | None = None,
-    overwrite: bool = False,
     progress: Progress | None = None,
+    **run: Unpack[RunKeywords],
 ) -> "xr.DataArray":
     """Make a cube of dense features on the backbone's token grid, with a STAC item beside it.
 
     Args:
         scene: A scene, or what ``open_scene`` takes. It may be larger than memory.
         output: ``.zarr`` (Zarr v3, sharded) or ``.tif`` (Cloud-Optimized GeoTIFF).
-        backbone: A backbone, or what ``load_backbone`` takes; None for the packaged one.
         settings: Window, halo, finer grid, layers and batch.
         dtype: ``auto`` (float16 in Zarr, one-byte code in GeoTIFF), ``float16``, ``float32`` or ``int8``.
         quicklook: Also a picture of the three main components, ``.png`` or ``.tif``, named in the cube's item. Where it
             alone is missing, it is drawn from the cube that lies there, if that is of the same scene, model and
             settings.
-        device: Where a backbone that is not loaded yet shall run.
-        precision: What it shall compute in.
-        dask: Address of a Dask scheduler to spread rows over; the backbone must be one that workers can load by name.
-        overwrite: Replace existing outputs and start an unfinished run of other settings from its beginning.
         progress: Reporter of the share done, 0 to 1.
+        **run: See ``RunKeywords``.
 
     Returns:
         The cube, lazily: ``[D, ceil(H / p), ceil(W / p)]`` float32 of unit length along ``D``, NaN where nodata, with
@@ -62,37 +53,40 @@ def features(
             settings lies where the output goes.
         OutputError: An output exists or cannot be written.
     """
-    from geodino.dense.cube import open_cube
+    from geodino.dense.cube_reader import open_cube
+
+    made = write_features(scene, output, settings=settings, dtype=dtype, quicklook=quicklook, progress=progress, **run)
+    return open_cube(made)
+
+
+def write_features(
+    scene: str | Path | Scene,
+    output: str | Path,
+    *,
+    settings: DenseSettings | None = None,
+    dtype: str = "auto",
+    quicklook: str | Path | None = None,
+    progress: Progress | None = None,
+    **run: Unpack[RunKeywords],
+) -> Path:
+    """``features`` without opening what it made, which needs xarray; returns where the cube is."""
     from geodino.dense.extraction import Extraction, check_outputs, draw, lacks_quicklook
 
+    options = RunOptions(**run)
     target, picture = Path(output).absolute(), _path(quicklook)
-    check_outputs(target, dtype=dtype, quicklook=picture, overwrite=overwrite)
-    scene = scene if isinstance(scene, Scene) else open_scene(scene)
+    check_outputs(target, dtype=dtype, quicklook=picture, overwrite=options.overwrite)
+    scene = _scene(scene)
     check_not_input((target, picture), scene)
-    settings = settings or DenseSettings()
-    keep = not overwrite and lacks_quicklook(target, picture)
-    if dask is not None:
-        from geodino.jobs.cluster import Cluster, ModelSpec
-
-        if isinstance(backbone, Backbone):
-            raise InputError("a cluster loads the backbone itself: give its name or folder")
-        with Cluster(dask, ModelSpec.of(backbone, device, precision)) as cluster:
-            if keep:
-                cluster.plan(scene, target, settings, dtype).check_made()
-            else:
-                cluster.extract(scene, target, settings, dtype, overwrite=overwrite, progress=progress)
-    else:
-        model = (
-            backbone if isinstance(backbone, Backbone) else load_backbone(backbone, device=device, precision=precision)
-        )
-        plan = Extraction.plan(scene, model, target, settings, dtype=dtype)
+    keep = not options.overwrite and lacks_quicklook(target, picture)
+    with options.engine() as engine:
+        plan = Extraction.plan(scene, engine, target, settings or DenseSettings(), dtype=dtype)
         if keep:
             plan.check_made()
         else:
-            plan.run(overwrite=overwrite, progress=progress)
+            plan.run(overwrite=options.overwrite, progress=progress)
     if picture is not None:
-        draw(target, picture, overwrite=overwrite)
-    return open_cube(target)
+        draw(target, picture, overwrite=options.overwrite)
+    return target
 
 
 def segment(
@@ -107,14 +101,10 @@ def segment(
     vector: str | Path | None = None,
     min_area_m2: float = 0.0,
     confidence: str | Path | None = None,
-    cube: str | Path | None = None,
-    upscale: int = 1,
-    backbone: str | Path | Backbone | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    dask: str | None = None,
-    overwrite: bool = False,
+    features: str | Path | None = None,
+    upscale: int | None = None,
     progress: Progress | None = None,
+    **run: Unpack[RunKeywords],
 ) -> "SegmentationResult":
     """Make a land-cover map; exactly one of ``labels``, ``clusters`` and ``model`` says of which classes.
 
@@ -130,15 +120,10 @@ def segment(
         vector: polygons of the classes with their area in m²; the suffix chooses the format.
         min_area_m2: polygons below this area join their largest neighbour.
         confidence: probability of the class in percent, uint8, 255 = nodata, same grid.
-        cube: a cube that ``features`` made of this scene: a quick map from labels and tokens alone, without running a
-            backbone, refining borders or validating; what these need is refused beside it.
-        upscale: tokens per patch side, 1, 2 or 4; a model brings its own.
-        backbone: a backbone, or what ``load_backbone`` takes; None for the packaged one.
-        device: where a backbone that is not loaded yet shall run.
-        precision: what it shall compute in.
-        dask: address of a Dask scheduler whose workers run the backbone; it must be one that they can load by name.
-        overwrite: replace existing outputs and start an interrupted run from its beginning.
+        features: a cube that ``features`` made of this scene: its tokens are taken, and no backbone is run.
+        upscale: tokens per patch side, 1, 2 or 4 (1 if not given); a model and a cube bring their own.
         progress: reporter of the share done, 0 to 1.
+        **run: See ``RunKeywords``.
 
     Returns:
         Classes, cross-validation and notes; the map itself is in ``output``.
@@ -147,63 +132,42 @@ def segment(
         InputError: an input does not fit; one sentence says which and how to go on.
         OutputError: an output exists or cannot be written.
     """
+    from geodino.dense.tokens import tokens_from_cube, tokens_from_scene
     from geodino.heads.labels import read_labels
     from geodino.heads.model_file import SegmentationModel
     from geodino.segmentation.clusters import check_clusters
-    from geodino.segmentation.pipeline import SegmentationOutputs, segment_scene
+    from geodino.segmentation.pipeline import SegmentationOutputs, SegmentationQuestion, map_settings, segment_scene
+    from tiles.writing.cog import part_of
 
+    options = RunOptions(**run)
     if sum(choice is not None for choice in (labels, clusters, model)) != 1:
         raise InputError("say which classes to map: give one of --labels, --clusters and --model")
+    if features is not None and (upscale is not None or options != RunOptions(overwrite=options.overwrite)):
+        raise InputError(
+            f"the tokens are those of {features}: leave --upscale, --backbone, --device, --precision and --dask out"
+        )
     outputs = SegmentationOutputs(
-        Path(output), _path(confidence), _path(vector), _path(save_model), min_area_m2, overwrite=overwrite
+        Path(output), _path(confidence), _path(vector), _path(save_model), min_area_m2, overwrite=options.overwrite
     )
     outputs.check()
     if clusters is not None:
         check_clusters(clusters)
     trained = None if model is None else SegmentationModel.load(Path(model))
-    scene = scene if isinstance(scene, Scene) else open_scene(scene)
-    check_not_input((outputs.classes, outputs.confidence, outputs.vector, outputs.model), scene, labels, model, cube)
-    if cube is not None:
-        from geodino.segmentation.cube_map import map_cube
-
-        unread = {
-            "--clusters": clusters is not None,
-            "--model": model is not None,
-            "--save-model": save_model is not None,
-            "--vector": vector is not None,
-            "--min-area": min_area_m2 > 0,
-            "--confidence": confidence is not None,
-            "--upscale": upscale != 1,
-            "--backbone": backbone is not None,
-            "--device": device != "auto",
-            "--precision": precision != "auto",
-            "--dask": dask is not None,
-        }
-        given = [name for name, is_given in unread.items() if is_given]
-        if given:
-            raise InputError(f"a map from a cube is made of labels and the cube alone; leave {', '.join(given)} out")
-        if labels is None:
-            raise InputError("a map from a cube is made of labels; give them with --labels")
-        labelled = read_labels(labels, scene.geobox, field=field)
-        return map_cube(Path(cube), scene.geobox, labelled, outputs.classes, overwrite=overwrite)
+    scene = _scene(scene)
+    written = (outputs.classes, outputs.confidence, outputs.vector, outputs.model)
+    check_not_input(written, scene, labels, model, features)
     found = None if labels is None else read_labels(labels, scene.geobox, field=field)
+    question = SegmentationQuestion(found, clusters, trained, _path(model))
+    if features is not None:
+        return segment_scene(scene, tokens_from_cube(Path(features), scene), outputs, question, progress=progress)
     if trained is not None:
-        if upscale not in (1, trained.recipe.upscale):
+        if upscale not in (None, trained.recipe.upscale):
             raise InputError(f"{model} was trained with --upscale {trained.recipe.upscale}; leave --upscale out")
         upscale = trained.recipe.upscale
-    with _workers(backbone, device, precision, dask) as (loaded, cluster):
-        return segment_scene(
-            scene,
-            loaded,
-            outputs,
-            labels=found,
-            clusters=clusters,
-            model=trained,
-            model_path=_path(model),
-            settings=DenseSettings(upscale=upscale),
-            cluster=cluster,
-            progress=progress,
-        )
+    settings, folder = map_settings(upscale or 1), part_of(outputs.classes, ".tokens")
+    with options.engine() as engine:
+        source = tokens_from_scene(scene, engine, settings, folder, overwrite=options.overwrite)
+        return segment_scene(scene, source, outputs, question, progress=progress)
 
 
 def change(
@@ -222,12 +186,8 @@ def change(
     min_area_m2: float = 0.0,
     upscale: int = 1,
     layers: Sequence[int] = (),
-    backbone: str | Path | Backbone | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    dask: str | None = None,
-    overwrite: bool = False,
     progress: Progress | None = None,
+    **run: Unpack[RunKeywords],
 ) -> "ChangeResult":
     """Map what changed between two dates of one place.
 
@@ -250,12 +210,8 @@ def change(
         min_area_m2: Smaller polygons are left out.
         upscale: Tokens per patch side, 1, 2 or 4.
         layers: Layers of the backbone to compare instead of the last, each on its own; a model brings its own.
-        backbone: A backbone, or what ``load_backbone`` takes; None for the packaged one.
-        device: Where a backbone that is not loaded yet shall run.
-        precision: What it shall compute in.
-        dask: Address of a Dask scheduler whose workers run the backbone; it must be one that they can load by name.
-        overwrite: Replace existing outputs and start an interrupted run from its beginning.
         progress: Reporter of the share done, 0 to 1.
+        **run: See ``RunKeywords``.
 
     Returns:
         Threshold, share of change, transitions and notes; the maps themselves are in the files.
@@ -269,22 +225,20 @@ def change(
     from geodino.change_detection.pipeline import ChangeOutputs, ChangeQuestion, change_scenes
     from geodino.heads.model_file import SegmentationModel
 
+    options = RunOptions(**run)
     chosen = Method.named(method).settled()
     check_threshold(threshold)
-    outputs = ChangeOutputs(Path(output), _path(score), _path(vector), min_area_m2, overwrite)
+    outputs = ChangeOutputs(Path(output), _path(score), _path(vector), min_area_m2, options.overwrite)
     outputs.check()
     trained = None if model is None else SegmentationModel.load(Path(model))
-    before = before if isinstance(before, Scene) else open_scene(before)
-    after = after if isinstance(after, Scene) else open_scene(after)
+    before, after = _scene(before), _scene(after)
     check_not_input((outputs.mask, outputs.score, outputs.vector), before, after, like, model)
     question = ChangeQuestion(chosen, threshold, objects, _path(like), field, trained, _path(model))
     settings = DenseSettings(upscale=upscale, layers=tuple(layers))
     if not chosen.reads_features and trained is None:
-        return change_scenes(before, after, outputs, question, backbone=None, settings=settings, progress=progress)
-    with _workers(backbone, device, precision, dask) as (loaded, cluster):
-        return change_scenes(
-            before, after, outputs, question, backbone=loaded, settings=settings, cluster=cluster, progress=progress
-        )
+        return change_scenes(before, after, outputs, question, engine=None, settings=settings, progress=progress)
+    with options.engine() as engine:
+        return change_scenes(before, after, outputs, question, engine=engine, settings=settings, progress=progress)
 
 
 def change_series(
@@ -295,12 +249,8 @@ def change_series(
     method: str = "auto",
     upscale: int = 1,
     layers: Sequence[int] = (),
-    backbone: str | Path | Backbone | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    dask: str | None = None,
-    overwrite: bool = False,
     progress: Progress | None = None,
+    **run: Unpack[RunKeywords],
 ) -> "SeriesResult":
     """Map when each place of three dates or more changed for good.
 
@@ -312,12 +262,8 @@ def change_series(
         method: As for ``change``.
         upscale: Tokens per patch side, 1, 2 or 4.
         layers: As for ``change``.
-        backbone: A backbone, or what ``load_backbone`` takes; None for the packaged one.
-        device: Where a backbone that is not loaded yet shall run.
-        precision: What it shall compute in.
-        dask: Address of a Dask scheduler whose workers run the backbone; it must be one that they can load by name.
-        overwrite: Replace an existing output.
         progress: Reporter of the share done, 0 to 1.
+        **run: See ``RunKeywords``.
 
     Raises:
         InputError: Fewer than three dates, dates out of order or without overlap.
@@ -325,49 +271,19 @@ def change_series(
     """
     from geodino.change_detection.method import Method
     from geodino.change_detection.null_model import check_threshold
-    from geodino.change_detection.series import change_series as run
+    from geodino.change_detection.series import change_series as run_series
 
+    options = RunOptions(**run)
     chosen = Method.named(method).settled()
     check_threshold(threshold)
-    opened = [scene if isinstance(scene, Scene) else open_scene(scene) for scene in scenes]
+    opened = [_scene(scene) for scene in scenes]
     check_not_input((Path(output),), *opened)
-    if not opened:
-        chosen = Method.spectral
-    if not chosen.reads_features:
-        return run(
-            opened, Path(output), backbone=None, method=chosen, threshold=threshold, overwrite=overwrite,
-            progress=progress,
+    settings = DenseSettings(upscale=upscale, layers=tuple(layers))
+    with options.engine() if opened and chosen.reads_features else nullcontext() as engine:
+        return run_series(
+            opened, Path(output), engine=engine, method=chosen, threshold=threshold, settings=settings,
+            overwrite=options.overwrite, progress=progress,
         )  # fmt: skip
-    with _workers(backbone, device, precision, dask) as (loaded, cluster):
-        return run(
-            opened,
-            Path(output),
-            backbone=loaded,
-            method=chosen,
-            threshold=threshold,
-            settings=DenseSettings(upscale=upscale, layers=tuple(layers)),
-            cluster=cluster,
-            overwrite=overwrite,
-            progress=progress,
-        )
-
-
-@contextmanager
-def _workers(
-    backbone: str | Path | Backbone | None, device: str, precision: str, dask: str | None
-) -> "Iterator[tuple[Backbone, Cluster | None]]":
-    """A loaded backbone and, where an address is given, the cluster that computes with its own copies."""
-    if dask is None:
-        if not isinstance(backbone, Backbone):
-            backbone = load_backbone(backbone, device=device, precision=precision)
-        yield backbone, None
-        return
-    from geodino.jobs.cluster import Cluster, ModelSpec
-
-    if isinstance(backbone, Backbone):
-        raise InputError("a cluster loads the backbone itself: give its name or folder")
-    with Cluster(dask, ModelSpec.of(backbone, device, precision)) as cluster:
-        yield cluster.local, cluster
 
 
 def similar(
@@ -379,10 +295,9 @@ def similar(
     crs: str | None = None,
     index: str | Path | None = None,
     count: int = 100,
-    backbone: str | Path | Backbone | None = None,
     settings: DenseSettings | None = None,
-    overwrite: bool = False,
     progress: Progress | None = None,
+    **run: Unpack[RunKeywords],
 ) -> Path:
     """Map how much every place looks like the chosen ones, or find the places of an index that do.
 
@@ -397,10 +312,9 @@ def similar(
         crs: Coordinate reference system of ``at``; the scene's own when None.
         index: GeoParquet of sparse embeddings to search instead of the scene.
         count: Places of the index to keep.
-        backbone: A backbone, or what ``load_backbone`` takes; None for the packaged one.
         settings: How windows are laid.
-        overwrite: Replace an existing output.
         progress: Reporter of the share done, 0 to 1.
+        **run: See ``RunKeywords``.
 
     Returns:
         Where the result is.
@@ -411,6 +325,7 @@ def similar(
     """
     from geodino.retrieval.similar import SimilarPlaces
 
+    options = RunOptions(**run)
     return SimilarPlaces(
         scene=scene if isinstance(scene, Scene) else str(scene),
         output=Path(output).absolute(),
@@ -419,9 +334,13 @@ def similar(
         crs=crs,
         index=_path(index),
         count=count,
-        overwrite=overwrite,
-    ).run(backbone, settings or DenseSettings(), progress)
+        overwrite=options.overwrite,
+    ).run(options.backbone, settings or DenseSettings(), progress)
 
 
 def _path(value: str | Path | None) -> Path | None:
     return None if value is None else Path(value)
+
+
+def _scene(scene: str | Path | Scene) -> Scene:
+    return scene if isinstance(scene, Scene) else open_scene(scene)

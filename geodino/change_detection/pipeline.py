@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -23,23 +23,18 @@ from geodino.change_detection.spectral import SpectralModel, fit_spectral, surve
 from geodino.change_detection.tokens import compare_dates
 from geodino.change_detection.transitions import Transitions, classify_dates, count_transitions
 from geodino.change_detection.wanted_kind import learn_kind
-from geodino.dense.extraction import arithmetic_of
-from geodino.dense.store import TokenStore
-from geodino.dense.stream import DenseSettings, token_grid
-from geodino.dense.tokens import fill_tokens
+from geodino.dense.engine import Engine
+from geodino.dense.stream import DenseSettings
+from geodino.dense.tokens import Origin, SceneTokens, tokens_from_scene
 from geodino.heads.labels import read_labels
-from geodino.heads.model_file import SegmentationModel
+from geodino.heads.model_file import Recipe, SegmentationModel
 from geodino.products.stac import write_item
 from geodino.products.tags import provenance
 from geodino.products.vector import check_area, check_vector_path
-from geodino.segmentation.pipeline import make_recipe
 from tiles.errors import InputError, OutputError
-from tiles.progress import Progress, Silent
+from tiles.progress import Progress, Share, Silent
 from tiles.scenes.scene import Scene
 from tiles.writing.cog import CogWriter, MapClass, check_output, part_of
-
-if TYPE_CHECKING:
-    from geodino.jobs.cluster import Cluster
 
 CLASSES = (MapClass(0, "no change", (235, 235, 235)), MapClass(1, "change", (213, 45, 20)))
 NODATA = 255
@@ -135,9 +130,8 @@ def change_scenes(
     outputs: ChangeOutputs,
     question: ChangeQuestion | None = None,
     *,
-    backbone: Backbone | None,
+    engine: Engine | None,
     settings: DenseSettings | None = None,
-    cluster: "Cluster | None" = None,
     progress: Progress | None = None,
 ) -> ChangeResult:
     """Map the change between two dates.
@@ -147,9 +141,8 @@ def change_scenes(
         after: the second date.
         outputs: where the results go.
         question: method, threshold and the like.
-        backbone: the model; None is enough for the spectral method without a model.
+        engine: what runs the backbone; None is enough for the spectral method without a model.
         settings: how windows are laid and which layers are compared; a model brings its own layers.
-        cluster: workers that run the backbone instead of this machine.
         progress: reporter of the share done, 0 to 1.
 
     Raises:
@@ -165,8 +158,10 @@ def change_scenes(
         raise InputError(f"{question.like} does not exist")
     settings = replace(settings or DenseSettings(), min_valid=0.0)
     notes = [f"method {method}"]
-    if backbone is not None:
-        settings = settings.resolved(backbone)
+    backbone = None if engine is None else engine.backbone
+    arithmetic = ""
+    if engine is not None:
+        arithmetic, settings = engine.describe(settings)
     elif method.reads_features or question.model is not None:
         raise InputError(f"method {method} compares features; name a backbone or take --method spectral")
     if question.model is not None and backbone is not None:
@@ -175,12 +170,12 @@ def change_scenes(
                 f"{question.model_path or 'the model'} reads layers of its own; leave --layers or --model out"
             )
         settings = replace(settings, upscale=question.model.recipe.upscale, layers=question.model.recipe.layers)
-        recipe = make_recipe(before, backbone, settings, use_pixels=False)
+        recipe = Recipe.of(before, Origin.of(backbone, settings), use_pixels=False)
         notes += question.model.recipe.fit(recipe, question.model_path or Path("the model"))
-    identity = _identity(before, after, backbone if method.reads_features else None, question, settings)
+    identity = _identity(before, after, backbone if method.reads_features else None, arithmetic, question, settings)
     score_path = outputs.score or part_of(outputs.mask, ".score")
     kept = outputs.score is not None and outputs.score.exists() and not outputs.overwrite
-    run = _Run(before, after, outputs, question, backbone, settings, progress, notes, cluster)
+    run = _Run(before, after, outputs, question, engine, settings, progress, notes)
     transitions = None
     try:
         if kept:
@@ -222,11 +217,10 @@ class _Run:
     after: Scene
     outputs: ChangeOutputs
     question: ChangeQuestion
-    backbone: Backbone | None
+    engine: Engine | None
     settings: DenseSettings
     progress: Progress
     notes: list[str]
-    cluster: "Cluster | None" = None
     tokens: TokenHalf | None = None
 
     @cached_property
@@ -249,14 +243,14 @@ class _Run:
         return self.pair.before, normalised(self.pair.after, self.spectral.bands, self.spectral.radiometry)
 
     @cached_property
-    def stores(self) -> tuple[TokenStore, TokenStore]:
+    def stores(self) -> tuple[SceneTokens, SceneTokens]:
         """Both dates' tokens."""
-        assert self.backbone is not None
+        assert self.engine is not None
         filled = [
-            fill_tokens(
-                scene, self.backbone, self.settings, part_of(self.outputs.mask, f".{name}"), self.progress,
-                span=span, restart=self.outputs.overwrite, cluster=self.cluster,
-            )
+            tokens_from_scene(
+                scene, self.engine, self.settings, part_of(self.outputs.mask, f".{name}"),
+                overwrite=self.outputs.overwrite,
+            ).tokens(Share(self.progress, *span))
             for name, scene, span in zip(("before", "after"), self.dates, ((0, 0.45), (0.45, 0.9)), strict=True)
         ]  # fmt: skip
         return filled[0], filled[1]
@@ -265,9 +259,9 @@ class _Run:
         """Compute and write the score."""
         method = self.question.method
         tokens = None
-        if method.reads_features and self.backbone is not None:
+        if method.reads_features:
             folder = part_of(self.outputs.mask, ".compared")
-            tokens = self.tokens = compare_dates(self.pair, *self.stores, self.backbone, self.settings, folder)
+            tokens = self.tokens = compare_dates(self.pair, *self.stores, folder)
         spectral = self.spectral if method.reads_bands else None
         field = ScoreField(self.pair, method, spectral, tokens, objects=self.question.objects)
         field.calibrate()
@@ -279,7 +273,8 @@ class _Run:
             kind = learn_kind(field, labels)
             rows, threshold = kind.rows(), kind.threshold()
             description = "log odds of the wanted kind of change"
-        tags = provenance(self.backbone if method.reads_features else None, before=self.before, after=self.after)
+        backbone = self.engine.backbone if self.engine and method.reads_features else None
+        tags = provenance(backbone, before=self.before, after=self.after)
         if method.reads_features:
             tags["GEODINO_LAYERS"] = list(self.settings.layers) or "last"
         tags |= {IDENTITY_TAG: identity, "GEODINO_METHOD": method.value, AUTO_TAG: asdict(threshold)}
@@ -295,9 +290,7 @@ class _Run:
     def class_maps(self) -> tuple[Path, Path]:
         """Class map of each date by the model that was given."""
         assert self.question.model is not None
-        assert self.backbone is not None
-        patch = token_grid(self.pair.before, self.backbone, self.settings).pixels
-        return classify_dates(self.question.model, self.dates, self.stores, patch, self.outputs.mask)
+        return classify_dates(self.question.model, self.dates, self.stores, self.outputs.mask)
 
     def remove_tokens(self) -> None:
         """Delete the tokens: everything made of them is in place."""
@@ -353,11 +346,16 @@ def write_mask(score: Path, mask: Path, threshold: Threshold, *, overwrite: bool
 
 
 def _identity(
-    before: Scene, after: Scene, backbone: Backbone | None, question: ChangeQuestion, settings: DenseSettings
+    before: Scene,
+    after: Scene,
+    backbone: Backbone | None,
+    arithmetic: str,
+    question: ChangeQuestion,
+    settings: DenseSettings,
 ) -> str:
     """Digest of everything a score depends on."""
     parts = [before.fingerprint(), after.fingerprint(), question.identity()]
-    model = None if backbone is None else [backbone.hash, arithmetic_of(backbone), settings.identity()]
+    model = None if backbone is None else [backbone.hash, arithmetic, settings.identity()]
     return hashlib.sha256(json.dumps([parts, model, geodino.__version__]).encode()).hexdigest()[:32]
 
 

@@ -27,6 +27,7 @@ from geodino.change_detection.spectral import HALO, SpectralModel
 from geodino.change_detection.texture import TexturedBackground, TextureHistogram, fit_textured
 from geodino.change_detection.token_distance import ROWS, TokenChange, distance_rows
 from geodino.dense.store import TokenStore
+from geodino.dense.tokens import SceneTokens
 from geodino.heads.edge_refinement import RADIUS, apply_lines, guided_lines, token_means
 from tiles.scenes.reader import SceneReader
 from tiles.scenes.scene import Scene
@@ -53,15 +54,18 @@ class TokenHalf:
         change: the comparison.
         compared: its distances and textures, `[2 x channels]` values a token.
         backgrounds: stable background of each of its channels.
-        patch: pixels of a token's side.
     """
 
-    before: TokenStore
-    after: TokenStore
+    before: SceneTokens
+    after: SceneTokens
     change: TokenChange
     compared: TokenStore
     backgrounds: tuple[TexturedBackground, ...]
-    patch: int
+
+    @property
+    def patch(self) -> int:
+        """Pixels of a token's side."""
+        return self.before.pixels
 
     def scores(self, start: int, stop: int) -> tuple[FloatArray, NDArray[np.bool_]]:
         """Mean deviation over layers and scales `[stop - start, columns]` of token rows, and validity."""
@@ -74,7 +78,7 @@ class TokenHalf:
         return np.where(valid, np.mean(parts, axis=0), 0).astype(np.float32), valid
 
 
-def token_half(before: TokenStore, after: TokenStore, change: TokenChange, patch: int, folder: Path) -> TokenHalf:
+def token_half(before: SceneTokens, after: SceneTokens, change: TokenChange, folder: Path) -> TokenHalf:
     """Compare the tokens of the whole scene once, keep the distances in ``folder`` and calibrate every channel."""
     histograms = [TextureHistogram() for _ in range(change.channels)]
     rows, columns = before.valid.shape
@@ -87,7 +91,7 @@ def token_half(before: TokenStore, after: TokenStore, change: TokenChange, patch
         logs, textures = log_distance(found)
         for histogram, log, texture in zip(histograms, logs, textures, strict=True):
             histogram.add(log[valid], texture[valid])
-    return TokenHalf(before, after, change, compared, tuple(fit_textured(h) for h in histograms), patch)
+    return TokenHalf(before, after, change, compared, tuple(fit_textured(h) for h in histograms))
 
 
 @dataclass(frozen=True)

@@ -10,29 +10,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geodino.backbones.backbone import Backbone
 from geodino.change_detection.alignment import align, common_grid
 from geodino.change_detection.method import Method
 from geodino.change_detection.score import ScoreField
 from geodino.change_detection.spectral import fit_spectral, survey
 from geodino.change_detection.tokens import compare_dates
+from geodino.dense.engine import Engine
 from geodino.dense.store import TokenStore
 from geodino.dense.stream import DenseSettings
-from geodino.dense.tokens import fill_tokens
+from geodino.dense.tokens import SceneTokens, tokens_from_scene
 from geodino.heads.legend import Legend
 from geodino.products.tags import provenance
 from tiles.errors import InputError
-from tiles.progress import Progress, Silent
+from tiles.progress import Progress, Share, Silent
 from tiles.scenes.scene import Scene
 from tiles.writing.cog import CogWriter, MapClass, check_output, part_of
-
-if TYPE_CHECKING:
-    from geodino.jobs.cluster import Cluster
 
 NODATA = 65535
 # A pair's sample for a series: there are n (n - 1) / 2 pairs, and a scene's radiometry is settled by far fewer pixels.
@@ -79,11 +76,10 @@ def change_series(
     scenes: list[Scene],
     output: Path,
     *,
-    backbone: Backbone | None,
+    engine: Engine | None,
     method: Method = Method.auto,
     threshold: float | None = None,
     settings: DenseSettings | None = None,
-    cluster: "Cluster | None" = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> SeriesResult:
@@ -92,11 +88,10 @@ def change_series(
     Args:
         scenes: three dates or more, in order of time; the first one's grid is kept.
         output: uint16 COG: year (or number) of the first date of the lasting change, 0 none, 65535 nodata.
-        backbone: the model; None is enough for the spectral method.
+        engine: what runs the backbone; None is enough for the spectral method.
         method: which halves the scores have.
         threshold: scores above are change; None for each pair's own.
         settings: how windows are laid.
-        cluster: workers that run the backbone instead of this machine.
         overwrite: replace an existing file.
         progress: reporter of the share done, 0 to 1.
 
@@ -113,27 +108,27 @@ def change_series(
         grid = common_grid(replace(scenes[0], geobox=grid), scene)
     values, notes = _date_values(scenes)
     dates = [scene.on(grid) for scene in scenes]
-    stores: list[TokenStore] = []
+    stores: list[SceneTokens] = []
     compared: list[TokenStore] = []
     settings = replace(settings or DenseSettings(), min_valid=0.0)
     if method.reads_features:
-        if backbone is None:
+        if engine is None:
             raise InputError(f"method {method} compares features; name a backbone or take --method spectral")
-        settings = settings.resolved(backbone)
+        _, settings = engine.describe(settings)
         for number, date in enumerate(dates):
             span = (0.7 * number / len(dates), 0.7 * (number + 1) / len(dates))
             folder = part_of(output, f".date{number}")
             stores.append(
-                fill_tokens(date, backbone, settings, folder, progress, span=span, restart=overwrite, cluster=cluster)
+                tokens_from_scene(date, engine, settings, folder, overwrite=overwrite).tokens(Share(progress, *span))
             )
     fields: dict[tuple[int, int], tuple[ScoreField, float]] = {}
     for first, second in combinations(range(len(dates)), 2):
         pair = align(dates[first], scenes[second])
         spectral = fit_spectral(pair, survey(pair, pixels=_SURVEY_PIXELS)) if method.reads_bands else None
         tokens = None
-        if backbone is not None and stores:
+        if stores:
             folder = part_of(output, f".pair{first}_{second}")
-            tokens = compare_dates(pair, stores[first], stores[second], backbone, settings, folder)
+            tokens = compare_dates(pair, stores[first], stores[second], folder)
             compared.append(tokens.compared)
         field = ScoreField(pair, method, spectral, tokens)
         field.calibrate()
@@ -141,7 +136,7 @@ def change_series(
         fields[first, second] = (field, limit)
         done = len(fields) / (len(dates) * (len(dates) - 1) / 2)
         progress.update(0.7 + 0.2 * done, f"{scenes[first].name} and {scenes[second].name}")
-    tags = provenance(backbone if stores else None, first=scenes[0], last=scenes[-1])
+    tags = provenance(stores[0].origin if stores else None, first=scenes[0], last=scenes[-1])
     if stores:
         tags["GEODINO_LAYERS"] = list(settings.layers) or "last"
     tags |= {"GEODINO_METHOD": method.value, "GEODINO_DATES": [scene.datetime for scene in scenes]}
@@ -158,8 +153,10 @@ def change_series(
             writer.write(row, np.where(valid, lookup[found], NODATA).astype(np.uint16)[None])
             counts += np.bincount(found[valid], minlength=len(scenes))
             progress.update(0.9 + 0.1 * (row + len(found)) / grid.shape[0], "map")
-    for store in stores + compared:
+    for store in stores:
         store.remove()
+    for distances in compared:
+        distances.remove()
     shares = tuple(float(count / max(counts.sum(), 1)) for count in counts[1:])
     return SeriesResult(output, values, shares, tuple(notes))
 

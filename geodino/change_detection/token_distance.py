@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
-from geodino.dense.store import TokenStore
+from geodino.dense.tokens import SceneTokens
 
 FloatArray = NDArray[np.float32]
 
@@ -59,7 +59,7 @@ class TokenChange:
         return np.stack(found, axis=1)
 
 
-def fit_token_change(before: TokenStore, after: TokenStore, *, layers: int, tolerance: float) -> TokenChange:
+def fit_token_change(before: SceneTokens, after: SceneTokens, *, layers: int, tolerance: float) -> TokenChange:
     """Measure both dates' mean token over the places both have."""
     rows, columns = np.nonzero(before.valid & after.valid)
     step = max(1, len(rows) // 50_000)
@@ -69,7 +69,7 @@ def fit_token_change(before: TokenStore, after: TokenStore, *, layers: int, tole
 
 
 def distance_rows(
-    change: TokenChange, before: TokenStore, after: TokenStore, start: int, stop: int
+    change: TokenChange, before: SceneTokens, after: SceneTokens, start: int, stop: int
 ) -> tuple[FloatArray, NDArray[np.bool_]]:
     """Distances and textures `[2, channels, stop - start, columns]` of token rows and where both dates have tokens."""
     top, bottom = max(start - _REACH, 0), min(stop + _REACH, before.valid.shape[0])

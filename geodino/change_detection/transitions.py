@@ -9,7 +9,7 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.features import geometry_window, rasterize
 
-from geodino.dense.store import TokenStore
+from geodino.dense.tokens import SceneTokens
 from geodino.heads.model_file import SegmentationModel
 from geodino.segmentation.render import render_classes
 from tiles.scenes.scene import Scene
@@ -45,8 +45,7 @@ class Transitions:
 def classify_dates(
     model: SegmentationModel,
     scenes: tuple[Scene, Scene],
-    stores: tuple[TokenStore, TokenStore],
-    patch: int,
+    stores: tuple[SceneTokens, SceneTokens],
     target: Path,
 ) -> tuple[Path, Path]:
     """Class map of each date under temporary names beside ``target``; the caller removes them."""
@@ -56,7 +55,7 @@ def classify_dates(
     ]
     for path, scene, store in zip(paths, scenes, stores, strict=True):
         pixels = scene.select(model.recipe.pixel_bands) if model.recipe.pixel_bands else None
-        rows = render_classes(model.head, model.waves, store, patch, scene.select(model.recipe.bands), pixels)
+        rows = render_classes(model.head, model.waves, store, scene.select(model.recipe.bands), pixels)
         with CogWriter(
             path, scene.geobox, dtype="uint8", nodata=0, classes=classes, resampling="nearest", overwrite=True
         ) as out:

@@ -93,8 +93,8 @@ def learn_kind(field: ScoreField, labels: Labels) -> KindOfChange:
     scales = [BlockScale(np.zeros(0, np.float32), np.ones(0, np.float32)), _survey_scale(field)]
     if field.tokens is not None:
         half = field.tokens
-        first, one = tokens_at(half.before, labels.rows, labels.cols, half.patch)
-        second, other = tokens_at(half.after, labels.rows, labels.cols, half.patch)
+        first, one = tokens_at(half.before, labels.rows, labels.cols)
+        second, other = tokens_at(half.after, labels.rows, labels.cols)
         known &= one & other
         tokens = _token_pair(first.T, second.T, half.change.centres).T
         rows, columns = np.nonzero(half.before.valid & half.after.valid)

@@ -6,23 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from geodino.cli.features import absolute
 from geodino.cli.options import (
-    BackboneOption,
-    BandNamesOption,
-    DaskOption,
-    Device,
-    DeviceOption,
-    GsdOption,
     LayersOption,
     OutputOption,
-    OverwriteOption,
-    Precision,
-    PrecisionOption,
-    SensorOption,
+    SceneOptions,
+    UpscaleOption,
+    grouped,
     layer_numbers,
-    names,
 )
+from geodino.jobs.run_options import RunOptions
 
 if TYPE_CHECKING:
     from geodino.change_detection.method import Method
@@ -32,7 +24,8 @@ def register(cli: typer.Typer) -> None:
     """Add the command."""
 
     @cli.command("change")
-    def change(
+    @grouped
+    def change_command(
         scenes: Annotated[
             list[str],
             typer.Argument(
@@ -62,16 +55,11 @@ def register(cli: typer.Typer) -> None:
             Path | None, typer.Option(help="Also polygons: .gpkg, .geojson, .fgb, .shp, .parquet.")
         ] = None,
         min_area: Annotated[float, typer.Option(metavar="M2", min=0, help="Leave out smaller polygons.")] = 0,
-        upscale: Annotated[int, typer.Option(help="Tokens per patch side, 1, 2 or 4: finer and slower.")] = 1,
+        upscale: UpscaleOption = 1,
         layers: LayersOption = None,
-        backbone: BackboneOption = None,
-        device: DeviceOption = Device.auto,
-        precision: PrecisionOption = Precision.auto,
-        dask: DaskOption = None,
-        sensor: SensorOption = None,
-        band_names: BandNamesOption = None,
-        gsd: GsdOption = None,
-        overwrite: OverwriteOption = False,
+        *,
+        run: RunOptions,
+        opening: SceneOptions,
     ) -> None:
         """Map what changed between two dates of one place; of three or more, the year of the first lasting change."""
         limit = _threshold(threshold)
@@ -92,14 +80,10 @@ def register(cli: typer.Typer) -> None:
         if len(scenes) > 2 and given:
             raise typer.BadParameter(f"{', '.join(given)} go with two dates only")
         from tiles.progress import progress
-        from tiles.scenes.opening import open_scene
         from tiles.writing.cog import check_output
 
-        check_output(output, overwrite=overwrite)
-        opened = [open_scene(absolute(s), sensor=sensor, band_names=names(band_names), gsd_m=gsd) for s in scenes]
-        for scene in opened:
-            for note in scene.notes:
-                typer.echo(f"{scene.name}: {note}")
+        check_output(output, overwrite=run.overwrite)
+        opened = [opening.open(scene, name_it=True) for scene in scenes]
         kind = kind.settled()
         if len(opened) > 2:
             from geodino.api import change_series
@@ -112,12 +96,8 @@ def register(cli: typer.Typer) -> None:
                     method=kind,
                     upscale=upscale,
                     layers=chosen,
-                    backbone=backbone,
-                    device=device,
-                    precision=precision,
-                    dask=dask,
-                    overwrite=overwrite,
                     progress=report,
+                    **run.keywords,
                 )
             for note in series.notes:
                 typer.echo(note)
@@ -125,10 +105,10 @@ def register(cli: typer.Typer) -> None:
                 typer.echo(f"{share:7.2%}  {value}")
             typer.echo(f"wrote {output}")
             return
-        from geodino.api import change as run
+        from geodino.api import change
 
         with progress("change", 1) as report:
-            result = run(
+            result = change(
                 opened[0],
                 opened[1],
                 output,
@@ -143,12 +123,8 @@ def register(cli: typer.Typer) -> None:
                 min_area_m2=min_area,
                 upscale=upscale,
                 layers=chosen,
-                backbone=backbone,
-                device=device,
-                precision=precision,
-                dask=dask,
-                overwrite=overwrite,
                 progress=report,
+                **run.keywords,
             )
         for note in result.notes:
             typer.echo(note)

@@ -5,28 +5,16 @@ from typing import Annotated
 
 import typer
 
-from geodino.cli.features import absolute
-from geodino.cli.options import (
-    BackboneOption,
-    BandNamesOption,
-    DaskOption,
-    Device,
-    DeviceOption,
-    GsdOption,
-    OutputOption,
-    OverwriteOption,
-    Precision,
-    PrecisionOption,
-    SensorOption,
-    names,
-)
+from geodino.cli.options import OutputOption, SceneOptions, grouped
+from geodino.jobs.run_options import RunOptions
 
 
 def register(cli: typer.Typer) -> None:
     """Add the command."""
 
     @cli.command("segment")
-    def segment(
+    @grouped
+    def segment_command(
         scene: Annotated[str, typer.Argument(help="Raster, VRT, URL, folder of single-band files or STAC item.")],
         output: OutputOption,
         labels: Annotated[
@@ -48,30 +36,24 @@ def register(cli: typer.Typer) -> None:
         ] = None,
         features: Annotated[
             Path | None,
-            typer.Option(help="A cube that `geodino features` made of this scene: a quick map, no backbone is run."),
+            typer.Option(help="A cube that `geodino features` made of this scene: no backbone is run."),
         ] = None,
-        upscale: Annotated[int, typer.Option(help="Tokens per patch side, 1, 2 or 4: finer and slower.")] = 1,
-        backbone: BackboneOption = None,
-        device: DeviceOption = Device.auto,
-        precision: PrecisionOption = Precision.auto,
-        dask: DaskOption = None,
-        sensor: SensorOption = None,
-        band_names: BandNamesOption = None,
-        gsd: GsdOption = None,
-        overwrite: OverwriteOption = False,
+        upscale: Annotated[
+            int | None, typer.Option(help="Tokens per patch side, 1, 2 or 4: finer and slower; 1 if not given.")
+        ] = None,
+        *,
+        run: RunOptions,
+        opening: SceneOptions,
     ) -> None:
         """Land-cover map from a few labels, from clusters, or by a model trained on another scene."""
-        from geodino.api import segment as run
+        from geodino.api import segment
         from tiles.progress import progress
-        from tiles.scenes.opening import open_scene
         from tiles.writing.cog import check_output
 
-        check_output(output, overwrite=overwrite)
-        opened = open_scene(absolute(scene), sensor=sensor, band_names=names(band_names), gsd_m=gsd)
-        for note in opened.notes:
-            typer.echo(note)
+        check_output(output, overwrite=run.overwrite)
+        opened = opening.open(scene)
         with progress("segment", 1) as report:
-            result = run(
+            result = segment(
                 opened,
                 output,
                 labels=labels,
@@ -82,14 +64,10 @@ def register(cli: typer.Typer) -> None:
                 vector=vector,
                 min_area_m2=min_area,
                 confidence=confidence,
-                cube=features,
+                features=features,
                 upscale=upscale,
-                backbone=backbone,
-                device=device,
-                precision=precision,
-                dask=dask,
-                overwrite=overwrite,
                 progress=report,
+                **run.keywords,
             )
         for note in result.notes:
             typer.echo(note)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geodino.backbones.backbone import Backbone, load_backbone
-from geodino.dense.cube import open_cube
+from geodino.dense.cube_reader import open_cube
+from geodino.dense.engine import LocalEngine
 from geodino.dense.extraction import Extraction
 from geodino.dense.stream import DenseSettings
 from geodino.inputs import check_not_input
@@ -136,7 +137,7 @@ def cube_of(
     scene = source if isinstance(source, Scene) else open_scene(source)
     model = backbone if isinstance(backbone, Backbone) else load_backbone(backbone)
     work = _temporary(beside)
-    plan = Extraction.plan(scene, model, work, settings)
+    plan = Extraction.plan(scene, LocalEngine(model), work, settings)
     try:
         plan.run(overwrite=True, progress=progress)
         yield MadeCube(

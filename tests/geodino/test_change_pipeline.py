@@ -21,6 +21,7 @@ from geodino.change_detection.pipeline import AUTO_TAG
 from geodino.change_detection.score import ScoreField
 from geodino.change_detection.token_distance import TokenChange
 from geodino.cli import build
+from geodino.dense.engine import LocalEngine
 from geodino.dense.stream import DenseSettings
 from tiles.errors import InputError, OutputError
 from tiles.scenes.opening import open_scene
@@ -243,7 +244,7 @@ def test_an_interrupted_run_leaves_no_map_and_goes_on_to_the_same_bytes(tmp_path
 
     before, after = (open_scene(path) for path in pair(tmp_path))
     arguments: dict[str, Any] = {
-        "backbone": backbone, "settings": DenseSettings(window=4, halo=1)
+        "engine": LocalEngine(backbone), "settings": DenseSettings(window=4, halo=1)
     }  # fmt: skip
     asked = ChangeQuestion(Method.features)
     change_scenes(before, after, ChangeOutputs(tmp_path / "whole.tif"), asked, **arguments)

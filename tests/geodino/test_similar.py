@@ -17,7 +17,7 @@ import geodino
 from geodino.backbones.backbone import save_backbone, untrained_backbone
 from geodino.backbones.normalize import Normalization
 from geodino.cli import build
-from geodino.dense.cube import open_cube
+from geodino.dense.cube_reader import open_cube
 from geodino.dense.stream import DenseSettings
 from geodino.major_tom_cell import Cell
 from geodino.products.vector import check_vector_path
