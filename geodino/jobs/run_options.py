@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-from tiles.errors import InputError
-
 if TYPE_CHECKING:
     from geodino.backbones.backbone import Backbone
     from geodino.dense.engine import Engine
@@ -77,9 +75,7 @@ class RunOptions:
 
             yield LocalEngine(self.load())
             return
-        if not isinstance(self.backbone, str | Path | None):
-            raise InputError("a cluster loads the backbone itself: give its name or folder")
-        from geodino.jobs.cluster import Cluster, ModelSpec
+        from geodino.jobs.cluster import Cluster
 
-        with Cluster(self.dask, ModelSpec.of(self.backbone, self.device, self.precision)) as cluster:
+        with Cluster(self.dask, self) as cluster:
             yield cluster
