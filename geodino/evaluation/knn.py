@@ -48,10 +48,10 @@ def neighbours(train: Features, queries: Features, k: int) -> Neighbours:
         raise ValueError(f"k = {k} neighbours cannot be found among {len(train)}")
     best = torch.full((len(queries), k), -torch.inf)
     index = torch.zeros((len(queries), k), dtype=torch.int64)
-    unit = normalize(queries.to(torch.float32), dim=1)
+    unit = normalize(queries.to("cpu", torch.float32), dim=1)
     # training rows outside: each is normalised once, and only the queries' k best are carried along
     for start in range(0, len(train), TRAIN_ROWS):
-        block = normalize(train[start : start + TRAIN_ROWS].to(torch.float32), dim=1).T
+        block = normalize(train[start : start + TRAIN_ROWS].to("cpu", torch.float32), dim=1).T
         for first in range(0, len(unit), QUERY_ROWS):
             rows = slice(first, first + QUERY_ROWS)
             values, columns = _top(unit[rows] @ block, k)
@@ -92,7 +92,7 @@ def vote(found: Neighbours, train_labels: Features, k: int, temperature: float =
     Returns:
         Predicted class of every query ``[Q]``, int64; a tie goes to the smaller class.
     """
-    labels = torch.as_tensor(train_labels).to(torch.int64)
+    labels = torch.as_tensor(train_labels).to("cpu", torch.int64)
     weights = (found.similarity[:, :k] / temperature).softmax(1)
     scores = weights.new_zeros(len(weights), int(labels.max()) + 1)
     return scores.scatter_add_(1, labels[found.index[:, :k]], weights).argmax(1)
@@ -113,3 +113,19 @@ def knn_predict(
     """
     found = neighbours(train_features, test_features, max(ks))
     return {k: vote(found, train_labels, k, temperature) for k in ks}
+
+
+def knn_accuracy(
+    train_features: Features, train_labels: Features, test_features: Features, test_labels: Features, k: int = 5
+) -> float:
+    """Share of test rows that their ``k`` nearest training rows classify rightly, in [0, 1].
+
+    Args:
+        train_features: ``[N, D]``, any float type.
+        train_labels: ``[N]``, integers from 0.
+        test_features: ``[Q, D]``.
+        test_labels: ``[Q]``.
+        k: How many neighbours vote.
+    """
+    predicted = knn_predict(train_features, train_labels, test_features, ks=(k,))[k]
+    return float((predicted == torch.as_tensor(test_labels).cpu()).double().mean())

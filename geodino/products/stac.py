@@ -94,8 +94,10 @@ def write_item(
     Raises:
         OutputError: The disk is full.
     """
-    known = geobox is not None and data_type is not None
-    raster = _Raster(product, geobox, data_type, nodata) if known else _Raster.read(product)
+    if geobox is None or data_type is None:
+        raster = _Raster.read(product)
+    else:
+        raster = _Raster(product, geobox, data_type, nodata)
     item = _raster_item(
         raster,
         task,

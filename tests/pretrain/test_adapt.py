@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from geodino.backbones.normalize import SATELLITE, standardize
-from geodino.evaluation.knn import knn_predict
+from geodino.evaluation.knn import knn_accuracy
 from pretrain.data.batches import Batches
 from pretrain.engine.network import encode
 from pretrain.engine.trainer import Trainer, build_network
@@ -27,8 +27,7 @@ class Probe:
 
     def accuracy(self, trainer: Trainer) -> float:
         features, half = self.features(trainer), len(self.labels) // 2
-        found = knn_predict(features[:half], self.labels[:half], features[half:], ks=(5,))[5]
-        return float((found == self.labels[half:]).double().mean())
+        return knn_accuracy(features[:half], self.labels[:half], features[half:], self.labels[half:], k=5)
 
 
 def trained(recipe: Recipe, tiles: Any, probe: Probe, start: Trainer | None = None) -> tuple[Trainer, list[float]]:
