@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from geodino.backbones.backbone import Backbone
-from geodino.change_detection.method import Method
 from geodino.change_detection.pipeline import ChangeOutputs, ChangeQuestion, change_scenes
+from geodino.change_detection.score_method import Method
 from geodino.dense.engine import LocalEngine
 from geodino.dense.settings import DenseSettings
 from geodino.dense.tokens import tokens_from_scene
