@@ -58,7 +58,7 @@ def features(
     from geodino.jobs.features import make_features
 
     made = make_features(
-        _scene(scene), Path(output), RunOptions(**run), settings=settings, dtype=dtype, quicklook=_path(quicklook),
+        scene, Path(output), RunOptions(**run), settings=settings, dtype=dtype, quicklook=_path(quicklook),
         progress=progress,
     )  # fmt: skip
     return open_cube(made)
