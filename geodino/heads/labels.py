@@ -3,12 +3,9 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import geopandas as gpd
 import numpy as np
-import pandas as pd
-import pyogrio
 import rasterio
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
@@ -20,6 +17,10 @@ from rasterio.windows import Window
 from geodino.heads.legend import Color, Legend
 from tiles.errors import InputError
 from tiles.writing.cog import read_classes
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+    import pandas as pd
 
 # Neighbouring pixels repeat each other: more of them from one class cost time and add nothing to a linear head.
 MOST_PIXELS_PER_CLASS = 4000
@@ -117,6 +118,8 @@ def thin(labels: Labels, most_per_class: int, seed: int = 0) -> Labels:
 
 
 def _is_raster(path: Path) -> bool:
+    import pyogrio
+
     try:
         return len(pyogrio.list_layers(path)) == 0
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError):
@@ -129,6 +132,9 @@ def _is_raster(path: Path) -> bool:
 
 
 def _read_vector(path: Path, geobox: GeoBox, field: str | None) -> Labels:
+    import geopandas as gpd
+    import pandas as pd
+
     frame = gpd.read_file(path)
     frame = frame[~(frame.geometry.isna() | frame.geometry.is_empty)]
     if len(frame) == 0:
@@ -162,7 +168,7 @@ def _read_vector(path: Path, geobox: GeoBox, field: str | None) -> Labels:
     )  # fmt: skip
 
 
-def _own_colors(frame: gpd.GeoDataFrame, values: "pd.Series[Any]") -> dict[str, Color]:
+def _own_colors(frame: "gpd.GeoDataFrame", values: "pd.Series[Any]") -> dict[str, Color]:
     """Colours that the labels bring along for their classes: ``#rrggbb`` in a field ``color``."""
     if COLOR_FIELD not in frame.columns:
         return {}
@@ -174,7 +180,7 @@ def _own_colors(frame: gpd.GeoDataFrame, values: "pd.Series[Any]") -> dict[str, 
     }
 
 
-def choose_field(frame: gpd.GeoDataFrame, field: str | None, path: Path) -> tuple[str, tuple[str, ...]]:
+def choose_field(frame: "gpd.GeoDataFrame", field: str | None, path: Path) -> tuple[str, tuple[str, ...]]:
     """Attribute that holds the class, and a note when it was chosen rather than given.
 
     Raises:
@@ -191,6 +197,8 @@ def choose_field(frame: gpd.GeoDataFrame, field: str | None, path: Path) -> tupl
         return 2 <= distinct <= 254 and (distinct < len(frame) or len(frame) <= 10)
 
     usable = [column for column in columns if column.lower() not in {*_IDENTIFIERS, COLOR_FIELD} and repeats(column)]
+    import pandas as pd
+
     texts = [c for c in usable if pd.api.types.is_string_dtype(frame[c]) or pd.api.types.is_object_dtype(frame[c])]
     numbers = [c for c in usable if pd.api.types.is_integer_dtype(frame[c]) or pd.api.types.is_bool_dtype(frame[c])]
     candidates = texts or numbers
@@ -264,7 +272,7 @@ def _read_raster(path: Path, geobox: GeoBox) -> Labels:
     rows, cols, values = (np.concatenate(part) for part in zip(*found, strict=True))
     if len(np.unique(values[:100_000])) > 254 or not np.all(values == np.round(values)):
         raise InputError(f"{path} holds continuous values, not class numbers; give a raster of classes")
-    codes, uniques = pd.factorize(values.astype(np.int64), sort=True)
+    uniques, codes = np.unique(values.astype(np.int64), return_inverse=True)
     legend_names = tuple(names.get(int(value), str(int(value))) for value in uniques)
     own = {names.get(value, str(value)): color for value, color in colors.items()}
     note = f"class numbers are read from the raster, {empty:g} means no label"

@@ -17,15 +17,6 @@ from geodino.heads.linear import cluster_head
 from geodino.heads.model_file import Recipe, SegmentationModel
 from geodino.heads.render import ClassRows, render_classes
 from geodino.heads.validation import Validation
-from geodino.products.vector import (
-    areas_m2,
-    check_area,
-    check_vector_path,
-    drop_small_rows,
-    pixels_of_area,
-    polygonize,
-    write_vector,
-)
 from geodino.segmentation.clusters import fit_clusters
 from geodino.segmentation.training import UNTESTED, Examples
 from tiles.errors import InputError
@@ -35,6 +26,8 @@ from tiles.writing.cog import CogWriter, MapClass
 from tiles.writing.outputs import check_output, part_of
 
 _CLUSTER_SAMPLE = 50_000
+# Tolerance of the polygons' borders in pixel sides.
+_SIMPLIFY_PIXELS = 1.0
 
 
 @dataclass(frozen=True)
@@ -47,7 +40,6 @@ class SegmentationOutputs:
         vector: polygons; None for none.
         model: the trained head; None for none.
         min_area_m2: objects below this area join their largest neighbour in the polygons.
-        simplify_pixels: tolerance of the polygons' borders in pixel sides.
         overwrite: replace existing files.
     """
 
@@ -56,7 +48,6 @@ class SegmentationOutputs:
     vector: Path | None = None
     model: Path | None = None
     min_area_m2: float = 0.0
-    simplify_pixels: float = 1.0
     overwrite: bool = False
 
     def check(self) -> None:
@@ -66,12 +57,15 @@ class SegmentationOutputs:
             InputError: the smallest area is none.
             OutputError: one of them exists or has no folder.
         """
-        check_area(self.min_area_m2)
+        if self.vector is not None or self.min_area_m2:
+            from geodino.products.vector import check_area, check_vector_path
+
+            check_area(self.min_area_m2)
+            if self.vector is not None:
+                check_vector_path(self.vector, overwrite=self.overwrite)
         for path in (self.classes, self.confidence, self.model):
             if path is not None:
                 check_output(path, overwrite=self.overwrite)
-        if self.vector is not None:
-            check_vector_path(self.vector, overwrite=self.overwrite)
 
 
 @dataclass(frozen=True)
@@ -263,6 +257,8 @@ def write_classes_vector(outputs: SegmentationOutputs, legend: Legend, scene: Sc
     """Polygons of the finished map: class, name and true area; those below the minimum mapping unit join another."""
     if outputs.vector is None:
         return
+    from geodino.products.vector import areas_m2, drop_small_rows, pixels_of_area, polygonize, write_vector
+
     source = outputs.classes
     merged = part_of(outputs.classes, ".merged")
     least = pixels_of_area(outputs.min_area_m2, scene.gsd_m**2)
@@ -277,7 +273,7 @@ def write_classes_vector(outputs: SegmentationOutputs, legend: Legend, scene: Sc
                 for row, values in drop_small_rows(file, least):
                     out.write(row, values[None])
             source = merged
-        frame = polygonize(source, simplify_pixels=outputs.simplify_pixels, drop=(0,))
+        frame = polygonize(source, simplify_pixels=_SIMPLIFY_PIXELS, drop=(0,))
     finally:
         merged.unlink(missing_ok=True)
     frame["class"] = [legend.names[value - 1] for value in frame["value"]]
