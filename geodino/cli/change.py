@@ -90,7 +90,7 @@ def register(cli: typer.Typer) -> None:
             "objects": objects or None,
         }
         given = [
-            f"--{name}" for name, value in (of_pairs | {"min-area": min_area or None}).items() if value is not None
+            f"--{name}" for name, value in ({"min-area": min_area or None} | of_pairs).items() if value is not None
         ]
         if len(scenes) > 2 and given:
             raise typer.BadParameter(f"{', '.join(given)} go with two dates only")
