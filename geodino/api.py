@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from geodino.change_detection.pipeline import ChangeResult
     from geodino.change_detection.series import SeriesResult
+    from geodino.heads.validation import Validation
     from geodino.segmentation.pipeline import SegmentationResult
 
 
@@ -54,39 +55,13 @@ def features(
         OutputError: An output exists or cannot be written.
     """
     from geodino.dense.cube_reader import open_cube
+    from geodino.jobs.features import make_features
 
-    made = write_features(scene, output, settings=settings, dtype=dtype, quicklook=quicklook, progress=progress, **run)
+    made = make_features(
+        _scene(scene), Path(output), RunOptions(**run), settings=settings, dtype=dtype, quicklook=_path(quicklook),
+        progress=progress,
+    )  # fmt: skip
     return open_cube(made)
-
-
-def write_features(
-    scene: str | Path | Scene,
-    output: str | Path,
-    *,
-    settings: DenseSettings | None = None,
-    dtype: str = "auto",
-    quicklook: str | Path | None = None,
-    progress: Progress | None = None,
-    **run: Unpack[RunKeywords],
-) -> Path:
-    """``features`` without opening what it made, which needs xarray; returns where the cube is."""
-    from geodino.dense.extraction import Extraction, check_outputs, draw, lacks_quicklook
-
-    options = RunOptions(**run)
-    target, picture = Path(output).absolute(), _path(quicklook)
-    check_outputs(target, dtype=dtype, quicklook=picture, overwrite=options.overwrite)
-    scene = _scene(scene)
-    check_not_input((target, picture), scene)
-    keep = not options.overwrite and lacks_quicklook(target, picture)
-    with options.engine() as engine:
-        plan = Extraction.plan(scene, engine, target, settings or DenseSettings(), dtype=dtype)
-        if keep:
-            plan.check_made()
-        else:
-            plan.run(overwrite=options.overwrite, progress=progress)
-    if picture is not None:
-        draw(target, picture, overwrite=options.overwrite)
-    return target
 
 
 def segment(
@@ -101,6 +76,7 @@ def segment(
     vector: str | Path | None = None,
     min_area_m2: float = 0.0,
     confidence: str | Path | None = None,
+    validate: bool = False,
     features: str | Path | None = None,
     upscale: int | None = None,
     progress: Progress | None = None,
@@ -120,6 +96,8 @@ def segment(
         vector: polygons of the classes with their area in m²; the suffix chooses the format.
         min_area_m2: polygons below this area join their largest neighbour.
         confidence: probability of the class in percent, uint8, 255 = nodata, same grid.
+        validate: also cross-validate the classes of ``labels`` on places apart, beside a forest on the pixels' bands;
+            it takes longer than the map. ``validate`` does it alone.
         features: a cube that ``features`` made of this scene: its tokens are taken, and no backbone is run.
         upscale: tokens per patch side, 1, 2 or 4 (1 if not given); a model and a cube bring their own.
         progress: reporter of the share done, 0 to 1.
@@ -132,20 +110,12 @@ def segment(
         InputError: an input does not fit; one sentence says which and how to go on.
         OutputError: an output exists or cannot be written.
     """
-    from geodino.dense.tokens import tokens_from_cube, tokens_from_scene
     from geodino.heads.labels import read_labels
     from geodino.heads.model_file import SegmentationModel
     from geodino.segmentation.clusters import check_clusters
     from geodino.segmentation.pipeline import SegmentationOutputs, SegmentationQuestion, map_settings, segment_scene
-    from tiles.writing.cog import part_of
 
     options = RunOptions(**run)
-    if sum(choice is not None for choice in (labels, clusters, model)) != 1:
-        raise InputError("say which classes to map: give one of --labels, --clusters and --model")
-    if features is not None and (upscale is not None or options != RunOptions(overwrite=options.overwrite)):
-        raise InputError(
-            f"the tokens are those of {features}: leave --upscale, --backbone, --device, --precision and --dask out"
-        )
     outputs = SegmentationOutputs(
         Path(output), _path(confidence), _path(vector), _path(save_model), min_area_m2, overwrite=options.overwrite
     )
@@ -157,17 +127,39 @@ def segment(
     written = (outputs.classes, outputs.confidence, outputs.vector, outputs.model)
     check_not_input(written, scene, labels, model, features)
     found = None if labels is None else read_labels(labels, scene.geobox, field=field)
-    question = SegmentationQuestion(found, clusters, trained, _path(model))
-    if features is not None:
-        return segment_scene(scene, tokens_from_cube(Path(features), scene), outputs, question, progress=progress)
-    if trained is not None:
-        if upscale not in (None, trained.recipe.upscale):
-            raise InputError(f"{model} was trained with --upscale {trained.recipe.upscale}; leave --upscale out")
-        upscale = trained.recipe.upscale
-    settings, folder = map_settings(upscale or 1), part_of(outputs.classes, ".tokens")
-    with options.engine() as engine:
-        source = tokens_from_scene(scene, engine, settings, folder, overwrite=options.overwrite)
+    question = SegmentationQuestion(found, clusters, trained, _path(model), validate)
+    own = None if trained is None else trained.recipe.upscale
+    if upscale is not None and (features is not None or own not in (None, upscale)):
+        whose = f"of {features}" if features is not None else f"that {model} was trained on, --upscale {own}"
+        raise InputError(f"the token grid is the one {whose}; leave --upscale out")
+    settings = map_settings(upscale or own or 1)
+    with options.tokens(scene, outputs.classes, features=features, settings=settings) as source:
         return segment_scene(scene, source, outputs, question, progress=progress)
+
+
+def validate(
+    scene: str | Path | Scene, labels: str | Path, features: str | Path, *, field: str | None = None
+) -> "Validation | None":
+    """How good ``segment``'s map from these labels is likely to be, without making it.
+
+    Args:
+        scene: a scene, or what ``open_scene`` takes.
+        labels: as for ``segment``.
+        features: a cube that ``features`` made of the scene.
+        field: attribute of the labels that holds the class.
+
+    Returns:
+        Agreement of the head, and of a forest on the pixels' bands, with labels of places kept apart; None where the
+        labels of each class lie in a single place.
+
+    Raises:
+        InputError: an input does not fit; one sentence says which and how to go on.
+    """
+    from geodino.heads.labels import read_labels
+    from geodino.segmentation.pipeline import validate_labels
+
+    scene = _scene(scene)
+    return validate_labels(scene, read_labels(labels, scene.geobox, field=field), Path(features))
 
 
 def change(
@@ -319,6 +311,7 @@ def similar(
     crs: str | None = None,
     index: str | Path | None = None,
     count: int = 100,
+    features: str | Path | None = None,
     settings: DenseSettings | None = None,
     progress: Progress | None = None,
     **run: Unpack[RunKeywords],
@@ -330,12 +323,13 @@ def similar(
     Args:
         scene: A scene, what ``open_scene`` takes, or a feature cube, which needs no model.
         output: The map: float32 COG, cosine in [-1, 1], NaN = nodata, on the scene's pixel grid (on the token grid for
-            a cube). With ``index``: the best places as ``.parquet``, ``.gpkg`` or ``.geojson``.
+            a cube alone). With ``index``: the best places as ``.parquet``, ``.gpkg`` or ``.geojson``.
         at: Places ``(x, y)``; several are averaged.
         polygons: Vector file whose polygons are looked for, averaged with the places.
         crs: Coordinate reference system of ``at``; the scene's own when None.
         index: GeoParquet of sparse embeddings to search instead of the scene.
         count: Places of the index to keep.
+        features: A cube that ``features`` made of this scene: its tokens are taken, and no backbone is run.
         settings: How windows are laid.
         progress: Reporter of the share done, 0 to 1.
         **run: See ``RunKeywords``.
@@ -347,19 +341,21 @@ def similar(
         InputError: A place lies outside the scene or on nodata, or a file cannot be used.
         OutputError: The output exists or cannot be written.
     """
-    from geodino.retrieval.similar import SimilarPlaces
+    from geodino.retrieval.likeness import Query
+    from geodino.retrieval.similar import SimilarPlaces, is_cube
 
     options = RunOptions(**run)
-    return SimilarPlaces(
-        scene=scene if isinstance(scene, Scene) else str(scene),
-        output=Path(output).absolute(),
-        points=tuple(at),
-        polygons=_path(polygons),
-        crs=crs,
-        index=_path(index),
-        count=count,
-        overwrite=options.overwrite,
-    ).run(options.backbone, settings or DenseSettings(), progress)
+    query = Query(tuple(at), _path(polygons), crs)
+    question = SimilarPlaces(query, Path(output).absolute(), _path(index), count, options.overwrite)
+    question.check()
+    opened = None
+    if not isinstance(scene, Scene) and is_cube(scene):
+        features = scene
+    else:
+        opened = _scene(scene)
+    check_not_input((question.output,), opened, features, index, polygons)
+    with options.tokens(opened, question.output, features=features, settings=settings) as source:
+        return question.answer(source, opened, progress)
 
 
 def _path(value: str | Path | None) -> Path | None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from geodino.change_detection.pair import Comparison
 from geodino.heads.model_file import SegmentationModel
-from geodino.segmentation.render import render_classes
+from geodino.heads.render import render_classes
 from tiles.writing.cog import CogWriter, MapClass, part_of
 
 

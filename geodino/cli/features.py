@@ -50,10 +50,10 @@ def register(cli: typer.Typer) -> None:
         Each token covers patch / upscale pixels of the scene. OUT.zarr opens with xarray.open_zarr, OUT.tif with
         rioxarray.open_rasterio. An interrupted run started again goes on where it stopped.
         """
-        from geodino.api import write_features
         from geodino.dense.cube_reader import cube_array
         from geodino.dense.extraction import check_outputs
         from geodino.dense.stream import DenseSettings
+        from geodino.jobs.features import make_features
         from tiles.progress import progress
 
         chosen = layer_numbers(layers)
@@ -61,9 +61,7 @@ def register(cli: typer.Typer) -> None:
         check_outputs(output, dtype=dtype, quicklook=quicklook, overwrite=run.overwrite)
         opened = opening.open(scene)
         with progress("features", 1) as report:
-            write_features(
-                opened, output, settings=settings, dtype=dtype, quicklook=quicklook, progress=report, **run.keywords
-            )
+            make_features(opened, output, run, settings=settings, dtype=dtype, quicklook=quicklook, progress=report)
         cube = cube_array(output)
         shape = (cube.channels, *cube.geobox.shape)
         typer.echo(f"wrote {output}: {' × '.join(str(n) for n in shape)} (features × rows × columns)")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from geodino.cli.options import OutputOption, SceneOptions, grouped
+from geodino.cli.options import SceneOptions, grouped
 from geodino.jobs.run_options import RunOptions
 
 
@@ -16,7 +16,7 @@ def register(cli: typer.Typer) -> None:
     @grouped
     def segment_command(
         scene: Annotated[str, typer.Argument(help="Raster, VRT, URL, folder of single-band files or STAC item.")],
-        output: OutputOption,
+        output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write.")] = None,
         labels: Annotated[
             Path | None,
             typer.Option(help="Points, polygons or a raster of classes; any format, any coordinate reference system."),
@@ -38,6 +38,14 @@ def register(cli: typer.Typer) -> None:
             Path | None,
             typer.Option(help="A cube that `geodino features` made of this scene: no backbone is run."),
         ] = None,
+        validate: Annotated[
+            bool,
+            typer.Option(
+                "--validate",
+                help="Also test the labels' classes on places kept apart, beside a pixel forest; with --features and "
+                "without -o, that alone.",
+            ),
+        ] = False,
         upscale: Annotated[
             int | None, typer.Option(help="Tokens per patch side, 1, 2 or 4: finer and slower; 1 if not given.")
         ] = None,
@@ -47,9 +55,18 @@ def register(cli: typer.Typer) -> None:
     ) -> None:
         """Land-cover map from a few labels, from clusters, or by a model trained on another scene."""
         from geodino.api import segment
+        from geodino.api import validate as validate_alone
+        from geodino.segmentation.training import UNTESTED
         from tiles.progress import progress
         from tiles.writing.cog import check_output
 
+        if output is None:
+            if not validate or labels is None or features is None:
+                raise typer.BadParameter("say where the map goes", param_hint="-o")
+            tested = validate_alone(opening.open(scene), labels, features, field=field)
+            for line in (UNTESTED,) if tested is None else tested.describe():
+                typer.echo(line)
+            return
         check_output(output, overwrite=run.overwrite)
         opened = opening.open(scene)
         with progress("segment", 1) as report:
@@ -64,6 +81,7 @@ def register(cli: typer.Typer) -> None:
                 vector=vector,
                 min_area_m2=min_area,
                 confidence=confidence,
+                validate=validate,
                 features=features,
                 upscale=upscale,
                 progress=report,
@@ -74,6 +92,8 @@ def register(cli: typer.Typer) -> None:
         if result.validation is not None:
             for line in result.validation.describe():
                 typer.echo(line)
+        elif labels is not None and not validate:
+            typer.echo("not validated; --validate tests the classes on places kept apart")
         for name, share in zip(result.legend.names, result.shares, strict=True):
             typer.echo(f"{share:7.1%}  {name}")
         written = [str(path) for path in (output, confidence, vector, save_model) if path is not None]

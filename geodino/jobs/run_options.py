@@ -11,6 +11,9 @@ from tiles.errors import InputError
 if TYPE_CHECKING:
     from geodino.backbones.backbone import Backbone
     from geodino.dense.engine import Engine
+    from geodino.dense.stream import DenseSettings
+    from geodino.dense.tokens import TokenSource
+    from tiles.scenes.scene import Scene
 
 
 class RunKeywords(TypedDict, total=False):
@@ -83,3 +86,41 @@ class RunOptions:
 
         with Cluster(self.dask, ModelSpec.of(self.backbone, self.device, self.precision)) as cluster:
             yield cluster
+
+    @contextmanager
+    def tokens(
+        self,
+        scene: "Scene | None",
+        beside: Path,
+        *,
+        features: str | Path | None = None,
+        settings: "DenseSettings | None" = None,
+    ) -> "Iterator[TokenSource]":
+        """Where a map's tokens come from, for a ``with``: a cube where one is given, else the backbone.
+
+        Args:
+            scene: The scene; None for a cube alone.
+            beside: Output beside which tokens are kept while it is made.
+            features: A cube of the scene.
+            settings: How windows are laid where the backbone is run.
+
+        Raises:
+            InputError: The cube does not fit the scene, options that it has no use for are given beside it, or the
+                backbone cannot be had.
+        """
+        from geodino.dense.stream import DenseSettings
+        from geodino.dense.tokens import tokens_from_cube, tokens_from_scene
+        from tiles.writing.cog import part_of
+
+        if features is not None:
+            if self != RunOptions(overwrite=self.overwrite):
+                raise InputError(
+                    f"the tokens are those of {features}: leave --backbone, --device, --precision and --dask out"
+                )
+            yield tokens_from_cube(Path(features), scene)
+            return
+        if scene is None:
+            raise ValueError("neither a scene nor a cube")
+        with self.engine() as engine:
+            folder = part_of(beside, ".tokens")
+            yield tokens_from_scene(scene, engine, settings or DenseSettings(), folder, overwrite=self.overwrite)
