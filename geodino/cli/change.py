@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from geodino.change_detection.score_method import Method
 from geodino.cli.options import (
     LayersOption,
     OutputOption,
@@ -17,7 +18,6 @@ from geodino.jobs.run_options import RunOptions
 
 if TYPE_CHECKING:
     from geodino.change_detection.pipeline import ChangeResult
-    from geodino.change_detection.score_method import Method
     from geodino.change_detection.series import SeriesResult
 
 
@@ -40,7 +40,7 @@ def register(cli: typer.Typer) -> None:
         threshold: Annotated[
             str, typer.Option(help="auto, or a number of deviations above the stable background.")
         ] = "auto",
-        method: Annotated[str, typer.Option(help="features, spectral, fused, or auto (fused).")] = "auto",
+        method: Annotated[Method, typer.Option(help="What is compared; auto is fused.")] = Method.auto,
         objects: Annotated[bool, typer.Option("--objects", help="Pool the score over small image objects.")] = False,
         like: Annotated[
             Path | None,
@@ -73,7 +73,7 @@ def register(cli: typer.Typer) -> None:
         """Map what changed between two dates of one place; of three or more, the year of the first lasting change."""
         asked: dict[str, Any] = {
             "threshold": _threshold(threshold),
-            "method": _method(method),
+            "method": method,
             "features": features or (),
             "upscale": upscale,
             "layers": layer_numbers(layers),
@@ -105,7 +105,7 @@ def register(cli: typer.Typer) -> None:
                 lines = _of_series(api.change_series(opened, output, progress=report, **asked))
             else:
                 asked |= of_pairs | {"objects": objects, "min_area_m2": min_area}
-                lines = _of_pair(api.change(*opened, output, progress=report, **asked))
+                lines = _of_pair(api.change(opened[0], opened[1], output, progress=report, **asked))
         for line in lines:
             typer.echo(line)
         typer.echo("wrote " + ", ".join(str(path) for path in (output, score, vector) if path is not None))
@@ -138,14 +138,3 @@ def _threshold(text: str) -> float | None:
     if not math.isfinite(value):
         raise typer.BadParameter(f"{text!r} is neither auto nor a number", param_hint="--threshold")
     return value
-
-
-def _method(text: str) -> "Method":
-    """The method of that name; unknown names are refused with the list."""
-    from geodino.change_detection.score_method import Method
-    from tiles.errors import InputError
-
-    try:
-        return Method.named(text)
-    except InputError as error:
-        raise typer.BadParameter(str(error), param_hint="--method") from None
