@@ -21,6 +21,9 @@ ROWS = 64
 # Token rows a distance reaches beyond its own: one for the neighbourhood, one for the displacement.
 _REACH = 2
 SCALES = (1, 3)
+# Products of a few hundred numbers carry rounding of about 1e-6, and tokens are kept in half precision: what is nearer
+# is the same. A file and its copy would else have a background of rounding, from which larger rounding stands out.
+_SAME = 1e-5
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,7 @@ def _compare(before: FloatArray, after: FloatArray, tolerance: float) -> tuple[F
             textures[0][place] += 1 - products.first
             textures[1][place] += 1 - products.second
             count[place] += 1
-    distance = np.clip(1 - best, 0, 2).astype(np.float32)
+    distance = np.clip(1 - best, _SAME, 2).astype(np.float32)
     return distance, textures.min(axis=0) / np.maximum(count, 1)
 
 

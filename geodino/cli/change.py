@@ -6,12 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from geodino.cli.options import LayersOption, OutputOption, SceneOptions, grouped, layer_numbers
+from geodino.change_detection.score_method import Method
+from geodino.cli.options import (
+    LayersOption,
+    OutputOption,
+    SceneOptions,
+    grouped,
+    layer_numbers,
+)
 from geodino.jobs.run_options import RunOptions
 
 if TYPE_CHECKING:
     from geodino.change_detection.pipeline import ChangeResult
-    from geodino.change_detection.score_method import Method
     from geodino.change_detection.series import SeriesResult
 
 
@@ -34,7 +40,7 @@ def register(cli: typer.Typer) -> None:
         threshold: Annotated[
             str, typer.Option(help="auto, or a number of deviations above the stable background.")
         ] = "auto",
-        method: Annotated[str, typer.Option(help="features, spectral, fused, or auto (fused).")] = "auto",
+        method: Annotated[Method, typer.Option(help="What is compared; auto is fused.")] = Method.auto,
         objects: Annotated[bool, typer.Option("--objects", help="Pool the score over small image objects.")] = False,
         like: Annotated[
             Path | None,
@@ -67,7 +73,7 @@ def register(cli: typer.Typer) -> None:
         """Map what changed between two dates of one place; of three or more, the year of the first lasting change."""
         asked: dict[str, Any] = {
             "threshold": _threshold(threshold),
-            "method": _method(method),
+            "method": method,
             "features": features or (),
             "upscale": upscale,
             "layers": layer_numbers(layers),
@@ -84,7 +90,7 @@ def register(cli: typer.Typer) -> None:
             "objects": objects or None,
         }
         given = [
-            f"--{name}" for name, value in (of_pairs | {"min-area": min_area or None}).items() if value is not None
+            f"--{name}" for name, value in ({"min-area": min_area or None} | of_pairs).items() if value is not None
         ]
         if len(scenes) > 2 and given:
             raise typer.BadParameter(f"{', '.join(given)} go with two dates only")
@@ -132,14 +138,3 @@ def _threshold(text: str) -> float | None:
     if not math.isfinite(value):
         raise typer.BadParameter(f"{text!r} is neither auto nor a number", param_hint="--threshold")
     return value
-
-
-def _method(text: str) -> "Method":
-    """The method of that name; unknown names are refused with the list."""
-    from geodino.change_detection.score_method import Method
-    from tiles.errors import InputError
-
-    try:
-        return Method.named(text)
-    except InputError as error:
-        raise typer.BadParameter(str(error), param_hint="--method") from None

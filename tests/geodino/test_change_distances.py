@@ -105,3 +105,11 @@ def test_texture_is_the_distance_of_neighbours_in_the_calmer_date() -> None:
     found = change.distances(rough, rough, np.ones((5, 6), bool))[1, 0]
     around = [1 - (unit[:, 2, 3] * unit[:, r, c]).sum() for r, c in ((1, 3), (3, 3), (2, 2), (2, 4))]
     assert found[2, 3] == pytest.approx(np.mean(around), abs=1e-5)
+
+
+def test_a_date_and_its_copy_are_equally_near_everywhere() -> None:
+    tokens = np.random.default_rng(5).normal(size=(384, 24, 24)).astype(np.float32)
+    for tolerance in (0.0, 0.1):
+        change = TokenChange(np.zeros((2, 384), np.float32), 1, tolerance)
+        found = change.distances(tokens, tokens, np.ones((24, 24), bool))[0]
+        assert found.min() == found.max() > 0

@@ -259,7 +259,7 @@ def test_an_interrupted_run_leaves_no_map_and_goes_on_to_the_same_bytes(tmp_path
         (("b.tif",), "two dates or more"),
         (("b.tif", "a.tif", "--threshold", "often"), "neither auto nor a number"),
         (("b.tif", "a.tif", "--threshold", "nan"), "neither auto nor a number"),
-        (("b.tif", "a.tif", "--method", "magic"), "none of auto, features, spectral, fused"),
+        (("b.tif", "a.tif", "--method", "magic"), "'magic' is not one of 'auto', 'features', 'spectral', 'fused'"),
         (("b.tif", "a.tif", "--layers", "3,last"), "layers are numbers such as 5,11 or -4,-1, not '3,last'"),
         (("b.tif", "a.tif", "l.tif", "--score", "s.tif", "--objects"), "--score, --objects go with two dates only"),
         (("b.tif", "a.tif", "l.tif", "--min-area", "9", "--field", "k"), "--min-area, --field go with two dates only"),
