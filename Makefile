@@ -6,19 +6,19 @@
 PYTHON ?= python3
 SCENES ?=
 BIN := .venv/bin
-UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt
+UV := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraints constraints.txt
 
 .NOTPARALLEL:
-.PHONY: demo test test-all lint types imports bench frontend browser clean
+.PHONY: demo test test-all lint types imports bench bytecode frontend browser clean
 
-demo: .venv/demo.stamp frontend
+demo: .venv/demo.stamp bytecode frontend
 	$(BIN)/geodino demo $(SCENES) -o demo --overwrite
 
-test: .venv/dev.stamp frontend browser
+test: .venv/dev.stamp bytecode frontend browser
 	$(BIN)/python app/frontend/build.py test
 	$(BIN)/python tests/run.py
 
-test-all: .venv/dev.stamp frontend browser
+test-all: .venv/dev.stamp bytecode frontend browser
 	$(BIN)/python app/frontend/build.py test
 	$(BIN)/python tests/run.py --all
 
@@ -34,7 +34,7 @@ imports: .venv/dev.stamp
 	$(BIN)/lint-imports
 
 BENCH ?=
-bench: .venv/dev.stamp
+bench: .venv/dev.stamp bytecode
 	$(BIN)/python benchmarks/run.py $(BENCH)
 
 $(BIN)/uv:
@@ -46,6 +46,10 @@ $(BIN)/uv:
 .venv/%.stamp: pyproject.toml constraints.txt | $(BIN)/uv
 	$(UV) --editable ".[$*]"
 	@touch $@
+
+# Our own modules too, and where PYTHONDONTWRITEBYTECODE is set: without bytecode each command starts seconds later.
+bytecode: | $(BIN)/uv
+	@$(BIN)/python -m compileall -q -x node_modules tiles geodino pretrain app
 
 # The map's JavaScript, with the machine's Node.js 20 or newer or with the one that comes through pip.
 frontend: | $(BIN)/uv

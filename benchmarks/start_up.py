@@ -42,13 +42,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         before, after = (str(path) for path in write_dates(folder, options.side))
-        geodino = ["-m", "geodino"]
-        commands = {
-            "import torch": ["-c", "import torch"],
-            "features": [*geodino, "features", before, "-o", str(folder / "features.zarr"), "--overwrite"],
-            "segment --clusters 4": [*geodino, "segment", before, "--clusters", "4", "-o", str(folder / "map.tif"), "--overwrite"],
-            "change": [*geodino, "change", before, after, "-o", str(folder / "change.tif"), "--overwrite"],
-        }  # fmt: skip
+        outputs = {job: str(folder / name) for job, name in zip(AIMS, ("f.zarr", "s.tif", "c.tif"), strict=True)}
+        scenes = {job: [before, after] if job == "change" else [before] for job in AIMS}
+        commands = {"import torch": ["-c", "import torch"]} | {
+            job: ["-m", "geodino", *job.split(), *scenes[job], "-o", outputs[job], "--overwrite"] for job in AIMS
+        }
         times: dict[str, list[float]] = {job: [] for job in commands}
         for turn in range(options.rounds + 1):
             for job, command in commands.items():
