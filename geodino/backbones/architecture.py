@@ -58,10 +58,13 @@ class UntiedNorm(nn.LayerNorm):
 
 
 class _NothingDrawn(TorchFunctionMode):
-    """Leaves out what draws a truncated normal on the meta device, where no value exists: it loads the compiler."""
+    """Leaves out what initialises on the meta device, where no value exists: it loads the compiler and sympy."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0] if func in (Tensor.erfinv_, Tensor.clamp_) else func(*args, **(kwargs or {}))
+        return args[0] if func in _IN_PLACE else func(*args, **(kwargs or {}))
+
+
+_IN_PLACE = (Tensor.uniform_, Tensor.normal_, Tensor.erfinv_, Tensor.clamp_, Tensor.mul_, Tensor.add_, Tensor.div_)
 
 
 def _add_positions(module: Any, x: Tensor) -> Tensor:
