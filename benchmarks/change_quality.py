@@ -18,6 +18,7 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import rasterio
+from _change_floors import change_vector_analysis, pca_kmeans
 from _change_pairs import aerial_images, make_pairs, write_pair
 from scipy.ndimage import gaussian_filter
 from shapely.geometry import Point
@@ -25,7 +26,6 @@ from sklearn.metrics import cohen_kappa_score, f1_score, roc_auc_score
 
 from geodino.api import change
 from geodino.backbones.backbone import Backbone, load_backbone
-from geodino.change_detection.classical_baselines import change_vector_analysis, pca_kmeans
 from geodino.change_detection.irmad import fit_irmad
 from tiles.scenes.opening import open_scene
 

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 from affine import Affine
+from geodino.segmentation.cube_map import _read, segment_cube
 from odc.geo.geobox import GeoBox
 
 from geodino.dense.cube import CubeSpec, CubeWriter
 from geodino.dense.stream import TokenRows
 from geodino.heads.labels import Labels
 from geodino.heads.legend import Legend
-from geodino.segmentation.cube_map import _read, segment_cube
 
 PATCH, CLASSES = 16, 5
 

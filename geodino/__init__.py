@@ -16,7 +16,7 @@ _API = {
     "change_series": "geodino.api",
     "similar": "geodino.api",
     "load_backbone": "geodino.backbones.backbone",
-    "open_scene": "tiles.scenes.scene",
+    "open_scene": "tiles.scenes.opening",
 }
 
 __all__ = ["__version__", "change", "change_series", "features", "load_backbone", "open_scene", "segment", "similar"]

@@ -1,13 +1,13 @@
 """The public functions: each does what the command of the same name does."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
-from geodino.backbones.backbone import Backbone, load_backbone
 from geodino.dense.stream import DenseSettings
 from geodino.inputs import check_not_input
+from geodino.jobs.run_options import RunKeywords, RunOptions
 from tiles.errors import InputError
 from tiles.progress import Progress
 from tiles.scenes.opening import open_scene
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from geodino.change_detection.pipeline import ChangeResult
     from geodino.change_detection.series import SeriesResult
-    from geodino.jobs.cluster import Cluster
+    from geodino.heads.validation import Validation
     from geodino.segmentation.pipeline import SegmentationResult
 
 
@@ -26,32 +26,24 @@ def features(
     scene: str | Path | Scene,
     output: str | Path,
     *,
-    backbone: str | Path | Backbone | None = None,
     settings: DenseSettings | None = None,
     dtype: str = "auto",
     quicklook: str | Path | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    dask: str | None = None,
-    overwrite: bool = False,
     progress: Progress | None = None,
+    **run: Unpack[RunKeywords],
 ) -> "xr.DataArray":
     """Make a cube of dense features on the backbone's token grid, with a STAC item beside it.
 
     Args:
         scene: A scene, or what ``open_scene`` takes. It may be larger than memory.
         output: ``.zarr`` (Zarr v3, sharded) or ``.tif`` (Cloud-Optimized GeoTIFF).
-        backbone: A backbone, or what ``load_backbone`` takes; None for the packaged one.
         settings: Window, halo, finer grid, layers and batch.
         dtype: ``auto`` (float16 in Zarr, one-byte code in GeoTIFF), ``float16``, ``float32`` or ``int8``.
         quicklook: Also a picture of the three main components, ``.png`` or ``.tif``, named in the cube's item. Where it
             alone is missing, it is drawn from the cube that lies there, if that is of the same scene, model and
             settings.
-        device: Where a backbone that is not loaded yet shall run.
-        precision: What it shall compute in.
-        dask: Address of a Dask scheduler to spread rows over; the backbone must be one that workers can load by name.
-        overwrite: Replace existing outputs and start an unfinished run of other settings from its beginning.
         progress: Reporter of the share done, 0 to 1.
+        **run: See ``RunKeywords``.
 
     Returns:
         The cube, lazily: ``[D, ceil(H / p), ceil(W / p)]`` float32 of unit length along ``D``, NaN where nodata, with
@@ -62,37 +54,14 @@ def features(
             settings lies where the output goes.
         OutputError: An output exists or cannot be written.
     """
-    from geodino.dense.cube import open_cube
-    from geodino.dense.extraction import Extraction, check_outputs, draw, lacks_quicklook
+    from geodino.dense.cube_reader import open_cube
+    from geodino.jobs.features import make_features
 
-    target, picture = Path(output).absolute(), _path(quicklook)
-    check_outputs(target, dtype=dtype, quicklook=picture, overwrite=overwrite)
-    scene = scene if isinstance(scene, Scene) else open_scene(scene)
-    check_not_input((target, picture), scene)
-    settings = settings or DenseSettings()
-    keep = not overwrite and lacks_quicklook(target, picture)
-    if dask is not None:
-        from geodino.jobs.cluster import Cluster, ModelSpec
-
-        if isinstance(backbone, Backbone):
-            raise InputError("a cluster loads the backbone itself: give its name or folder")
-        with Cluster(dask, ModelSpec.of(backbone, device, precision)) as cluster:
-            if keep:
-                cluster.plan(scene, target, settings, dtype).check_made()
-            else:
-                cluster.extract(scene, target, settings, dtype, overwrite=overwrite, progress=progress)
-    else:
-        model = (
-            backbone if isinstance(backbone, Backbone) else load_backbone(backbone, device=device, precision=precision)
-        )
-        plan = Extraction.plan(scene, model, target, settings, dtype=dtype)
-        if keep:
-            plan.check_made()
-        else:
-            plan.run(overwrite=overwrite, progress=progress)
-    if picture is not None:
-        draw(target, picture, overwrite=overwrite)
-    return open_cube(target)
+    made = make_features(
+        _scene(scene), Path(output), RunOptions(**run), settings=settings, dtype=dtype, quicklook=_path(quicklook),
+        progress=progress,
+    )  # fmt: skip
+    return open_cube(made)
 
 
 def segment(
@@ -107,14 +76,11 @@ def segment(
     vector: str | Path | None = None,
     min_area_m2: float = 0.0,
     confidence: str | Path | None = None,
-    cube: str | Path | None = None,
-    upscale: int = 1,
-    backbone: str | Path | Backbone | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    dask: str | None = None,
-    overwrite: bool = False,
+    validate: bool = False,
+    features: str | Path | None = None,
+    upscale: int | None = None,
     progress: Progress | None = None,
+    **run: Unpack[RunKeywords],
 ) -> "SegmentationResult":
     """Make a land-cover map; exactly one of ``labels``, ``clusters`` and ``model`` says of which classes.
 
@@ -130,15 +96,12 @@ def segment(
         vector: polygons of the classes with their area in m²; the suffix chooses the format.
         min_area_m2: polygons below this area join their largest neighbour.
         confidence: probability of the class in percent, uint8, 255 = nodata, same grid.
-        cube: a cube that ``features`` made of this scene: a quick map from labels and tokens alone, without running a
-            backbone, refining borders or validating; what these need is refused beside it.
-        upscale: tokens per patch side, 1, 2 or 4; a model brings its own.
-        backbone: a backbone, or what ``load_backbone`` takes; None for the packaged one.
-        device: where a backbone that is not loaded yet shall run.
-        precision: what it shall compute in.
-        dask: address of a Dask scheduler whose workers run the backbone; it must be one that they can load by name.
-        overwrite: replace existing outputs and start an interrupted run from its beginning.
+        validate: also cross-validate the classes of ``labels`` on places apart, beside a forest on the pixels' bands;
+            it takes longer than the map. ``validate`` does it alone.
+        features: a cube that ``features`` made of this scene: its tokens are taken, and no backbone is run.
+        upscale: tokens per patch side, 1, 2 or 4 (1 if not given); a model and a cube bring their own.
         progress: reporter of the share done, 0 to 1.
+        **run: See ``RunKeywords``.
 
     Returns:
         Classes, cross-validation and notes; the map itself is in ``output``.
@@ -150,60 +113,53 @@ def segment(
     from geodino.heads.labels import read_labels
     from geodino.heads.model_file import SegmentationModel
     from geodino.segmentation.clusters import check_clusters
-    from geodino.segmentation.pipeline import SegmentationOutputs, segment_scene
+    from geodino.segmentation.pipeline import SegmentationOutputs, SegmentationQuestion, map_settings, segment_scene
 
-    if sum(choice is not None for choice in (labels, clusters, model)) != 1:
-        raise InputError("say which classes to map: give one of --labels, --clusters and --model")
+    options = RunOptions(**run)
     outputs = SegmentationOutputs(
-        Path(output), _path(confidence), _path(vector), _path(save_model), min_area_m2, overwrite=overwrite
+        Path(output), _path(confidence), _path(vector), _path(save_model), min_area_m2, overwrite=options.overwrite
     )
     outputs.check()
     if clusters is not None:
         check_clusters(clusters)
     trained = None if model is None else SegmentationModel.load(Path(model))
-    scene = scene if isinstance(scene, Scene) else open_scene(scene)
-    check_not_input((outputs.classes, outputs.confidence, outputs.vector, outputs.model), scene, labels, model, cube)
-    if cube is not None:
-        from geodino.segmentation.cube_map import map_cube
-
-        unread = {
-            "--clusters": clusters is not None,
-            "--model": model is not None,
-            "--save-model": save_model is not None,
-            "--vector": vector is not None,
-            "--min-area": min_area_m2 > 0,
-            "--confidence": confidence is not None,
-            "--upscale": upscale != 1,
-            "--backbone": backbone is not None,
-            "--device": device != "auto",
-            "--precision": precision != "auto",
-            "--dask": dask is not None,
-        }
-        given = [name for name, is_given in unread.items() if is_given]
-        if given:
-            raise InputError(f"a map from a cube is made of labels and the cube alone; leave {', '.join(given)} out")
-        if labels is None:
-            raise InputError("a map from a cube is made of labels; give them with --labels")
-        labelled = read_labels(labels, scene.geobox, field=field)
-        return map_cube(Path(cube), scene.geobox, labelled, outputs.classes, overwrite=overwrite)
+    scene = _scene(scene)
+    written = (outputs.classes, outputs.confidence, outputs.vector, outputs.model)
+    check_not_input(written, scene, labels, model, features)
     found = None if labels is None else read_labels(labels, scene.geobox, field=field)
-    if trained is not None:
-        if upscale not in (1, trained.recipe.upscale):
-            raise InputError(f"{model} was trained with --upscale {trained.recipe.upscale}; leave --upscale out")
-        upscale = trained.recipe.upscale
-    with _workers(backbone, device, precision, dask) as (loaded, cluster):
-        return segment_scene(
-            scene,
-            loaded,
-            outputs,
-            labels=found,
-            clusters=clusters,
-            model=trained,
-            model_path=_path(model),
-            settings=DenseSettings(upscale=upscale),
-            cluster=cluster,
-            progress=progress,
-        )
+    question = SegmentationQuestion(found, clusters, trained, _path(model), validate)
+    own = None if trained is None else trained.recipe.upscale
+    if upscale is not None and (features is not None or own not in (None, upscale)):
+        whose = f"of {features}" if features is not None else f"that {model} was trained on, --upscale {own}"
+        raise InputError(f"the token grid is the one {whose}; leave --upscale out")
+    settings = map_settings(upscale or own or 1)
+    with options.tokens(scene, outputs.classes, features=features, settings=settings) as source:
+        return segment_scene(scene, source, outputs, question, progress=progress)
+
+
+def validate(
+    scene: str | Path | Scene, labels: str | Path, features: str | Path, *, field: str | None = None
+) -> "Validation | None":
+    """How good ``segment``'s map from these labels is likely to be, without making it.
+
+    Args:
+        scene: a scene, or what ``open_scene`` takes.
+        labels: as for ``segment``.
+        features: a cube that ``features`` made of the scene.
+        field: attribute of the labels that holds the class.
+
+    Returns:
+        Agreement of the head, and of a forest on the pixels' bands, with labels of places kept apart; None where the
+        labels of each class lie in a single place.
+
+    Raises:
+        InputError: an input does not fit; one sentence says which and how to go on.
+    """
+    from geodino.heads.labels import read_labels
+    from geodino.segmentation.pipeline import validate_labels
+
+    scene = _scene(scene)
+    return validate_labels(scene, read_labels(labels, scene.geobox, field=field), Path(features))
 
 
 def change(
@@ -220,14 +176,11 @@ def change(
     model: str | Path | None = None,
     vector: str | Path | None = None,
     min_area_m2: float = 0.0,
-    upscale: int = 1,
+    features: Sequence[str | Path] = (),
+    upscale: int | None = None,
     layers: Sequence[int] = (),
-    backbone: str | Path | Backbone | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    dask: str | None = None,
-    overwrite: bool = False,
     progress: Progress | None = None,
+    **run: Unpack[RunKeywords],
 ) -> "ChangeResult":
     """Map what changed between two dates of one place.
 
@@ -248,14 +201,13 @@ def change(
         model: A model that ``segment(save_model=...)`` wrote: says what changed places were and became.
         vector: Polygons of change with area, score, dates and, with a model, classes; the suffix chooses the format.
         min_area_m2: Smaller polygons are left out.
-        upscale: Tokens per patch side, 1, 2 or 4.
-        layers: Layers of the backbone to compare instead of the last, each on its own; a model brings its own.
-        backbone: A backbone, or what ``load_backbone`` takes; None for the packaged one.
-        device: Where a backbone that is not loaded yet shall run.
-        precision: What it shall compute in.
-        dask: Address of a Dask scheduler whose workers run the backbone; it must be one that they can load by name.
-        overwrite: Replace existing outputs and start an interrupted run from its beginning.
+        features: Cubes that ``features`` made of both dates, which lie on one pixel grid: their tokens are compared as
+            they are, and no backbone is run. Shift and light are then corrected in the bands only.
+        upscale: Tokens per patch side, 1, 2 or 4 (1 if not given); a model and cubes bring their own.
+        layers: Layers of the backbone to compare instead of the last, each on its own; a model and cubes bring their
+            own.
         progress: Reporter of the share done, 0 to 1.
+        **run: See ``RunKeywords``.
 
     Returns:
         Threshold, share of change, transitions and notes; the maps themselves are in the files.
@@ -264,26 +216,26 @@ def change(
         InputError: An input does not fit; one sentence says which and how to go on.
         OutputError: An output exists or cannot be written.
     """
-    from geodino.change_detection.method import Method
     from geodino.change_detection.null_model import check_threshold
     from geodino.change_detection.pipeline import ChangeOutputs, ChangeQuestion, change_scenes
+    from geodino.change_detection.score_method import Method
     from geodino.heads.model_file import SegmentationModel
 
+    options = RunOptions(**run)
     chosen = Method.named(method).settled()
     check_threshold(threshold)
-    outputs = ChangeOutputs(Path(output), _path(score), _path(vector), min_area_m2, overwrite)
+    outputs = ChangeOutputs(Path(output), _path(score), _path(vector), min_area_m2, options.overwrite)
     outputs.check()
+    _check_brought(features, options, upscale, layers, used=chosen.reads_features or model is not None)
     trained = None if model is None else SegmentationModel.load(Path(model))
-    before = before if isinstance(before, Scene) else open_scene(before)
-    after = after if isinstance(after, Scene) else open_scene(after)
-    check_not_input((outputs.mask, outputs.score, outputs.vector), before, after, like, model)
+    before, after = _scene(before), _scene(after)
+    check_not_input((outputs.mask, outputs.score, outputs.vector), before, after, like, model, *features)
     question = ChangeQuestion(chosen, threshold, objects, _path(like), field, trained, _path(model))
-    settings = DenseSettings(upscale=upscale, layers=tuple(layers))
-    if not chosen.reads_features and trained is None:
-        return change_scenes(before, after, outputs, question, backbone=None, settings=settings, progress=progress)
-    with _workers(backbone, device, precision, dask) as (loaded, cluster):
+    settings, cubes = DenseSettings(upscale=upscale or 1, layers=tuple(layers)), [Path(cube) for cube in features]
+    needed = not cubes and (chosen.reads_features or trained is not None)
+    with options.engine() if needed else nullcontext() as engine:
         return change_scenes(
-            before, after, outputs, question, backbone=loaded, settings=settings, cluster=cluster, progress=progress
+            before, after, outputs, question, engine=engine, settings=settings, cubes=cubes, progress=progress
         )
 
 
@@ -293,14 +245,11 @@ def change_series(
     *,
     threshold: float | None = None,
     method: str = "auto",
-    upscale: int = 1,
+    features: Sequence[str | Path] = (),
+    upscale: int | None = None,
     layers: Sequence[int] = (),
-    backbone: str | Path | Backbone | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    dask: str | None = None,
-    overwrite: bool = False,
     progress: Progress | None = None,
+    **run: Unpack[RunKeywords],
 ) -> "SeriesResult":
     """Map when each place of three dates or more changed for good.
 
@@ -310,64 +259,47 @@ def change_series(
             are unknown or repeat), 0 none, 65535 nodata of any date.
         threshold: Scores above are change; None for each pair's own.
         method: As for ``change``.
-        upscale: Tokens per patch side, 1, 2 or 4.
+        features: As for ``change``, a cube for each date.
+        upscale: As for ``change``.
         layers: As for ``change``.
-        backbone: A backbone, or what ``load_backbone`` takes; None for the packaged one.
-        device: Where a backbone that is not loaded yet shall run.
-        precision: What it shall compute in.
-        dask: Address of a Dask scheduler whose workers run the backbone; it must be one that they can load by name.
-        overwrite: Replace an existing output.
         progress: Reporter of the share done, 0 to 1.
+        **run: See ``RunKeywords``.
 
     Raises:
         InputError: Fewer than three dates, dates out of order or without overlap.
         OutputError: The output exists or cannot be written.
     """
-    from geodino.change_detection.method import Method
     from geodino.change_detection.null_model import check_threshold
-    from geodino.change_detection.series import change_series as run
+    from geodino.change_detection.score_method import Method
+    from geodino.change_detection.series import change_series as run_series
 
+    options = RunOptions(**run)
     chosen = Method.named(method).settled()
     check_threshold(threshold)
-    opened = [scene if isinstance(scene, Scene) else open_scene(scene) for scene in scenes]
-    check_not_input((Path(output),), *opened)
-    if not opened:
-        chosen = Method.spectral
-    if not chosen.reads_features:
-        return run(
-            opened, Path(output), backbone=None, method=chosen, threshold=threshold, overwrite=overwrite,
-            progress=progress,
+    _check_brought(features, options, upscale, layers, used=chosen.reads_features)
+    opened = [_scene(scene) for scene in scenes]
+    check_not_input((Path(output),), *opened, *features)
+    settings, cubes = DenseSettings(upscale=upscale or 1, layers=tuple(layers)), [Path(cube) for cube in features]
+    with options.engine() if opened and chosen.reads_features and not cubes else nullcontext() as engine:
+        return run_series(
+            opened, Path(output), method=chosen, threshold=threshold, engine=engine, settings=settings, cubes=cubes,
+            overwrite=options.overwrite, progress=progress,
         )  # fmt: skip
-    with _workers(backbone, device, precision, dask) as (loaded, cluster):
-        return run(
-            opened,
-            Path(output),
-            backbone=loaded,
-            method=chosen,
-            threshold=threshold,
-            settings=DenseSettings(upscale=upscale, layers=tuple(layers)),
-            cluster=cluster,
-            overwrite=overwrite,
-            progress=progress,
-        )
 
 
-@contextmanager
-def _workers(
-    backbone: str | Path | Backbone | None, device: str, precision: str, dask: str | None
-) -> "Iterator[tuple[Backbone, Cluster | None]]":
-    """A loaded backbone and, where an address is given, the cluster that computes with its own copies."""
-    if dask is None:
-        if not isinstance(backbone, Backbone):
-            backbone = load_backbone(backbone, device=device, precision=precision)
-        yield backbone, None
+def _check_brought(
+    features: Sequence[str | Path], options: RunOptions, upscale: int | None, layers: Sequence[int], *, used: bool
+) -> None:
+    """Refuse beside cubes of features what the cubes bring themselves, and cubes that nothing reads."""
+    if not features:
         return
-    from geodino.jobs.cluster import Cluster, ModelSpec
-
-    if isinstance(backbone, Backbone):
-        raise InputError("a cluster loads the backbone itself: give its name or folder")
-    with Cluster(dask, ModelSpec.of(backbone, device, precision)) as cluster:
-        yield cluster.local, cluster
+    if upscale is not None or layers or options != RunOptions(overwrite=options.overwrite):
+        raise InputError(
+            f"the tokens are those of {' and '.join(str(cube) for cube in features)}: leave --upscale, --layers, "
+            "--backbone, --device, --precision and --dask out"
+        )
+    if not used:
+        raise InputError("method spectral compares no features; leave --features out or take another --method")
 
 
 def similar(
@@ -379,10 +311,10 @@ def similar(
     crs: str | None = None,
     index: str | Path | None = None,
     count: int = 100,
-    backbone: str | Path | Backbone | None = None,
+    features: str | Path | None = None,
     settings: DenseSettings | None = None,
-    overwrite: bool = False,
     progress: Progress | None = None,
+    **run: Unpack[RunKeywords],
 ) -> Path:
     """Map how much every place looks like the chosen ones, or find the places of an index that do.
 
@@ -391,16 +323,16 @@ def similar(
     Args:
         scene: A scene, what ``open_scene`` takes, or a feature cube, which needs no model.
         output: The map: float32 COG, cosine in [-1, 1], NaN = nodata, on the scene's pixel grid (on the token grid for
-            a cube). With ``index``: the best places as ``.parquet``, ``.gpkg`` or ``.geojson``.
+            a cube alone). With ``index``: the best places as ``.parquet``, ``.gpkg`` or ``.geojson``.
         at: Places ``(x, y)``; several are averaged.
         polygons: Vector file whose polygons are looked for, averaged with the places.
         crs: Coordinate reference system of ``at``; the scene's own when None.
         index: GeoParquet of sparse embeddings to search instead of the scene.
         count: Places of the index to keep.
-        backbone: A backbone, or what ``load_backbone`` takes; None for the packaged one.
+        features: A cube that ``features`` made of this scene: its tokens are taken, and no backbone is run.
         settings: How windows are laid.
-        overwrite: Replace an existing output.
         progress: Reporter of the share done, 0 to 1.
+        **run: See ``RunKeywords``.
 
     Returns:
         Where the result is.
@@ -409,19 +341,26 @@ def similar(
         InputError: A place lies outside the scene or on nodata, or a file cannot be used.
         OutputError: The output exists or cannot be written.
     """
-    from geodino.retrieval.similar import SimilarPlaces
+    from geodino.retrieval.likeness import Query
+    from geodino.retrieval.similar import SimilarPlaces, is_cube
 
-    return SimilarPlaces(
-        scene=scene if isinstance(scene, Scene) else str(scene),
-        output=Path(output).absolute(),
-        points=tuple(at),
-        polygons=_path(polygons),
-        crs=crs,
-        index=_path(index),
-        count=count,
-        overwrite=overwrite,
-    ).run(backbone, settings or DenseSettings(), progress)
+    options = RunOptions(**run)
+    query = Query(tuple(at), _path(polygons), crs)
+    question = SimilarPlaces(query, Path(output).absolute(), _path(index), count, options.overwrite)
+    question.check()
+    opened = None
+    if not isinstance(scene, Scene) and is_cube(scene):
+        features = scene
+    else:
+        opened = _scene(scene)
+    check_not_input((question.output,), opened, features, index, polygons)
+    with options.tokens(opened, question.output, features=features, settings=settings) as source:
+        return question.answer(source, opened, progress)
 
 
 def _path(value: str | Path | None) -> Path | None:
     return None if value is None else Path(value)
+
+
+def _scene(scene: str | Path | Scene) -> Scene:
+    return scene if isinstance(scene, Scene) else open_scene(scene)

@@ -21,6 +21,24 @@ class Silent:
         """Ignore the report."""
 
 
+class Share:
+    """Reports a step of a longer work: 0 to 1 of the step become ``start`` to ``stop`` of the whole.
+
+    Args:
+        whole: Reporter of the whole.
+        start: Share of the whole that is done when the step begins.
+        stop: Share of it that is done when the step ends.
+        note: Said where the step itself says nothing.
+    """
+
+    def __init__(self, whole: Progress, start: float, stop: float, note: str = "") -> None:
+        self.whole, self.start, self.stop, self.note = whole, start, stop, note
+
+    def update(self, done: float, note: str = "") -> None:
+        """Report."""
+        self.whole.update(self.start + (self.stop - self.start) * done, note or self.note)
+
+
 class _Lines:
     """One plain line at most every ten seconds, for logs."""
 

@@ -16,7 +16,7 @@ import zarr
 from odc.geo.geobox import GeoBox
 from sklearn.decomposition import PCA
 
-from geodino.dense.cube import VARIABLE
+from geodino.dense.cube_zarr import VARIABLE
 from geodino.heads.labels import Labels
 from geodino.heads.legend import Legend
 from geodino.heads.linear import BlockScale, LinearHead, fit_logistic, softmax

@@ -1,6 +1,6 @@
-"""Two dates on one pixel grid: the first date's, cut to where both have pixels."""
+"""Dates on one pixel grid: the first date's, cut to where all have pixels."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pyproj
@@ -9,10 +9,8 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from rasterio.windows import Window
 
-from geodino.change_detection.radiometry import RadiometricFit
 from geodino.change_detection.shift import Shift, combine_windows, phase_correlation
 from tiles.errors import InputError
-from tiles.scenes.band import Band
 from tiles.scenes.reader import SceneReader
 from tiles.scenes.scene import Scene
 
@@ -34,22 +32,48 @@ _UNTRUSTED_JITTER = 0.5
 
 
 @dataclass(frozen=True)
+class AlignedDate:
+    """One date on the pixel grid of the first.
+
+    Attributes:
+        scene: the date, read on that grid.
+        shift: rows and columns of displacement against the first date that were taken out, pixels.
+        remaining_shift: displacement in pixels that may be left.
+        jitter: what is left of it at a typical place, pixels: the windows' scatter, or more where that is not known.
+        notes: decisions taken, to be printed.
+    """
+
+    scene: Scene
+    shift: tuple[float, float] = (0.0, 0.0)
+    remaining_shift: float = 0.0
+    jitter: float = 0.0
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Pair:
     """Two scenes on one grid.
 
     Attributes:
         before: the first date.
         after: the second date, seen on the first date's grid.
+        shift: rows and columns of displacement between them that were taken out, pixels.
         remaining_shift: displacement in pixels that may be left between them.
-        jitter: what is left of it at a typical place, pixels: the windows' scatter, or more where that is not known.
-        notes: decisions taken, to be printed.
+        jitter: what is left of it at a typical place, pixels.
     """
 
     before: Scene
     after: Scene
-    remaining_shift: float
-    jitter: float
-    notes: tuple[str, ...]
+    shift: tuple[float, float] = (0.0, 0.0)
+    remaining_shift: float = 0.0
+    jitter: float = 0.0
+
+    @classmethod
+    def of(cls, before: AlignedDate, after: AlignedDate) -> "Pair":
+        """Two dates that were both aligned to the first; what may be left of either adds up."""
+        shift = (after.shift[0] - before.shift[0], after.shift[1] - before.shift[1])
+        remaining = max(before.remaining_shift, after.remaining_shift)
+        return cls(before.scene, after.scene, shift, remaining, float(np.hypot(before.jitter, after.jitter)))
 
     @property
     def bands(self) -> tuple[str, ...]:
@@ -57,15 +81,22 @@ class Pair:
         return tuple(name for name in self.before.band_names if name in self.after.band_names)
 
 
-def common_grid(before: Scene, after: Scene) -> GeoBox:
-    """The pixels of the first date's grid that the second date's outline touches.
+def common_grid(first: Scene, *others: Scene) -> GeoBox:
+    """The pixels of the first date's grid that the outlines of all others touch.
 
     Raises:
-        InputError: one raster has no coordinate reference system and the other has, or they do not overlap.
+        InputError: one raster has no coordinate reference system and another has, or they do not overlap.
     """
-    grid, other = before.geobox, after.geobox
+    grid = first.geobox
+    for other in others:
+        grid = _touched(grid, first, other)
+    return grid
+
+
+def _touched(grid: GeoBox, first: Scene, after: Scene) -> GeoBox:
+    other = after.geobox
     if (grid.crs is None) != (other.crs is None):
-        without = before.source if grid.crs is None else after.source
+        without = first.source if grid.crs is None else after.source
         raise InputError(f"{without} has no coordinate reference system and the other date has; give it one")
     height, width = other.shape
     along = np.linspace(0, 1, _EDGE_POINTS)
@@ -84,48 +115,45 @@ def common_grid(before: Scene, after: Scene) -> GeoBox:
         top, bottom = max(int(np.floor(rows.min() + 1e-3)), 0), min(int(np.ceil(rows.max() - 1e-3)), grid.shape[0])
         if left < right and top < bottom:
             return grid[top:bottom, left:right]
-    raise InputError(f"{before.source} and {after.source} do not overlap; give two dates of the same place")
+    raise InputError(f"{first.source} and {after.source} do not overlap; give dates of one place")
 
 
-def align(before: Scene, after: Scene, *, correct_shift: bool = True) -> Pair:
-    """Bring two dates onto one grid, with the residual shift between them taken out where it can be trusted.
+def align(first: Scene, other: Scene) -> AlignedDate:
+    """Bring a date onto the grid of the first, with the shift between them taken out where it can be trusted.
 
     Args:
-        before: the first date, whose grid is kept.
-        after: the second date; any coordinate reference system, resolution and extent that overlaps.
-        correct_shift: apply a trusted shift; False only reports it.
+        first: the first date on the grid that is kept.
+        other: the date; any coordinate reference system and resolution, and an extent that overlaps.
 
     Raises:
-        InputError: the dates do not overlap, or share no band.
+        InputError: the dates share no band.
     """
-    grid = common_grid(before, after)
+    grid = first.geobox
     notes = []
-    ratio = before.gsd_m / after.gsd_m
+    ratio = first.gsd_m / other.gsd_m
     resampling = "average" if ratio >= _FINER else "cubic"
     if ratio <= 1 / _FINER:
         notes.append(
-            f"{after.name} is {1 / ratio:.1f} times coarser than {before.name}: what is smaller than its pixels looks "
+            f"{other.name} is {1 / ratio:.1f} times coarser than {first.name}: what is smaller than its pixels looks "
             "like change; put it first to compare on its grid"
         )
-    pair = Pair(before.on(grid), after.on(grid, resampling), _UNTRUSTED_SHIFT, _UNTRUSTED_JITTER, ())
+    pair = Pair(first, other.on(grid, resampling))
     if not pair.bands:
         raise InputError(
-            f"{before.source} ({', '.join(before.band_names)}) and {after.source} ({', '.join(after.band_names)}) "
+            f"{first.source} ({', '.join(first.band_names)}) and {other.source} ({', '.join(other.band_names)}) "
             "share no band; name the bands with --band-names"
         )
     shift = measure_shift(pair)
-    if shift.trusted and max(abs(shift.rows), abs(shift.cols)) < _SMALLEST_SHIFT:
-        notes.append(f"no residual shift (below {_SMALLEST_SHIFT} px)")
-    else:
-        notes.append(shift.describe())
-        if shift.trusted and correct_shift:
-            moved = GeoBox(grid.shape, grid.affine @ Affine.translation(shift.cols, shift.rows), grid.crs)
-            # Read on a grid that lies where the second date's pixels are; its windows are the common grid's windows.
-            pair = replace(pair, after=after.on(moved, resampling))
-    if shift.trusted and correct_shift:
-        jitter = float(np.hypot(_SMALLEST_JITTER, shift.scatter))
-        return replace(pair, remaining_shift=_TRUSTED_SHIFT, jitter=jitter, notes=tuple(notes))
-    return replace(pair, notes=tuple(notes))
+    still = shift.trusted and max(abs(shift.rows), abs(shift.cols)) < _SMALLEST_SHIFT
+    notes.append(f"no residual shift (below {_SMALLEST_SHIFT} px)" if still else shift.describe())
+    if not shift.trusted:
+        return AlignedDate(pair.after, (0.0, 0.0), _UNTRUSTED_SHIFT, _UNTRUSTED_JITTER, tuple(notes))
+    jitter = float(np.hypot(_SMALLEST_JITTER, shift.scatter))
+    if still:
+        return AlignedDate(pair.after, (0.0, 0.0), _TRUSTED_SHIFT, jitter, tuple(notes))
+    moved = GeoBox(grid.shape, grid.affine @ Affine.translation(shift.cols, shift.rows), grid.crs)
+    # Read on a grid that lies where the date's own pixels are; its windows are the common grid's windows.
+    return AlignedDate(other.on(moved, resampling), (shift.rows, shift.cols), _TRUSTED_SHIFT, jitter, tuple(notes))
 
 
 def measure_shift(pair: Pair) -> Shift:
@@ -156,17 +184,6 @@ def _gray(values: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.f
         if deviation > 0:
             image += np.where(valid, (band - seen.mean()) / deviation, 0)
     return image
-
-
-def normalised(scene: Scene, bands: tuple[str, ...], fit: RadiometricFit) -> Scene:
-    """The scene with each fitted band's map to [0, 1] followed by its line."""
-    lines = dict(zip(bands, zip(fit.gain, fit.offset, strict=True), strict=True))
-
-    def follow(band: Band) -> Band:
-        gain, offset = lines.get(band.name, (1.0, 0.0))
-        return replace(band, scale=gain * band.scale, offset=gain * band.offset + offset)
-
-    return replace(scene, bands=tuple(follow(band) for band in scene.bands))
 
 
 def _apply(affine: Affine, cols: NDArray, rows: NDArray) -> tuple[NDArray, NDArray]:

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh
-from scipy.special import polygamma
-from scipy.stats import chi2
+from scipy.special import chdtrc, polygamma
 
 from geodino.change_detection.null_model import LogHistogram, fit_background, log_distance
 
@@ -71,7 +70,7 @@ class IrMad:
 
     def no_change_probability(self, before: NDArray, after: NDArray) -> FloatArray:
         """Probability of a chi-squared value at least as large where nothing changed, `[...]` in [0, 1]."""
-        return chi2.sf(self.chi_squared(before, after), df=len(self.variance))
+        return np.asarray(chdtrc(len(self.variance), self.chi_squared(before, after)))
 
 
 def fit_irmad(before: NDArray, after: NDArray, *, iterations: int = 30, tolerance: float = 1e-3) -> IrMad:

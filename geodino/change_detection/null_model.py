@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 
 from tiles.errors import InputError
 
@@ -75,14 +75,14 @@ def fit_background(histogram: LogHistogram) -> Background:
     mode = int(smooth.argmax())
     cumulative = np.cumsum(counts[: mode + 1][::-1])
     half = int(np.searchsorted(cumulative, cumulative[-1] / 2))
-    spread = (half + 0.5) * step / norm.ppf(0.75)
+    spread = (half + 0.5) * step / ndtri(0.75)
     return Background(float(centres[mode]), float(max(spread, NARROWEST)))
 
 
 def _bulk_deviation(centres: NDArray, counts: NDArray) -> float:
     """Robust spread of the bulk: the interquartile range over that of a unit normal."""
     low, high = np.interp([0.25, 0.75], np.cumsum(counts) / max(counts.sum(), 1), centres)
-    return float(max(high - low, centres[1] - centres[0]) / (2 * norm.ppf(0.75)))
+    return float(max(high - low, centres[1] - centres[0]) / (2 * ndtri(0.75)))
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def automatic_threshold(
     """
     scores = ((histogram.edges[1:] + histogram.edges[:-1]) / 2 - background.centre) / background.spread
     counts = histogram.counts.astype(np.float64)
-    limit = float(norm.isf(false_alarm_rate))
+    limit = float(-ndtri(false_alarm_rate))
     beyond = counts[scores > limit].sum() / max(counts.sum(), 1)
     if spread > UNSTABLE and beyond < FEW_BEYOND:
         distances = np.exp(np.clip(spread * scores, LOWEST, HIGHEST))
@@ -140,7 +140,7 @@ def automatic_threshold(
     border = _otsu(np.maximum(scores, -4), counts)
     if border > limit:
         rule = "log-normal stable background and, farther out, the border between it and a class of change (Otsu)"
-        return Threshold(float(border), rule, float(norm.sf(border)))
+        return Threshold(float(border), rule, float(ndtr(-border)))
     rule = f"log-normal stable background: one in {1 / false_alarm_rate:,.0f} stable pixels expected above"
     return Threshold(limit, rule, false_alarm_rate)
 
@@ -157,7 +157,7 @@ def check_threshold(value: float | None) -> None:
 
 def given_threshold(value: float) -> Threshold:
     """A threshold chosen by the user, with the false-alarm rate it implies."""
-    return Threshold(value, "as given", float(norm.sf(value)))
+    return Threshold(value, "as given", float(ndtr(-value)))
 
 
 def _otsu(values: NDArray, counts: NDArray) -> float:

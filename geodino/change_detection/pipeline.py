@@ -1,10 +1,10 @@
-"""A change map of two dates of any size: alignment, radiometry, distances, threshold, files."""
+"""The files of a change map: score, mask, polygons and the tags that say how they were made."""
 
 import contextlib
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,33 +13,22 @@ import rasterio
 from odc.geo.geobox import GeoBox
 
 import geodino
-from geodino.backbones.backbone import Backbone
-from geodino.change_detection.alignment import Pair, align, normalised
-from geodino.change_detection.method import Method
+from geodino.change_detection.date_tokens import plan_tokens
 from geodino.change_detection.null_model import Threshold, given_threshold
-from geodino.change_detection.objects import write_objects
-from geodino.change_detection.score import ScoreField, TokenHalf
-from geodino.change_detection.spectral import SpectralModel, fit_spectral, survey
-from geodino.change_detection.tokens import compare_dates
-from geodino.change_detection.transitions import Transitions, classify_dates, count_transitions
-from geodino.change_detection.wanted_kind import learn_kind
-from geodino.dense.extraction import arithmetic_of
-from geodino.dense.store import TokenStore
-from geodino.dense.stream import DenseSettings, token_grid
-from geodino.dense.tokens import fill_tokens
-from geodino.heads.labels import read_labels
-from geodino.heads.model_file import SegmentationModel
+from geodino.change_detection.pair import Comparison
+from geodino.change_detection.score_method import Method
+from geodino.dense.engine import Engine
+from geodino.dense.stream import DenseSettings
 from geodino.products.stac import write_item
-from geodino.products.tags import provenance
 from geodino.products.vector import check_area, check_vector_path
-from geodino.segmentation.pipeline import make_recipe
 from tiles.errors import InputError, OutputError
-from tiles.progress import Progress, Silent
+from tiles.progress import Progress, Share, Silent
 from tiles.scenes.scene import Scene
 from tiles.writing.cog import CogWriter, MapClass, check_output, part_of
 
 if TYPE_CHECKING:
-    from geodino.jobs.cluster import Cluster
+    from geodino.change_detection.transitions import Transitions
+    from geodino.heads.model_file import SegmentationModel
 
 CLASSES = (MapClass(0, "no change", (235, 235, 235)), MapClass(1, "change", (213, 45, 20)))
 NODATA = 255
@@ -86,7 +75,7 @@ class ChangeResult:
 
     Attributes:
         path: the mask.
-        method: which halves the score has.
+        method: what was compared.
         threshold: where it came from and its expected false alarms.
         share: share of the valid pixels that changed.
         notes: decisions taken, to be printed.
@@ -98,7 +87,7 @@ class ChangeResult:
     threshold: Threshold
     share: float
     notes: tuple[str, ...]
-    transitions: Transitions | None = None
+    transitions: "Transitions | None" = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +95,7 @@ class ChangeQuestion:
     """What is asked of a pair.
 
     Attributes:
-        method: which halves the score has.
+        method: what is compared.
         threshold: scores above are change; None for the automatic one.
         objects: pool the score over small image objects.
         like: examples of the wanted kind of change and of others, any vector format or raster.
@@ -120,7 +109,7 @@ class ChangeQuestion:
     objects: bool = False
     like: Path | None = None
     field: str | None = None
-    model: SegmentationModel | None = None
+    model: "SegmentationModel | None" = None
     model_path: Path | None = None
 
     def identity(self) -> dict[str, Any]:
@@ -135,9 +124,9 @@ def change_scenes(
     outputs: ChangeOutputs,
     question: ChangeQuestion | None = None,
     *,
-    backbone: Backbone | None,
+    engine: Engine | None = None,
     settings: DenseSettings | None = None,
-    cluster: "Cluster | None" = None,
+    cubes: Sequence[Path] = (),
     progress: Progress | None = None,
 ) -> ChangeResult:
     """Map the change between two dates.
@@ -147,165 +136,106 @@ def change_scenes(
         after: the second date.
         outputs: where the results go.
         question: method, threshold and the like.
-        backbone: the model; None is enough for the spectral method without a model.
+        engine: what runs the backbone; None is enough for the spectral method without a model, and with cubes.
         settings: how windows are laid and which layers are compared; a model brings its own layers.
-        cluster: workers that run the backbone instead of this machine.
+        cubes: tokens of both dates instead, as ``features`` made them of the dates as they are.
         progress: reporter of the share done, 0 to 1.
 
     Raises:
-        InputError: the dates do not fit each other or the backbone; one sentence says why and how to go on.
+        InputError: the dates do not fit each other, the backbone or the cubes; one sentence says why and how to go on.
         OutputError: an output exists or cannot be written.
     """
     outputs.check()
     progress = progress or Silent()
     question = question or ChangeQuestion()
     question = replace(question, method=question.method.settled())
-    method = question.method
     if question.like is not None and not question.like.exists():
         raise InputError(f"{question.like} does not exist")
-    settings = replace(settings or DenseSettings(), min_valid=0.0)
-    notes = [f"method {method}"]
-    if backbone is not None:
-        settings = settings.resolved(backbone)
-    elif method.reads_features or question.model is not None:
-        raise InputError(f"method {method} compares features; name a backbone or take --method spectral")
-    if question.model is not None and backbone is not None:
-        if settings.layers not in ((), question.model.recipe.layers):
-            raise InputError(
-                f"{question.model_path or 'the model'} reads layers of its own; leave --layers or --model out"
-            )
-        settings = replace(settings, upscale=question.model.recipe.upscale, layers=question.model.recipe.layers)
-        recipe = make_recipe(before, backbone, settings, use_pixels=False)
-        notes += question.model.recipe.fit(recipe, question.model_path or Path("the model"))
-    identity = _identity(before, after, backbone if method.reads_features else None, question, settings)
-    score_path = outputs.score or part_of(outputs.mask, ".score")
-    kept = outputs.score is not None and outputs.score.exists() and not outputs.overwrite
-    run = _Run(before, after, outputs, question, backbone, settings, progress, notes, cluster)
-    transitions = None
-    try:
-        if kept:
-            _same_run_or_refuse(score_path, identity)
-            run.notes.append(f"the score in {score_path} was made from these dates and settings and is taken as it is")
-        else:
-            run.write_score(score_path, identity)
-        limit = kept_threshold(score_path) if question.threshold is None else given_threshold(question.threshold)
-        share = write_mask(score_path, outputs.mask, limit, overwrite=outputs.overwrite)
-        maps = run.class_maps() if question.model is not None else None
-        names = question.model.legend.names if question.model is not None else ()
-        if maps is not None:
-            transitions = count_transitions(outputs.mask, maps, names, before.gsd_m**2)
-        if outputs.vector is not None:
-            write_objects(
-                outputs.mask, score_path, outputs.vector, dates=(before.datetime, after.datetime),
-                min_area_m2=outputs.min_area_m2, classes=None if maps is None else (*maps, names),
-                overwrite=outputs.overwrite,
-            )  # fmt: skip
-    finally:
-        if outputs.score is None:
-            score_path.unlink(missing_ok=True)
-        for path in (part_of(outputs.mask, ".classes_before"), part_of(outputs.mask, ".classes_after")):
-            path.unlink(missing_ok=True)
-    run.remove_tokens()
-    write_item(
-        outputs.mask, {"before": before, "after": after}, backbone if method.reads_features else None,
-        task="change-detection",
-        settings=question.identity() | (settings.identity() if method.reads_features else {}),
+    tokens_of = plan_tokens((before, after), engine, _settings(question, settings or DenseSettings()), cubes)
+    comparison = Comparison(
+        (before, after), outputs.mask, question.method, tokens_of, question.objects,
+        overwrite=outputs.overwrite, progress=Share(progress, 0, 0.9),
     )  # fmt: skip
-    return ChangeResult(outputs.mask, method, limit, share, tuple(run.notes), transitions)
+    notes = [f"method {question.method}"]
+    if question.model is not None and tokens_of is not None:
+        from geodino.heads.model_file import Recipe
+
+        recipe = Recipe.of(before, tokens_of.origin, use_pixels=False)
+        notes += question.model.recipe.fit(recipe, question.model_path or Path("the model"))
+    score = outputs.score or part_of(outputs.mask, ".score")
+    identity = _identity(comparison, question)
+    classes, transitions = None, None
+    with contextlib.ExitStack() as stack:
+        if outputs.score is None:
+            stack.callback(score.unlink, missing_ok=True)
+        stack.enter_context(comparison)
+        if outputs.score is not None and score.exists() and not outputs.overwrite:
+            _same_run_or_refuse(score, identity)
+            notes.append(f"the score in {score} was made from these dates and settings and is taken as it is")
+        else:
+            notes += _write_score(comparison, question, score, identity, progress)
+        limit = kept_threshold(score) if question.threshold is None else given_threshold(question.threshold)
+        share = write_mask(score, outputs.mask, limit, overwrite=outputs.overwrite)
+        if question.model is not None:
+            from geodino.change_detection.transitions import class_maps, count_transitions
+
+            maps = stack.enter_context(class_maps(question.model, comparison, outputs.mask))
+            classes = maps, question.model.legend.names
+            transitions = count_transitions(outputs.mask, *classes, before.gsd_m**2)
+        if outputs.vector is not None:
+            from geodino.change_detection.change_polygons import write_polygons
+
+            write_polygons(
+                outputs.mask, score, outputs.vector, dates=(before.datetime, after.datetime),
+                min_area_m2=outputs.min_area_m2, classes=classes, overwrite=outputs.overwrite,
+            )  # fmt: skip
+    compared = comparison.compared_tokens
+    write_item(
+        outputs.mask, {"before": before, "after": after}, None if compared is None else compared.origin.backbone,
+        task="change-detection", settings=question.identity() | ({} if compared is None else compared.settings),
+    )  # fmt: skip
+    return ChangeResult(outputs.mask, question.method, limit, share, tuple(notes), transitions)
 
 
-@dataclass
-class _Run:
-    """One run: what is computed once and used by several outputs."""
+def _settings(question: ChangeQuestion, settings: DenseSettings) -> DenseSettings:
+    """Settings of the model that says from what to what, where there is one."""
+    if question.model is None:
+        return settings
+    recipe = question.model.recipe
+    if settings.layers not in ((), recipe.layers):
+        raise InputError(f"{question.model_path or 'the model'} reads layers of its own; leave --layers or --model out")
+    return replace(settings, upscale=recipe.upscale, layers=recipe.layers)
 
-    before: Scene
-    after: Scene
-    outputs: ChangeOutputs
-    question: ChangeQuestion
-    backbone: Backbone | None
-    settings: DenseSettings
-    progress: Progress
-    notes: list[str]
-    cluster: "Cluster | None" = None
-    tokens: TokenHalf | None = None
 
-    @cached_property
-    def pair(self) -> Pair:
-        """Both dates on one grid."""
-        pair = align(self.before, self.after)
-        self.notes += pair.notes
-        return pair
+def _write_score(
+    comparison: Comparison, question: ChangeQuestion, path: Path, identity: str, progress: Progress
+) -> list[str]:
+    """Compute and write the score; returns what was decided."""
+    score = comparison.compare()
+    rows, threshold = score.rows(), score.threshold()
+    description = "deviations above the stable background"
+    notes = comparison.notes(1)
+    if question.like is not None:
+        from geodino.change_detection.wanted_kind import learn_kind
+        from geodino.heads.labels import read_labels
 
-    @cached_property
-    def spectral(self) -> SpectralModel:
-        """IR-MAD and radiometry."""
-        spectral = fit_spectral(self.pair, survey(self.pair))
-        self.notes.append(spectral.radiometry.describe(spectral.bands))
-        return spectral
-
-    @cached_property
-    def dates(self) -> tuple[Scene, Scene]:
-        """Both dates on one grid and in the radiometry of the first."""
-        return self.pair.before, normalised(self.pair.after, self.spectral.bands, self.spectral.radiometry)
-
-    @cached_property
-    def stores(self) -> tuple[TokenStore, TokenStore]:
-        """Both dates' tokens."""
-        assert self.backbone is not None
-        filled = [
-            fill_tokens(
-                scene, self.backbone, self.settings, part_of(self.outputs.mask, f".{name}"), self.progress,
-                span=span, restart=self.outputs.overwrite, cluster=self.cluster,
-            )
-            for name, scene, span in zip(("before", "after"), self.dates, ((0, 0.45), (0.45, 0.9)), strict=True)
-        ]  # fmt: skip
-        return filled[0], filled[1]
-
-    def write_score(self, path: Path, identity: str) -> None:
-        """Compute and write the score."""
-        method = self.question.method
-        tokens = None
-        if method.reads_features and self.backbone is not None:
-            folder = part_of(self.outputs.mask, ".compared")
-            tokens = self.tokens = compare_dates(self.pair, *self.stores, self.backbone, self.settings, folder)
-        spectral = self.spectral if method.reads_bands else None
-        field = ScoreField(self.pair, method, spectral, tokens, objects=self.question.objects)
-        field.calibrate()
-        rows, threshold = field.rows(), field.threshold()
-        description = "deviations above the stable background"
-        if self.question.like is not None:
-            labels = read_labels(self.question.like, self.pair.before.geobox, field=self.question.field)
-            self.notes += labels.notes
-            kind = learn_kind(field, labels)
-            rows, threshold = kind.rows(), kind.threshold()
-            description = "log odds of the wanted kind of change"
-        tags = provenance(self.backbone if method.reads_features else None, before=self.before, after=self.after)
-        if method.reads_features:
-            tags["GEODINO_LAYERS"] = list(self.settings.layers) or "last"
-        tags |= {IDENTITY_TAG: identity, "GEODINO_METHOD": method.value, AUTO_TAG: asdict(threshold)}
-        grid = self.pair.before.geobox
-        with CogWriter(
-            path, grid, dtype="float32", nodata=float("nan"), resampling="average", descriptions=(description,),
-            tags=tags, overwrite=True,
-        ) as writer:  # fmt: skip
-            for piece in rows:
-                writer.write(piece.row, piece.score[None])
-                self.progress.update(0.9 + 0.1 * (piece.row + piece.score.shape[0]) / grid.shape[0], "score")
-
-    def class_maps(self) -> tuple[Path, Path]:
-        """Class map of each date by the model that was given."""
-        assert self.question.model is not None
-        assert self.backbone is not None
-        patch = token_grid(self.pair.before, self.backbone, self.settings).pixels
-        return classify_dates(self.question.model, self.dates, self.stores, patch, self.outputs.mask)
-
-    def remove_tokens(self) -> None:
-        """Delete the tokens: everything made of them is in place."""
-        if self.tokens is not None:
-            self.tokens.compared.remove()
-        if "stores" in self.__dict__:
-            for store in self.stores:
-                store.remove()
+        labels = read_labels(question.like, score.pair.before.geobox, field=question.field)
+        notes += labels.notes
+        kind = learn_kind(score, labels)
+        rows, threshold = kind.rows(), kind.threshold()
+        description = "log odds of the wanted kind of change"
+    before, after = comparison.scenes
+    tags = comparison.tags(before=before, after=after)
+    tags |= {IDENTITY_TAG: identity, "GEODINO_METHOD": question.method.value, AUTO_TAG: asdict(threshold)}
+    grid = score.pair.before.geobox
+    with CogWriter(
+        path, grid, dtype="float32", nodata=float("nan"), resampling="average", descriptions=(description,),
+        tags=tags, overwrite=True,
+    ) as writer:  # fmt: skip
+        for piece in rows:
+            writer.write(piece.row, piece.score[None])
+            progress.update(0.9 + 0.1 * (piece.row + piece.score.shape[0]) / grid.shape[0], "score")
+    return notes
 
 
 def kept_threshold(score: Path) -> Threshold:
@@ -352,13 +282,12 @@ def write_mask(score: Path, mask: Path, threshold: Threshold, *, overwrite: bool
     return changed / max(valid, 1)
 
 
-def _identity(
-    before: Scene, after: Scene, backbone: Backbone | None, question: ChangeQuestion, settings: DenseSettings
-) -> str:
+def _identity(comparison: Comparison, question: ChangeQuestion) -> str:
     """Digest of everything a score depends on."""
-    parts = [before.fingerprint(), after.fingerprint(), question.identity()]
-    model = None if backbone is None else [backbone.hash, arithmetic_of(backbone), settings.identity()]
-    return hashlib.sha256(json.dumps([parts, model, geodino.__version__]).encode()).hexdigest()[:32]
+    dates = [scene.fingerprint() for scene in comparison.scenes]
+    tokens = comparison.compared_tokens
+    parts = [[*dates, question.identity()], None if tokens is None else tokens.identity, geodino.__version__]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
 def _same_run_or_refuse(path: Path, identity: str) -> None:

@@ -5,10 +5,13 @@ change. Canty and Nielsen, "Automatic radiometric normalization of multitemporal
 iteratively re-weighted MAD transformation", Remote Sensing of Environment 112(3), 2008.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tiles.scenes.band import Band
+from tiles.scenes.scene import Scene
 
 # Lines outside this range of gains are a failed fit (no stable pixel, a cloud over the sample), not a change of light.
 GAINS = (0.25, 4.0)
@@ -34,7 +37,7 @@ class RadiometricFit:
         lines = ", ".join(
             f"{band} ×{gain:.2f}{offset:+.3f}" for band, gain, offset in zip(bands, self.gain, self.offset, strict=True)
         )
-        return f"second date brought to the first on about {self.pixels:,.0f} stable pixels: {lines}"
+        return f"brought to the light of the first date on about {self.pixels:,.0f} stable pixels: {lines}"
 
 
 def fit_radiometry(before: NDArray, after: NDArray, stable: NDArray) -> RadiometricFit:
@@ -64,3 +67,14 @@ def fit_radiometry(before: NDArray, after: NDArray, stable: NDArray) -> Radiomet
         gains.append(gain)
         offsets.append(offset)
     return RadiometricFit(tuple(gains), tuple(offsets), total)
+
+
+def normalised(scene: Scene, bands: tuple[str, ...], fit: RadiometricFit) -> Scene:
+    """The scene with each fitted band's map to [0, 1] followed by its line."""
+    lines = dict(zip(bands, zip(fit.gain, fit.offset, strict=True), strict=True))
+
+    def follow(band: Band) -> Band:
+        gain, offset = lines.get(band.name, (1.0, 0.0))
+        return replace(band, scale=gain * band.scale, offset=gain * band.offset + offset)
+
+    return replace(scene, bands=tuple(follow(band) for band in scene.bands))

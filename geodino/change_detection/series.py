@@ -1,42 +1,34 @@
 """Three dates or more: when each place changed for good.
 
 A place changed for good at date k when it differs between dates k - 1 and k, and the dates from k on differ from those
-before k: one odd date (a cloud, a flood, a dry year) does not last. Every pair of dates is compared, each with its own
-radiometry, shift, background and threshold.
+before k: one odd date (a cloud, a flood, a dry year) does not last. Every date is brought to the grid and the light of
+the first, and every pair of dates is compared as `pair` does it, with a background and a threshold of its own.
 """
 
-import contextlib
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geodino.backbones.backbone import Backbone
-from geodino.change_detection.alignment import align, common_grid
-from geodino.change_detection.method import Method
-from geodino.change_detection.score import ScoreField
-from geodino.change_detection.spectral import fit_spectral, survey
-from geodino.change_detection.tokens import compare_dates
-from geodino.dense.store import TokenStore
+from geodino.change_detection.date_tokens import plan_tokens
+from geodino.change_detection.pair import Comparison
+from geodino.change_detection.score import PairScore, Readers, each_block
+from geodino.change_detection.score_method import Method
+from geodino.dense.engine import Engine
 from geodino.dense.stream import DenseSettings
-from geodino.dense.tokens import fill_tokens
 from geodino.heads.legend import Legend
-from geodino.products.tags import provenance
 from tiles.errors import InputError
-from tiles.progress import Progress, Silent
+from tiles.progress import Progress, Share, Silent
 from tiles.scenes.scene import Scene
-from tiles.writing.cog import CogWriter, MapClass, check_output, part_of
-
-if TYPE_CHECKING:
-    from geodino.jobs.cluster import Cluster
+from tiles.writing.cog import CogWriter, MapClass, check_output
 
 NODATA = 65535
-# A pair's sample for a series: there are n (n - 1) / 2 pairs, and a scene's radiometry is settled by far fewer pixels.
-_SURVEY_PIXELS = 60_000
+# Pixels that light and stable background are measured on: there are n (n - 1) / 2 pairs, and far fewer than the map of
+# a single pair takes settle them.
+_SAMPLE = 60_000
 # Share of the pairs of an earlier and a later date that must differ: all but a few, since each comparison may miss.
 LASTING = 0.9
 
@@ -76,14 +68,14 @@ def first_lasting_change(changed: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def change_series(
-    scenes: list[Scene],
+    scenes: Sequence[Scene],
     output: Path,
     *,
-    backbone: Backbone | None,
     method: Method = Method.auto,
     threshold: float | None = None,
+    engine: Engine | None = None,
     settings: DenseSettings | None = None,
-    cluster: "Cluster | None" = None,
+    cubes: Sequence[Path] = (),
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> SeriesResult:
@@ -92,100 +84,74 @@ def change_series(
     Args:
         scenes: three dates or more, in order of time; the first one's grid is kept.
         output: uint16 COG: year (or number) of the first date of the lasting change, 0 none, 65535 nodata.
-        backbone: the model; None is enough for the spectral method.
-        method: which halves the scores have.
+        method: what is compared.
         threshold: scores above are change; None for each pair's own.
+        engine: what runs the backbone; None is enough for the spectral method, and with cubes.
         settings: how windows are laid.
-        cluster: workers that run the backbone instead of this machine.
+        cubes: tokens of each date instead, as ``features`` made them of the dates as they are.
         overwrite: replace an existing file.
         progress: reporter of the share done, 0 to 1.
 
     Raises:
         InputError: fewer than three dates, dates out of order, or dates that do not fit each other.
+        OutputError: the output exists or cannot be written.
     """
     if len(scenes) < 3:
         raise InputError("a series needs three dates or more; give two to `change` for a plain map")
     check_output(output, overwrite=overwrite)
     progress = progress or Silent()
-    method = method.settled()
-    grid = scenes[0].geobox
-    for scene in scenes[1:]:
-        grid = common_grid(replace(scenes[0], geobox=grid), scene)
     values, notes = _date_values(scenes)
-    dates = [scene.on(grid) for scene in scenes]
-    stores: list[TokenStore] = []
-    compared: list[TokenStore] = []
-    settings = replace(settings or DenseSettings(), min_valid=0.0)
-    if method.reads_features:
-        if backbone is None:
-            raise InputError(f"method {method} compares features; name a backbone or take --method spectral")
-        settings = settings.resolved(backbone)
-        for number, date in enumerate(dates):
-            span = (0.7 * number / len(dates), 0.7 * (number + 1) / len(dates))
-            folder = part_of(output, f".date{number}")
-            stores.append(
-                fill_tokens(date, backbone, settings, folder, progress, span=span, restart=overwrite, cluster=cluster)
-            )
-    fields: dict[tuple[int, int], tuple[ScoreField, float]] = {}
-    for first, second in combinations(range(len(dates)), 2):
-        pair = align(dates[first], scenes[second])
-        spectral = fit_spectral(pair, survey(pair, pixels=_SURVEY_PIXELS)) if method.reads_bands else None
-        tokens = None
-        if backbone is not None and stores:
-            folder = part_of(output, f".pair{first}_{second}")
-            tokens = compare_dates(pair, stores[first], stores[second], backbone, settings, folder)
-            compared.append(tokens.compared)
-        field = ScoreField(pair, method, spectral, tokens)
-        field.calibrate()
-        limit = field.threshold().value if threshold is None else threshold
-        fields[first, second] = (field, limit)
-        done = len(fields) / (len(dates) * (len(dates) - 1) / 2)
-        progress.update(0.7 + 0.2 * done, f"{scenes[first].name} and {scenes[second].name}")
-    tags = provenance(backbone if stores else None, first=scenes[0], last=scenes[-1])
-    if stores:
-        tags["GEODINO_LAYERS"] = list(settings.layers) or "last"
-    tags |= {"GEODINO_METHOD": method.value, "GEODINO_DATES": [scene.datetime for scene in scenes]}
-    names = [scene.datetime or scene.name for scene in scenes[1:]]
-    legend = Legend.of([f"changed for good by {name}" for name in names])
+    comparison = Comparison(
+        scenes, output, method.settled(), plan_tokens(scenes, engine, settings or DenseSettings(), cubes),
+        sample=_SAMPLE, overwrite=overwrite, progress=Share(progress, 0, 0.7),
+    )  # fmt: skip
+    tags = comparison.tags(first=scenes[0], last=scenes[-1])
+    tags |= {"GEODINO_METHOD": comparison.method.value, "GEODINO_DATES": [scene.datetime for scene in scenes]}
+    legend = Legend.of([f"changed for good by {scene.datetime or scene.name}" for scene in scenes[1:]])
     classes = [MapClass(v, n, c) for v, n, c in zip(values, legend.names, legend.colors, strict=True)]
     counts = np.zeros(len(scenes), dtype=np.int64)
     lookup = np.array([0, *values], dtype=np.uint16)
-    with CogWriter(
-        output, grid, dtype="uint16", nodata=NODATA, classes=classes, resampling="nearest",
-        descriptions=("first lasting change",), tags=tags, overwrite=overwrite,
-    ) as writer:  # fmt: skip
-        for row, found, valid in _lasting_rows(fields, len(dates)):
-            writer.write(row, np.where(valid, lookup[found], NODATA).astype(np.uint16)[None])
-            counts += np.bincount(found[valid], minlength=len(scenes))
-            progress.update(0.9 + 0.1 * (row + len(found)) / grid.shape[0], "map")
-    for store in stores + compared:
-        store.remove()
+    with comparison:
+        scores: dict[tuple[int, int], PairScore] = {}
+        pairs = list(combinations(range(len(scenes)), 2))
+        for pair in pairs:
+            scores[pair] = comparison.compare(*pair)
+            progress.update(0.7 + 0.2 * len(scores) / len(pairs), " and ".join(scenes[date].name for date in pair))
+        for number, scene in enumerate(scenes[1:], 1):
+            notes += [f"{scene.name}: {note}" for note in comparison.notes(number)]
+        grid = comparison.dates[0].scene.geobox
+        with CogWriter(
+            output, grid, dtype="uint16", nodata=NODATA, classes=classes, resampling="nearest",
+            descriptions=("first lasting change",), tags=tags, overwrite=overwrite,
+        ) as writer:  # fmt: skip
+            for row, found, valid in _lasting_rows(scores, len(scenes), threshold):
+                writer.write(row, np.where(valid, lookup[found], NODATA).astype(np.uint16)[None])
+                counts += np.bincount(found[valid], minlength=len(scenes))
+                progress.update(0.9 + 0.1 * (row + len(found)) / grid.shape[0], "map")
     shares = tuple(float(count / max(counts.sum(), 1)) for count in counts[1:])
     return SeriesResult(output, values, shares, tuple(notes))
 
 
 def _lasting_rows(
-    fields: dict[tuple[int, int], tuple[ScoreField, float]], dates: int
+    scores: dict[tuple[int, int], PairScore], dates: int, threshold: float | None
 ) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.bool_]]]:
-    """First lasting change and validity, block of rows by block."""
-    blocks = next(iter(fields.values()))[0].blocks()
-    with contextlib.ExitStack() as stack:
-        readers = {key: stack.enter_context(field.readers()) for key, (field, _) in fields.items()}
-        for start, stop in blocks:
-            changed: NDArray[Any] | None = None
-            valid: NDArray[Any] | None = None
-            for key, (field, limit) in fields.items():
-                score = field.final.standardise(field.combined(readers[key], start, stop))
-                if changed is None or valid is None:
-                    changed = np.zeros((dates, dates, *score.shape), dtype=bool)
-                    valid = np.ones(score.shape, dtype=bool)
-                valid &= np.isfinite(score)
-                changed[key] = score > limit
-            if changed is not None and valid is not None:
-                yield start, first_lasting_change(changed), valid
+    """First row, first lasting change `[n, width]` and validity of each block of rows."""
+    limits = {pair: score.threshold().value if threshold is None else threshold for pair, score in scores.items()}
+
+    def lasting(readers: Readers, start: int, stop: int) -> tuple[int, NDArray[np.int64], NDArray[np.bool_]]:
+        width = scores[0, 1].pair.before.width
+        changed = np.zeros((dates, dates, stop - start, width), dtype=bool)
+        valid = np.ones((stop - start, width), dtype=bool)
+        for pair, score in scores.items():
+            found = score.read(readers, start, stop)
+            valid &= np.isfinite(found)
+            changed[pair] = found > limits[pair]
+        return start, first_lasting_change(changed), valid
+
+    return each_block(lasting, scores[0, 1].blocks(), [score.pair for score in scores.values()])
 
 
-def _date_values(scenes: list[Scene]) -> tuple[tuple[int, ...], list[str]]:
+def _date_values(scenes: Sequence[Scene]) -> tuple[tuple[int, ...], list[str]]:
     """Raster value of each date but the first: its year where all are known, differ and ascend."""
     years = [int(scene.datetime[:4]) if scene.datetime else None for scene in scenes]
     known = [year for year in years if year is not None]

@@ -1,4 +1,4 @@
-"""The deep half of a change score: how far a place's tokens moved between two dates.
+"""How far a place's tokens moved between two dates.
 
 Tokens carry a large part that all places share and that light, season and sensor move together. Each date's own mean
 token is taken out first. What is left is compared as a direction, over single tokens and over neighbourhoods of three
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
-from geodino.dense.store import TokenStore
+from geodino.dense.tokens import SceneTokens
 
 FloatArray = NDArray[np.float32]
 
@@ -59,7 +59,7 @@ class TokenChange:
         return np.stack(found, axis=1)
 
 
-def fit_token_change(before: TokenStore, after: TokenStore, *, layers: int, tolerance: float) -> TokenChange:
+def fit_token_change(before: SceneTokens, after: SceneTokens, *, layers: int, tolerance: float) -> TokenChange:
     """Measure both dates' mean token over the places both have."""
     rows, columns = np.nonzero(before.valid & after.valid)
     step = max(1, len(rows) // 50_000)
@@ -68,16 +68,12 @@ def fit_token_change(before: TokenStore, after: TokenStore, *, layers: int, tole
     return TokenChange(centres.astype(np.float32), layers, float(np.clip(tolerance, 0, 1)))
 
 
-def distance_rows(
-    change: TokenChange, before: TokenStore, after: TokenStore, start: int, stop: int
-) -> tuple[FloatArray, NDArray[np.bool_]]:
-    """Distances and textures `[2, channels, stop - start, columns]` of token rows and where both dates have tokens."""
+def distance_rows(change: TokenChange, before: SceneTokens, after: SceneTokens, start: int, stop: int) -> FloatArray:
+    """Distances and textures `[2, channels, stop - start, columns]` of token rows; 0 where either date has none."""
     top, bottom = max(start - _REACH, 0), min(stop + _REACH, before.valid.shape[0])
     first, valid = before.read(top, bottom)
     second, other = after.read(top, bottom)
-    valid = valid & other
-    distances = change.distances(first, second, valid)
-    return distances[:, :, start - top : stop - top], valid[start - top : stop - top]
+    return change.distances(first, second, valid & other)[:, :, start - top : stop - top]
 
 
 def _pool(tokens: FloatArray, scale: int) -> FloatArray:

@@ -1,18 +1,17 @@
 """From what to what: the classes of changed places before and after, by a trained segmentation model."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import geopandas as gpd
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio.features import geometry_window, rasterize
 
-from geodino.dense.store import TokenStore
+from geodino.change_detection.pair import Comparison
 from geodino.heads.model_file import SegmentationModel
-from geodino.segmentation.render import render_classes
-from tiles.scenes.scene import Scene
+from geodino.heads.render import render_classes
 from tiles.writing.cog import CogWriter, MapClass, part_of
 
 
@@ -42,27 +41,26 @@ class Transitions:
         return lines
 
 
-def classify_dates(
-    model: SegmentationModel,
-    scenes: tuple[Scene, Scene],
-    stores: tuple[TokenStore, TokenStore],
-    patch: int,
-    target: Path,
-) -> tuple[Path, Path]:
-    """Class map of each date under temporary names beside ``target``; the caller removes them."""
-    paths = (part_of(target, ".classes_before"), part_of(target, ".classes_after"))
-    classes = [
-        MapClass(i + 1, n, c) for i, (n, c) in enumerate(zip(model.legend.names, model.legend.colors, strict=True))
-    ]
-    for path, scene, store in zip(paths, scenes, stores, strict=True):
-        pixels = scene.select(model.recipe.pixel_bands) if model.recipe.pixel_bands else None
-        rows = render_classes(model.head, model.waves, store, patch, scene.select(model.recipe.bands), pixels)
-        with CogWriter(
-            path, scene.geobox, dtype="uint8", nodata=0, classes=classes, resampling="nearest", overwrite=True
-        ) as out:
-            for piece in rows:
-                out.write(piece.row, piece.classes[None])
-    return paths
+@contextmanager
+def class_maps(model: SegmentationModel, comparison: Comparison, target: Path) -> Iterator[tuple[Path, Path]]:
+    """Class maps of both dates of a pair, under temporary names beside ``target`` as long as the context lasts."""
+    paths = part_of(target, ".classes_before"), part_of(target, ".classes_after")
+    legend, recipe = model.legend, model.recipe
+    classes = [MapClass(i + 1, n, c) for i, (n, c) in enumerate(zip(legend.names, legend.colors, strict=True))]
+    try:
+        for path, date, tokens in zip(paths, comparison.dates, comparison.tokens, strict=True):
+            scene = date.scene
+            pixels = scene.select(recipe.pixel_bands) if recipe.pixel_bands else None
+            rows = render_classes(model.head, model.waves, tokens, scene.select(recipe.bands), pixels)
+            with CogWriter(
+                path, scene.geobox, dtype="uint8", nodata=0, classes=classes, resampling="nearest", overwrite=True
+            ) as out:
+                for piece in rows:
+                    out.write(piece.row, piece.classes[None])
+        yield paths
+    finally:
+        for path in paths:
+            path.unlink(missing_ok=True)
 
 
 def count_transitions(mask: Path, maps: tuple[Path, Path], names: tuple[str, ...], pixel_m2: float) -> Transitions:
@@ -77,16 +75,3 @@ def count_transitions(mask: Path, maps: tuple[Path, Path], names: tuple[str, ...
             flat = (first[here].astype(np.int64) - 1) * size + second[here] - 1
             counts += np.bincount(flat, minlength=size * size).reshape(size, size)
     return Transitions(names, counts, pixel_m2)
-
-
-def majority_classes(frame: gpd.GeoDataFrame, path: Path, names: tuple[str, ...]) -> list[str]:
-    """The commonest class inside each polygon; empty where there is none."""
-    found = []
-    with rasterio.open(path) as file:
-        for polygon in frame.geometry:
-            window = geometry_window(file, [polygon])
-            values = file.read(1, window=window)
-            inside = rasterize([polygon], out_shape=values.shape, transform=file.window_transform(window)) == 1
-            counts = np.bincount(values[inside], minlength=len(names) + 1)[1:]
-            found.append(names[int(counts.argmax())] if counts.any() else "")
-    return found

@@ -2,37 +2,31 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from geodino.cli.features import absolute
 from geodino.cli.options import (
-    BackboneOption,
-    BandNamesOption,
-    DaskOption,
-    Device,
-    DeviceOption,
-    GsdOption,
     LayersOption,
     OutputOption,
-    OverwriteOption,
-    Precision,
-    PrecisionOption,
-    SensorOption,
+    SceneOptions,
+    grouped,
     layer_numbers,
-    names,
 )
+from geodino.jobs.run_options import RunOptions
 
 if TYPE_CHECKING:
-    from geodino.change_detection.method import Method
+    from geodino.change_detection.pipeline import ChangeResult
+    from geodino.change_detection.score_method import Method
+    from geodino.change_detection.series import SeriesResult
 
 
 def register(cli: typer.Typer) -> None:
     """Add the command."""
 
     @cli.command("change")
-    def change(
+    @grouped
+    def change_command(
         scenes: Annotated[
             list[str],
             typer.Argument(
@@ -62,104 +56,75 @@ def register(cli: typer.Typer) -> None:
             Path | None, typer.Option(help="Also polygons: .gpkg, .geojson, .fgb, .shp, .parquet.")
         ] = None,
         min_area: Annotated[float, typer.Option(metavar="M2", min=0, help="Leave out smaller polygons.")] = 0,
-        upscale: Annotated[int, typer.Option(help="Tokens per patch side, 1, 2 or 4: finer and slower.")] = 1,
+        features: Annotated[
+            list[Path] | None,
+            typer.Option(
+                metavar="CUBE", help="A cube that `geodino features` made, once for each date: no backbone is run."
+            ),
+        ] = None,
+        upscale: Annotated[
+            int | None, typer.Option(help="Tokens per patch side, 1, 2 or 4: finer and slower; 1 if not given.")
+        ] = None,
         layers: LayersOption = None,
-        backbone: BackboneOption = None,
-        device: DeviceOption = Device.auto,
-        precision: PrecisionOption = Precision.auto,
-        dask: DaskOption = None,
-        sensor: SensorOption = None,
-        band_names: BandNamesOption = None,
-        gsd: GsdOption = None,
-        overwrite: OverwriteOption = False,
+        *,
+        run: RunOptions,
+        opening: SceneOptions,
     ) -> None:
         """Map what changed between two dates of one place; of three or more, the year of the first lasting change."""
-        limit = _threshold(threshold)
-        kind = _method(method)
-        chosen = layer_numbers(layers)
+        asked: dict[str, Any] = {
+            "threshold": _threshold(threshold),
+            "method": _method(method),
+            "features": features or (),
+            "upscale": upscale,
+            "layers": layer_numbers(layers),
+            **run.keywords,
+        }
         if len(scenes) < 2:
             raise typer.BadParameter("give two dates or more", param_hint="BEFORE AFTER")
-        alone = {
-            "--score": score,
-            "--vector": vector,
-            "--min-area": min_area or None,
-            "--like": like,
-            "--field": field,
-            "--model": model,
-            "--objects": objects or None,
+        of_pairs: dict[str, Any] = {
+            "score": score,
+            "vector": vector,
+            "like": like,
+            "field": field,
+            "model": model,
+            "objects": objects or None,
         }
-        given = [name for name, value in alone.items() if value is not None]
+        given = [
+            f"--{name}" for name, value in ({"min-area": min_area or None} | of_pairs).items() if value is not None
+        ]
         if len(scenes) > 2 and given:
             raise typer.BadParameter(f"{', '.join(given)} go with two dates only")
+        from geodino import api
         from tiles.progress import progress
-        from tiles.scenes.opening import open_scene
         from tiles.writing.cog import check_output
 
-        check_output(output, overwrite=overwrite)
-        opened = [open_scene(absolute(s), sensor=sensor, band_names=names(band_names), gsd_m=gsd) for s in scenes]
-        for scene in opened:
-            for note in scene.notes:
-                typer.echo(f"{scene.name}: {note}")
-        kind = kind.settled()
-        if len(opened) > 2:
-            from geodino.api import change_series
-
-            with progress("change", 1) as report:
-                series = change_series(
-                    opened,
-                    output,
-                    threshold=limit,
-                    method=kind,
-                    upscale=upscale,
-                    layers=chosen,
-                    backbone=backbone,
-                    device=device,
-                    precision=precision,
-                    dask=dask,
-                    overwrite=overwrite,
-                    progress=report,
-                )
-            for note in series.notes:
-                typer.echo(note)
-            for value, share in zip(series.values, series.shares, strict=True):
-                typer.echo(f"{share:7.2%}  {value}")
-            typer.echo(f"wrote {output}")
-            return
-        from geodino.api import change as run
-
+        check_output(output, overwrite=run.overwrite)
+        opened = [opening.open(scene, name_it=True) for scene in scenes]
         with progress("change", 1) as report:
-            result = run(
-                opened[0],
-                opened[1],
-                output,
-                score=score,
-                threshold=limit,
-                method=kind,
-                objects=objects,
-                like=like,
-                field=field,
-                model=model,
-                vector=vector,
-                min_area_m2=min_area,
-                upscale=upscale,
-                layers=chosen,
-                backbone=backbone,
-                device=device,
-                precision=precision,
-                dask=dask,
-                overwrite=overwrite,
-                progress=report,
-            )
-        for note in result.notes:
-            typer.echo(note)
-        typer.echo(f"threshold {result.threshold.value:.2f}: {result.threshold.rule}")
-        rate = result.threshold.false_alarm_rate
-        expected = "unknown" if rate != rate else f"{rate:.2g} of the stable pixels"
-        typer.echo(f"expected false-alarm rate: {expected}")
-        typer.echo(f"{result.share:.2%} of the valid pixels changed")
-        for line in result.transitions.describe() if result.transitions is not None else ():
+            if len(opened) > 2:
+                lines = _of_series(api.change_series(opened, output, progress=report, **asked))
+            else:
+                asked |= of_pairs | {"objects": objects, "min_area_m2": min_area}
+                lines = _of_pair(api.change(*opened, output, progress=report, **asked))
+        for line in lines:
             typer.echo(line)
         typer.echo("wrote " + ", ".join(str(path) for path in (output, score, vector) if path is not None))
+
+
+def _of_series(result: "SeriesResult") -> list[str]:
+    shares = (f"{share:7.2%}  {value}" for value, share in zip(result.values, result.shares, strict=True))
+    return [*result.notes, *shares]
+
+
+def _of_pair(result: "ChangeResult") -> list[str]:
+    rate = result.threshold.false_alarm_rate
+    return [
+        *result.notes,
+        f"threshold {result.threshold.value:.2f}: {result.threshold.rule}",
+        f"expected false-alarm rate: {'unknown' if math.isnan(rate) else f'{rate:.2g} of the stable pixels'}",
+        f"{result.share:.2%} of the valid pixels changed",
+        *(() if result.transitions is None else result.transitions.describe()),
+    ]
 
 
 def _threshold(text: str) -> float | None:
@@ -177,7 +142,7 @@ def _threshold(text: str) -> float | None:
 
 def _method(text: str) -> "Method":
     """The method of that name; unknown names are refused with the list."""
-    from geodino.change_detection.method import Method
+    from geodino.change_detection.score_method import Method
     from tiles.errors import InputError
 
     try:

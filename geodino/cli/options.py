@@ -1,13 +1,25 @@
-"""Options that several commands share, so that they read and behave the same everywhere."""
+"""Options that several commands share, so that they read and behave the same everywhere.
 
+A command that takes ``RunOptions`` or ``SceneOptions`` writes one parameter of that type and is wrapped by ``grouped``,
+which gives the command line the options and the command the frozen type.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from geodino.jobs.run_options import RunOptions
 from tiles.errors import InputError
 from tiles.scenes.sensor import SENSORS
+
+if TYPE_CHECKING:
+    from tiles.scenes.scene import Scene
 
 
 class Device(StrEnum):
@@ -55,11 +67,81 @@ GsdOption = Annotated[
     typer.Option("--gsd", metavar="METRES", help="Pixel size of a raster without a coordinate reference system."),
 ]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Where to write.")]
-
-
+UpscaleOption = Annotated[int, typer.Option("--upscale", help="Tokens per patch side, 1, 2 or 4: finer and slower.")]
 LayersOption = Annotated[
     str | None, typer.Option("--layers", help="Layers to take instead of the last: 5,11 or -4,-1.")
 ]
+
+
+@dataclass(frozen=True)
+class SceneOptions:
+    """What the command line says of scenes, where their files do not.
+
+    Attributes:
+        sensor: Row of the sensor table.
+        band_names: Names of the bands in order, with commas between them.
+        gsd: Pixel size in metres.
+    """
+
+    sensor: str | None = None
+    band_names: str | None = None
+    gsd: float | None = None
+
+    def open(self, source: str, *, name_it: bool = False) -> "Scene":
+        """Open a scene and print its notes; ``name_it`` puts the scene's name before each.
+
+        Raises:
+            InputError: It cannot be opened.
+        """
+        from tiles.scenes.opening import open_scene
+
+        scene = open_scene(absolute(source), sensor=self.sensor, band_names=names(self.band_names), gsd_m=self.gsd)
+        for note in scene.notes:
+            typer.echo(f"{scene.name}: {note}" if name_it else note)
+        return scene
+
+
+# Options of each frozen type: a field's annotation and what it is when not given.
+_GROUPS: dict[type, dict[str, tuple[Any, Any]]] = {
+    RunOptions: {
+        "backbone": (BackboneOption, None),
+        "device": (DeviceOption, Device.auto),
+        "precision": (PrecisionOption, Precision.auto),
+        "dask": (DaskOption, None),
+        "overwrite": (OverwriteOption, False),
+    },
+    SceneOptions: {
+        "sensor": (SensorOption, None),
+        "band_names": (BandNamesOption, None),
+        "gsd": (GsdOption, None),
+    },
+}
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of each ``RunOptions`` and ``SceneOptions`` among its parameters.
+
+    Typer reads the signature; the command is called with the frozen types that the options make.
+    """
+    signature = inspect.signature(command, eval_str=True)
+    groups = {name: p.annotation for name, p in signature.parameters.items() if p.annotation in _GROUPS}
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in signature.parameters.items():
+        if name not in groups:
+            parameters.append(parameter.replace(kind=parameter.KEYWORD_ONLY))
+            continue
+        for option, (annotation, default) in _GROUPS[groups[name]].items():
+            parameters.append(inspect.Parameter(option, parameter.KEYWORD_ONLY, annotation=annotation, default=default))
+
+    @functools.wraps(command)
+    def called(**given: Any) -> None:
+        for name, kind in groups.items():
+            given[name] = kind(**{option: given.pop(option) for option in _GROUPS[kind]})
+        command(**given)
+
+    called.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return called
 
 
 def layer_numbers(value: str | None) -> tuple[int, ...]:
@@ -77,3 +159,8 @@ def layer_numbers(value: str | None) -> tuple[int, ...]:
 def names(value: str | None) -> tuple[str, ...] | None:
     """Split a comma-separated list of names."""
     return tuple(part.strip() for part in value.split(",") if part.strip()) if value else None
+
+
+def absolute(source: str) -> str:
+    """A path that means the same in every folder and on every machine that sees it; URLs stay as they are."""
+    return str(Path(source).resolve()) if Path(source).exists() else source

@@ -5,30 +5,18 @@ from typing import Annotated
 
 import typer
 
-from geodino.cli.features import absolute
-from geodino.cli.options import (
-    BackboneOption,
-    BandNamesOption,
-    DaskOption,
-    Device,
-    DeviceOption,
-    GsdOption,
-    OutputOption,
-    OverwriteOption,
-    Precision,
-    PrecisionOption,
-    SensorOption,
-    names,
-)
+from geodino.cli.options import SceneOptions, grouped
+from geodino.jobs.run_options import RunOptions
 
 
 def register(cli: typer.Typer) -> None:
     """Add the command."""
 
     @cli.command("segment")
-    def segment(
+    @grouped
+    def segment_command(
         scene: Annotated[str, typer.Argument(help="Raster, VRT, URL, folder of single-band files or STAC item.")],
-        output: OutputOption,
+        output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write.")] = None,
         labels: Annotated[
             Path | None,
             typer.Option(help="Points, polygons or a raster of classes; any format, any coordinate reference system."),
@@ -48,30 +36,41 @@ def register(cli: typer.Typer) -> None:
         ] = None,
         features: Annotated[
             Path | None,
-            typer.Option(help="A cube that `geodino features` made of this scene: a quick map, no backbone is run."),
+            typer.Option(help="A cube that `geodino features` made of this scene: no backbone is run."),
         ] = None,
-        upscale: Annotated[int, typer.Option(help="Tokens per patch side, 1, 2 or 4: finer and slower.")] = 1,
-        backbone: BackboneOption = None,
-        device: DeviceOption = Device.auto,
-        precision: PrecisionOption = Precision.auto,
-        dask: DaskOption = None,
-        sensor: SensorOption = None,
-        band_names: BandNamesOption = None,
-        gsd: GsdOption = None,
-        overwrite: OverwriteOption = False,
+        validate: Annotated[
+            bool,
+            typer.Option(
+                "--validate",
+                help="Also test the labels' classes on places kept apart, beside a pixel forest; with --features and "
+                "without -o, that alone.",
+            ),
+        ] = False,
+        upscale: Annotated[
+            int | None, typer.Option(help="Tokens per patch side, 1, 2 or 4: finer and slower; 1 if not given.")
+        ] = None,
+        *,
+        run: RunOptions,
+        opening: SceneOptions,
     ) -> None:
         """Land-cover map from a few labels, from clusters, or by a model trained on another scene."""
-        from geodino.api import segment as run
+        from geodino.api import segment
+        from geodino.api import validate as validate_alone
+        from geodino.segmentation.training import UNTESTED
         from tiles.progress import progress
-        from tiles.scenes.opening import open_scene
         from tiles.writing.cog import check_output
 
-        check_output(output, overwrite=overwrite)
-        opened = open_scene(absolute(scene), sensor=sensor, band_names=names(band_names), gsd_m=gsd)
-        for note in opened.notes:
-            typer.echo(note)
+        if output is None:
+            if not validate or labels is None or features is None:
+                raise typer.BadParameter("say where the map goes", param_hint="-o")
+            tested = validate_alone(opening.open(scene), labels, features, field=field)
+            for line in (UNTESTED,) if tested is None else tested.describe():
+                typer.echo(line)
+            return
+        check_output(output, overwrite=run.overwrite)
+        opened = opening.open(scene)
         with progress("segment", 1) as report:
-            result = run(
+            result = segment(
                 opened,
                 output,
                 labels=labels,
@@ -82,20 +81,19 @@ def register(cli: typer.Typer) -> None:
                 vector=vector,
                 min_area_m2=min_area,
                 confidence=confidence,
-                cube=features,
+                validate=validate,
+                features=features,
                 upscale=upscale,
-                backbone=backbone,
-                device=device,
-                precision=precision,
-                dask=dask,
-                overwrite=overwrite,
                 progress=report,
+                **run.keywords,
             )
         for note in result.notes:
             typer.echo(note)
         if result.validation is not None:
             for line in result.validation.describe():
                 typer.echo(line)
+        elif labels is not None and not validate:
+            typer.echo("not validated; --validate tests the classes on places kept apart")
         for name, share in zip(result.legend.names, result.shares, strict=True):
             typer.echo(f"{share:7.1%}  {name}")
         written = [str(path) for path in (output, confidence, vector, save_model) if path is not None]

@@ -1,36 +1,31 @@
 """Feature cubes on disk: Zarr v3 (float16, sharded) and Cloud-Optimized GeoTIFF (int8 code or float32).
 
 A cube lies on the token grid, in the scene's CRS. Both kinds are filled in pieces of whole token rows, in any order and
-by any number of processes, in a folder beside the target that becomes the target when every piece is there.
+by any number of processes, in a folder beside the target that becomes the target when every piece is there. The
+tokens of a map are a temporary cube: the pieces alone, read where they lie.
 """
 
-import json
 import shutil
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from odc.geo.geobox import GeoBox
-from rasterio.errors import RasterioError
 
-from geodino.dense.int8 import CODE_FORMULA, CODE_NODATA, decode_int8, encode_int8
+from geodino.dense.cube_zarr import VARIABLE, consolidate, prepare_zarr, replace_folder
+from geodino.dense.int8 import CODE_FORMULA, CODE_NODATA, encode_int8
 from geodino.dense.stream import DenseSettings, TokenRows
-from tiles.errors import InputError, OutputError
-from tiles.writing.cog import CogWriter, check_output, disk_errors
+from tiles.errors import OutputError
+from tiles.writing.cog import CogWriter, DiskFullError, check_output, disk_errors
 from tiles.writing.journal import RowParts, save_piece
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 PIECE_ROWS = 64
 """Token rows of a piece: a row of Zarr shards, a row of COG blocks of many bands."""
-_SHARD_COLUMNS = 256
-_CHUNK = 32
-VARIABLE = "features"
+# Of a temporary cube: about what a row of windows settles, so that little is held and little lost. Divides PIECE_ROWS.
+_TEMPORARY_ROWS = 32
 
 
 @dataclass(frozen=True)
@@ -43,6 +38,7 @@ class CubeSpec:
         channels: Features ``D``.
         dtype: ``float16``, ``float32`` or ``int8``.
         tags: What it says about its making.
+        temporary: Whether the pieces are all that is wanted; ``path`` is then their folder.
     """
 
     path: Path
@@ -50,16 +46,22 @@ class CubeSpec:
     channels: int
     dtype: str
     tags: Mapping[str, Any]
+    temporary: bool = False
 
     @property
     def work(self) -> Path:
         """Folder that holds the pieces until the cube is whole."""
-        return self.path.with_name(self.path.name + ".part")
+        return self.path if self.temporary else self.path.with_name(self.path.name + ".part")
+
+    @property
+    def piece_rows(self) -> int:
+        """Token rows of a piece."""
+        return _TEMPORARY_ROWS if self.temporary else PIECE_ROWS
 
     @property
     def zarr(self) -> bool:
         """Whether it is a Zarr store."""
-        return self.path.suffix == ".zarr"
+        return self.path.suffix == ".zarr" and not self.temporary
 
 
 def cube_type(path: Path, wanted: str = "auto") -> str:
@@ -93,7 +95,7 @@ class CubeWriter:
     """
 
     def __init__(self, spec: CubeSpec, identity: Mapping[str, Any], *, overwrite: bool = False) -> None:
-        check_output(spec.path, overwrite=overwrite)
+        check_output(spec.path, overwrite=overwrite or spec.temporary)
         self.spec, self.overwrite = spec, overwrite
         with disk_errors(spec.path):
             if spec.zarr and spec.work.is_dir() and not _store(spec).is_dir():
@@ -103,13 +105,28 @@ class CubeWriter:
                 spec.work,
                 dict(identity) | {"dtype": spec.dtype, "channels": spec.channels},
                 rows=int(spec.geobox.shape[0]),
-                step=PIECE_ROWS,
+                step=spec.piece_rows,
                 restart=overwrite,
             )
             if self.parts.journal.restarted:
                 shutil.rmtree(_store(spec), ignore_errors=True)
             if spec.zarr:
-                prepare_zarr(spec)
+                prepare_zarr(
+                    _store(spec), spec.geobox, channels=spec.channels, dtype=spec.dtype, rows=PIECE_ROWS, tags=spec.tags
+                )
+            if spec.temporary:
+                self._check_room()
+
+    def _check_room(self) -> None:
+        """Refuse a disk that has no room for the rest, before any work: nothing is compressed, so its size is known."""
+        rows = sum(len(run) for run in self.missing())
+        size = rows * int(self.spec.geobox.shape[1]) * self.spec.channels * np.dtype(self.spec.dtype).itemsize
+        free = shutil.disk_usage(self.spec.work).free
+        if size > free:
+            raise DiskFullError(
+                f"no space left for the {size / 1e9:.1f} GB of tokens in {self.spec.work}: {free / 1e9:.1f} GB are "
+                "free; free some, or write to another disk"
+            )
 
     def missing(self) -> list[range]:
         """Token rows still to be made."""
@@ -117,7 +134,7 @@ class CubeWriter:
 
     def write(self, rows: Iterator[TokenRows]) -> Iterator[int]:
         """Write a stream of rows; yields the number of rows finished after each piece."""
-        for piece, features, valid in pieces(rows, int(self.spec.geobox.shape[0])):
+        for piece, features, valid in pieces(rows, self.spec):
             write_piece(self.spec, piece, features, valid)
             with disk_errors(self.spec.path):
                 self.parts.mark(piece)
@@ -135,7 +152,7 @@ class CubeWriter:
             for stray in _store(self.spec).rglob("*.partial"):
                 stray.unlink()
             consolidate(_store(self.spec))
-            _replace_folder(_store(self.spec), self.spec.path, overwrite=self.overwrite)
+            replace_folder(_store(self.spec), self.spec.path, overwrite=self.overwrite)
         else:
             self._assemble()
         self.parts.remove()
@@ -163,16 +180,17 @@ class CubeWriter:
 
 
 def pieces(
-    rows: Iterator[TokenRows], total: int
+    rows: Iterator[TokenRows], spec: CubeSpec
 ) -> Iterator[tuple[range, npt.NDArray[np.float32], npt.NDArray[np.bool_]]]:
-    """Cut a stream of rows, which begins at a piece's first row, into pieces."""
+    """Cut a stream of rows, which begins at a piece's first row, into the pieces of a cube."""
+    total, step = int(spec.geobox.shape[0]), spec.piece_rows
     stop = first = 0
     for new in rows:
         taken = 0
         while taken < new.valid.shape[0]:
             row = new.row + taken
             if row >= stop:
-                first, stop = row, min(row // PIECE_ROWS * PIECE_ROWS + PIECE_ROWS, total)
+                first, stop = row, min(row // step * step + step, total)
                 features = np.empty((len(new.features), stop - first, new.valid.shape[1]), np.float32)
                 valid = np.empty(features.shape[1:], np.bool_)
             count = min(stop - row, new.valid.shape[0] - taken)
@@ -190,153 +208,23 @@ def write_piece(spec: CubeSpec, piece: range, features: npt.NDArray[np.float32],
         OutputError: The disk is full.
     """
     with disk_errors(spec.path):
+        if spec.dtype == "int8":
+            save_piece(spec.work, VARIABLE, piece, encode_int8(features, valid))
+            return
+        array = features.astype(spec.dtype)
+        if not valid.all():
+            array[:, ~valid] = np.nan
         if not spec.zarr:
-            array = (
-                encode_int8(features, valid) if spec.dtype == "int8" else np.where(valid, features, np.float32(np.nan))
-            )
             save_piece(spec.work, VARIABLE, piece, array)
             return
         import zarr
 
-        array = features.astype(spec.dtype)
-        if not valid.all():
-            array[:, ~valid] = np.nan
         store = zarr.open_group(_store(spec), mode="r+")
         store[VARIABLE][:, piece.start : piece.stop] = array
 
 
-def consolidate(store: Path) -> None:
-    """Put the metadata of all arrays into one file, so that opening is one read."""
-    import zarr
-
-    with warnings.catch_warnings():
-        # xarray warns without it, zarr with it: version 3 of the format has not settled the matter.
-        warnings.simplefilter("ignore")
-        zarr.consolidate_metadata(store, zarr_format=3)
-
-
 def _store(spec: CubeSpec) -> Path:
     return spec.work / "cube.zarr"
-
-
-def prepare_zarr(spec: CubeSpec) -> None:
-    """Lay out the store: the array, its coordinates and its CRS, as CF and GeoZarr say."""
-    import zarr
-    from zarr.codecs import ZstdCodec
-
-    store = _store(spec)
-    if (store / "zarr.json").exists() and (store / VARIABLE / "zarr.json").exists():
-        return
-    shutil.rmtree(store, ignore_errors=True)
-    height, width = (int(n) for n in spec.geobox.shape)
-    a, b, c, d, e, f = tuple(spec.geobox.affine)[:6]
-    attributes = {
-        "Conventions": "CF-1.11",
-        "proj:transform": [a, b, c, d, e, f],
-        "proj:shape": [height, width],
-        **{key.lower(): value for key, value in spec.tags.items()},
-    }
-    names = ["spatial_ref"]
-    columns = min(_SHARD_COLUMNS, -(-width // _CHUNK) * _CHUNK)
-    group = zarr.create_group(store, zarr_format=3)
-    if b == d == 0:  # a rotated grid has no coordinate an axis, only its transform
-        names = ["x", "y", "spatial_ref"]
-        for name, first, step, size in (("y", f, e, height), ("x", c, a, width)):
-            axis = group.create_array(name, shape=(size,), dtype="float64", dimension_names=(name,), compressors=None)
-            axis[:] = first + step * (np.arange(size) + 0.5)
-            axis.attrs.update(_axis_attributes(spec.geobox, name))
-    reference = group.create_array("spatial_ref", shape=(), dtype="int32", dimension_names=(), compressors=None)
-    reference[...] = 0
-    reference.attrs["GeoTransform"] = f"{c} {a} {b} {f} {d} {e}"
-    if spec.geobox.crs is not None:
-        code = spec.geobox.crs.to_epsg()
-        attributes["proj:code"] = None if code is None else f"EPSG:{code}"
-        reference.attrs.update({"crs_wkt": spec.geobox.crs.to_wkt(), "spatial_ref": spec.geobox.crs.to_wkt()})
-    group.attrs.update(attributes)
-    cube = group.create_array(
-        VARIABLE,
-        shape=(spec.channels, height, width),
-        shards=(spec.channels, PIECE_ROWS, columns),
-        chunks=(spec.channels, _CHUNK, _CHUNK),
-        dtype=spec.dtype,
-        fill_value=float("nan"),
-        compressors=ZstdCodec(level=1),
-        dimension_names=("feature", "y", "x"),
-    )
-    cube.attrs.update(
-        {"long_name": "dense features of unit length", "grid_mapping": "spatial_ref", "coordinates": " ".join(names)}
-    )
-
-
-def _axis_attributes(geobox: GeoBox, name: str) -> dict[str, str]:
-    if geobox.crs is None:
-        return {"axis": name.upper()}
-    if geobox.crs.geographic:
-        long, units = {"x": ("longitude", "degrees_east"), "y": ("latitude", "degrees_north")}[name]
-        return {"axis": name.upper(), "standard_name": long, "units": units}
-    return {"axis": name.upper(), "standard_name": f"projection_{name}_coordinate", "units": geobox.crs.units[0]}
-
-
-def _replace_folder(source: Path, target: Path, *, overwrite: bool) -> None:
-    """Rename a folder; a folder cannot be replaced in one step, so an old one is moved aside first."""
-    check_output(target, overwrite=overwrite)
-    old = target.with_name(target.name + ".old.part")
-    if target.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        target.rename(old)
-    source.rename(target)
-    if old.is_dir():
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def open_cube(path: str | Path) -> "xr.DataArray":
-    """Open a feature cube lazily, decoded.
-
-    Args:
-        path: A cube that ``geodino features`` wrote.
-
-    Returns:
-        float32 ``[feature, y, x]`` with coordinates, ``.rio.crs`` and, as attributes, the tags that say what made it;
-        NaN where nodata. Values are read, and codes decoded, chunk by chunk when they are used.
-
-    Raises:
-        InputError: It is no feature cube.
-    """
-    import rioxarray
-    import xarray as xr
-
-    path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path} does not exist")
-    if path.suffix == ".zarr":
-        try:
-            cube = xr.open_zarr(path, consolidated=False)
-        except (OSError, ValueError, KeyError):  # a folder or file that only has the name
-            cube = xr.Dataset()
-        if VARIABLE not in cube:
-            raise InputError(f"{path} is no feature cube; `geodino features` makes one")
-        return cube[VARIABLE].astype(np.float32).assign_attrs(_tags_of(cube.attrs))
-    try:
-        raster = rioxarray.open_rasterio(path, chunks={"y": PIECE_ROWS, "x": PIECE_ROWS})
-    except RasterioError:
-        raise InputError(f"{path} is no feature cube; `geodino features` makes one") from None
-    if not isinstance(raster, xr.DataArray) or "GEODINO_CUBE" not in raster.attrs:
-        raise InputError(f"{path} is no feature cube; `geodino features` makes one")
-    raster = raster.rename(band="feature").drop_vars("feature")
-    if raster.dtype == np.int8:
-        decoded = xr.apply_ufunc(decode_int8, raster, dask="parallelized", output_dtypes=[np.float32])
-        decoded.attrs = raster.attrs
-        raster = decoded.rio.write_crs(raster.rio.crs) if raster.rio.crs else decoded
-    return raster
-
-
-def _tags_of(attributes: Mapping[str, Any]) -> dict[str, str]:
-    """The tags among a Zarr store's attributes, written as a GeoTIFF has them."""
-    return {
-        key.upper(): value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-        for key, value in attributes.items()
-        if key.startswith("geodino_")
-    }
 
 
 def cube_tags(dtype: str, settings: DenseSettings) -> dict[str, Any]:

@@ -8,9 +8,11 @@ from typing import Any
 
 import geodino
 from geodino.backbones.backbone import Backbone
-from geodino.dense.cube import CubeSpec, CubeWriter, cube_tags, cube_type, open_cube
+from geodino.dense.cube import CubeSpec, CubeWriter, cube_tags, cube_type
+from geodino.dense.cube_reader import open_cube
+from geodino.dense.engine import Engine
 from geodino.dense.quicklook import check_quicklook, quicklook
-from geodino.dense.stream import DenseSettings, feature_dim, stream_tokens, token_grid
+from geodino.dense.stream import DenseSettings, feature_dim, token_grid
 from geodino.products.stac import add_quicklook, read_settings, write_item
 from geodino.products.tags import provenance
 from tiles.errors import OutputError
@@ -25,14 +27,14 @@ class Extraction:
 
     Attributes:
         scene: The scene, with the backbone's bands.
-        backbone: The model.
+        engine: What runs the backbone.
         settings: How windows are laid; the batch size is filled in.
         spec: The cube.
         identity: What its values depend on.
     """
 
     scene: Scene
-    backbone: Backbone
+    engine: Engine
     settings: DenseSettings
     spec: CubeSpec
     identity: dict[str, Any]
@@ -41,51 +43,58 @@ class Extraction:
     def plan(
         cls,
         scene: Scene,
-        backbone: Backbone,
+        engine: Engine,
         output: Path,
         settings: DenseSettings,
         *,
         dtype: str = "auto",
-        arithmetic: str | None = None,
+        temporary: bool = False,
     ) -> "Extraction":
         """Check everything that can be checked before work.
 
         Args:
             scene: The scene.
-            backbone: The model.
+            engine: What runs the backbone.
             output: Where the cube will be.
             settings: How windows are laid.
             dtype: Number type of the cube, see ``geodino.dense.cube.cube_type``.
-            arithmetic: What the model computes in where it runs, if that is not here; see ``arithmetic_of``.
+            temporary: The cube serves a map and goes when that is made: float16 in pieces, under any name.
 
         Raises:
             InputError: The scene lacks a band, or the settings do not fit the backbone.
             OutputError: The output's name says no format that holds ``dtype``.
         """
-        kind = cube_type(output, dtype)
-        settings = settings.resolved(backbone)
+        kind = "float16" if temporary else cube_type(output, dtype)
+        backbone = engine.backbone
+        arithmetic, settings = engine.describe(settings)
         scene = scene.select(backbone.bands)
         grid = token_grid(scene, backbone, settings)
         identity = {
             "scene": scene.fingerprint(),
             "backbone": backbone.hash,
-            "arithmetic": arithmetic or arithmetic_of(backbone),
+            "arithmetic": arithmetic,
             "settings": settings.identity(),
             "version": geodino.__version__,
         }
         tags = provenance(backbone, scene=scene) | cube_tags(kind, settings)
-        spec = CubeSpec(output, grid.geobox(scene.geobox), feature_dim(backbone, settings), kind, tags)
-        return cls(scene, backbone, settings, spec, identity)
+        channels = feature_dim(backbone, settings)
+        spec = CubeSpec(output, grid.geobox(scene.geobox), channels, kind, tags, temporary=temporary)
+        return cls(scene, engine, settings, spec, identity)
 
-    def run(self, *, overwrite: bool = False, progress: Progress | None = None) -> Path:
-        """Make what is missing of the cube, and put it under its name.
+    @property
+    def backbone(self) -> Backbone:
+        """The model."""
+        return self.engine.backbone
+
+    def fill(self, *, overwrite: bool = False, progress: Progress | None = None) -> CubeWriter:
+        """Make the rows that the cube lacks.
 
         Args:
-            overwrite: Replace an existing cube.
+            overwrite: Replace an existing cube, and an unfinished run with other inputs or settings.
             progress: Is told the share done, 0 to 1.
 
         Returns:
-            Where the cube is.
+            The cube, all of whose rows are on disk.
 
         Raises:
             InputError: A file is damaged, or an unfinished run with other inputs or settings lies there.
@@ -93,18 +102,22 @@ class Extraction:
         """
         progress = progress or Silent()
         writer = CubeWriter(self.spec, self.identity, overwrite=overwrite)
-        total = int(self.spec.geobox.shape[0])
-        for rows in writer.missing():
-            stream = stream_tokens(self.scene, self.backbone, self.settings, rows=rows)
-            try:
-                for done in writer.write(stream):
-                    progress.update(done / total)
-            finally:
-                stream.close()
-        self.complete(writer)
+        for done in self.engine.fill(self.scene, self.settings, writer):
+            progress.update(done)
+        return writer
+
+    def run(self, *, overwrite: bool = False, progress: Progress | None = None) -> Path:
+        """Make what is missing of the cube, and put it under its name.
+
+        See ``fill`` for arguments and errors.
+
+        Returns:
+            Where the cube is.
+        """
+        self._complete(self.fill(overwrite=overwrite, progress=progress))
         return self.spec.path
 
-    def complete(self, writer: CubeWriter) -> None:
+    def _complete(self, writer: CubeWriter) -> None:
         """Put the finished cube under its name, with its STAC item beside it."""
         # The item first: a kill in between leaves a cube still to be renamed, never one without its item.
         write_item(
@@ -135,11 +148,6 @@ class Extraction:
     def _digest(self) -> str:
         text = json.dumps(self.identity | {"dtype": self.spec.dtype}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def arithmetic_of(backbone: Backbone) -> str:
-    """Device and number type that a model computes in: what its last bits depend on besides the weights."""
-    return f"{backbone.device.type} {str(backbone.dtype).removeprefix('torch.')}"
 
 
 def check_outputs(output: Path, *, dtype: str, quicklook: Path | None, overwrite: bool) -> None:

@@ -67,7 +67,7 @@ def quicklook(cube: "xr.DataArray", output: Path, *, overwrite: bool = False) ->
     """Draw a feature cube.
 
     Args:
-        cube: What ``geodino.dense.cube.open_cube`` gives; read twice, a few rows at a time.
+        cube: What ``geodino.dense.cube_reader.open_cube`` gives; read twice, a few rows at a time.
         output: ``.png`` (a picture of at most 4,096 pixels) or ``.tif`` (a COG on the token grid, 0 = nodata).
         overwrite: Replace an existing file.
 

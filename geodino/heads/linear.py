@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 
 FloatArray = NDArray[np.float32]
 
@@ -97,6 +96,8 @@ def fit_logistic(
         scales: scaling of the two blocks, measured over the scene.
         penalty: inverse strength of the L2 penalty, as scikit-learn's C.
     """
+    from sklearn.linear_model import LogisticRegression
+
     scaled = np.concatenate([scales[0].apply(tokens), scales[1].apply(spectra)], axis=1)
     model = LogisticRegression(C=penalty, class_weight="balanced", max_iter=300, tol=1e-3)
     model.fit(scaled.astype(np.float64), classes)

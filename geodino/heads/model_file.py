@@ -14,11 +14,13 @@ from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from geodino.dense.tokens import Origin
 from geodino.heads.legend import Legend
 from geodino.heads.linear import LinearHead
 from geodino.heads.random_features import Waves
 from tiles.errors import InputError, OutputError
-from tiles.scenes.sensor import Meaning
+from tiles.scenes.scene import Scene
+from tiles.scenes.sensor import Meaning, meaning
 
 FORMAT = "geodino-segmentation-4"
 _TENSORS = ("token_weight", "pixel_weight", "bias", "wave_directions")
@@ -54,6 +56,24 @@ class Recipe(BaseModel):
     sensor: str
     units: dict[str, tuple[float, float]]
     meaning: Meaning
+
+    @classmethod
+    def of(cls, scene: Scene, origin: Origin, *, use_pixels: bool) -> "Recipe":
+        """What a head's input goes through for a scene and the tokens made of it."""
+        units = {band.name: (band.scale, band.offset) for band in scene.bands}
+        return cls(
+            backbone=origin.name,
+            backbone_hash=origin.hash,
+            mean=origin.normalization.mean,
+            std=origin.normalization.std,
+            bands=origin.bands,
+            layers=origin.layers,
+            upscale=origin.upscale,
+            pixel_bands=scene.band_names if use_pixels else (),
+            sensor=scene.sensor,
+            units=units,
+            meaning=meaning(scene.sensor, units),
+        )
 
     def fit(self, other: "Recipe", path: Path) -> list[str]:
         """Raise when ``other``, the recipe at hand, is not this one, the model's; what may differ is noted.

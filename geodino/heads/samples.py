@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from geodino.dense.store import TokenStore
+from geodino.dense.tokens import SceneTokens
 from geodino.heads.pixel_features import FEATURES_PER_BAND, HALO, spectral_features
 from tiles.scenes.reader import SceneReader
 from tiles.scenes.scene import Scene
@@ -16,30 +16,29 @@ _SURVEY_TOKENS = 20_000
 
 
 def tokens_at(
-    store: TokenStore, rows: NDArray[np.int64], cols: NDArray[np.int64], patch: int
+    tokens: SceneTokens, rows: NDArray[np.int64], cols: NDArray[np.int64]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Token features interpolated to pixel centres, as the map interpolates its scores.
 
     Args:
-        store: the scene's tokens.
+        tokens: the scene's tokens.
         rows: pixel rows `[N]`.
         cols: pixel columns `[N]`.
-        patch: pixels of a token's side.
 
     Returns:
         Features `[N, D]`, and whether any token there was valid `[N]`. Invalid tokens have no weight.
     """
-    height, width = store.valid.shape
-    row, col = np.maximum((rows + 0.5) / patch - 0.5, 0), np.maximum((cols + 0.5) / patch - 0.5, 0)
+    height, width = tokens.valid.shape
+    row, col = (np.maximum((place + 0.5) / tokens.pixels - 0.5, 0) for place in (rows, cols))
     top, left = row.astype(np.int64), col.astype(np.int64)
-    total = np.zeros(len(rows), dtype=np.float32)
-    features = np.zeros((len(rows), store.channels), dtype=np.float32)
-    for down in (0, 1):
-        for right in (0, 1):
-            r, c = np.minimum(top + down, height - 1), np.minimum(left + right, width - 1)
-            weight = np.abs(1 - down - (row - top)) * np.abs(1 - right - (col - left)) * store.valid[r, c]
-            features += weight[:, None].astype(np.float32) * store.at(r, c)
-            total += weight.astype(np.float32)
+    corners = [(down, right) for down in (0, 1) for right in (0, 1)]
+    r = np.concatenate([np.minimum(top + down, height - 1) for down, _ in corners])
+    c = np.concatenate([np.minimum(left + right, width - 1) for _, right in corners])
+    near = [np.abs(1 - down - (row - top)) * np.abs(1 - right - (col - left)) for down, right in corners]
+    weight = (np.concatenate(near) * tokens.valid[r, c]).astype(np.float32)
+    shape = (len(corners), len(rows))
+    features = (weight[:, None] * tokens.at(r, c)).reshape(*shape, -1).sum(axis=0)
+    total = weight.reshape(shape).sum(axis=0)
     known = total > 1e-6
     features[known] /= total[known, None]
     return features, known
@@ -77,8 +76,8 @@ def survey_pixels(scene: Scene) -> NDArray[np.float32]:
     return np.concatenate(found)
 
 
-def survey_tokens(store: TokenStore) -> NDArray[np.float32]:
+def survey_tokens(tokens: SceneTokens) -> NDArray[np.float32]:
     """Valid tokens spread evenly over the scene `[at most 20,000, D]`."""
-    rows, columns = np.nonzero(store.valid)
+    rows, columns = np.nonzero(tokens.valid)
     step = max(1, len(rows) // _SURVEY_TOKENS)
-    return store.at(rows[::step], columns[::step])
+    return tokens.at(rows[::step], columns[::step])

@@ -8,17 +8,16 @@ close together, stay on one side of every split.
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
-from sklearn.ensemble import RandomForestClassifier
-from sklearn.model_selection import StratifiedGroupKFold
 
 from geodino.heads.legend import Legend
 from geodino.heads.metrics import Agreement, confusion_matrix
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import RandomForestClassifier
 
 MOST_FOLDS = 5
 # Blocks across the labelled extent's longer side; objects in one block are never split between folds.
@@ -35,6 +34,9 @@ def spatial_blocks(rows: NDArray[np.int64], cols: NDArray[np.int64], objects: ND
         cols: pixel columns `[N]`.
         objects: object of each sample `[N]`.
     """
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
     side = max(int(np.ptp(rows)), int(np.ptp(cols)), _BLOCKS) // _BLOCKS
     cells = np.unique((rows // side) * (int(cols.max()) // side + 1) + cols // side, return_inverse=True)[1]
     things = np.unique(objects, return_inverse=True)[1]
@@ -57,6 +59,8 @@ def spatial_folds(
         groups: spatial group of each sample `[N]`.
         seed: seed of the shuffle.
     """
+    from sklearn.model_selection import StratifiedGroupKFold
+
     lonely = [index for index in np.unique(classes) if len(np.unique(groups[classes == index])) < 2]
     always = np.isin(groups, np.unique(groups[np.isin(classes, lonely)]))
     open_to_test = np.flatnonzero(~always)
@@ -163,6 +167,8 @@ def cross_validate(
     return Validation(legend, Agreement(ours), Agreement(forest), len(folds), len(np.unique(groups)))
 
 
-def pixel_forest(pixels: NDArray, classes: NDArray, seed: int = 0) -> RandomForestClassifier:
+def pixel_forest(pixels: NDArray, classes: NDArray, seed: int = 0) -> "RandomForestClassifier":
     """The usual floor: a random forest on the bands of single pixels, classes weighing the same."""
+    from sklearn.ensemble import RandomForestClassifier
+
     return RandomForestClassifier(200, class_weight="balanced", random_state=seed, n_jobs=-1).fit(pixels, classes)

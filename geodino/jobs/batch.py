@@ -19,7 +19,8 @@ from rasterio.errors import RasterioError
 
 import geodino
 from geodino.backbones.backbone import Backbone
-from geodino.dense.extraction import Extraction, arithmetic_of, draw
+from geodino.dense.engine import Engine, LocalEngine
+from geodino.dense.extraction import Extraction, draw
 from geodino.dense.quicklook import check_quicklook
 from geodino.inputs import check_not_input
 from geodino.jobs.batch_job import BatchJob, Item
@@ -157,11 +158,9 @@ class _Run:
             job = job.model_copy(update={"model": job.model.absolute()})  # the same file in a worker's own folder
         self.model_hash = None if job.model is None else file_hash(job.model)
         self.job, self.journal, self.spec, self.cluster, self.overwrite = job, journal, spec, cluster, overwrite
-        self.backbone: Backbone = spec.load() if cluster is None else cluster.local
-        if cluster is None:
-            self.arithmetic, self.settings = arithmetic_of(self.backbone), job.settings.resolved(self.backbone)
-        else:
-            self.arithmetic, self.settings = cluster.describe(job.settings)
+        self.engine: Engine = LocalEngine(spec.load()) if cluster is None else cluster
+        self.backbone = self.engine.backbone
+        self.arithmetic, self.settings = self.engine.describe(job.settings)
 
     @property
     def at_once(self) -> int:
@@ -211,10 +210,8 @@ class _Run:
                 task.run(self.backbone)
             else:
                 list(self.cluster.run([task], self.arithmetic))
-        elif self.cluster is not None:
-            self.cluster.extract(scenes[0], output, self.settings, self.job.dtype, overwrite=overwrite)
         else:
-            plan = Extraction.plan(scenes[0], self.backbone, output, self.settings, dtype=self.job.dtype)
+            plan = Extraction.plan(scenes[0], self.engine, output, self.settings, dtype=self.job.dtype)
             plan.run(overwrite=overwrite)
 
     def _key(self, scenes: tuple[Scene, ...], output: Path) -> str:

@@ -22,10 +22,9 @@ from distributed.scheduler import KilledWorker
 
 from geodino.backbones.backbone import Backbone, load_backbone
 from geodino.dense.cube import PIECE_ROWS, CubeSpec, CubeWriter, pieces, write_piece
-from geodino.dense.extraction import Extraction, arithmetic_of
+from geodino.dense.engine import arithmetic_of
 from geodino.dense.stream import DenseSettings, stream_tokens
 from tiles.errors import InputError
-from tiles.progress import Progress, Silent
 from tiles.scenes.scene import Scene
 from tiles.workers import use_cores
 
@@ -105,7 +104,7 @@ class RowTask:
         """Compute and write; returns the finished pieces."""
         done = []
         stream = stream_tokens(self.scene, backbone, self.settings, rows=self.rows)
-        for piece, features, valid in pieces(stream, int(self.spec.geobox.shape[0])):
+        for piece, features, valid in pieces(stream, self.spec):
             write_piece(self.spec, piece, features, valid)
             done.append(piece)
         return done
@@ -166,50 +165,32 @@ class Cluster:
         with self._answering():
             return len(self.client.scheduler_info(n_workers=-1)["workers"])
 
-    def plan(self, scene: Scene, output: Path, settings: DenseSettings, dtype: str) -> Extraction:
-        """Plan a cube in the arithmetic of the workers, with the batch size that one of them can hold."""
-        arithmetic, settings = self.describe(settings)
-        return Extraction.plan(scene, self.local, output, settings, dtype=dtype, arithmetic=arithmetic)
-
     def describe(self, settings: DenseSettings) -> tuple[str, DenseSettings]:
         """Ask a worker for its arithmetic, and for the settings with the batch size that it can hold."""
         with self._answering():
             return self.client.submit(_describe, self.model, settings).result()
 
     @cached_property
-    def local(self) -> Backbone:
+    def backbone(self) -> Backbone:
         """The backbone here, for its hash and sizes; nothing is computed with it."""
         return load_backbone(self.model.name, device="cpu", precision="fp32")
 
-    def extract(
-        self,
-        scene: Scene,
-        output: Path,
-        settings: DenseSettings,
-        dtype: str,
-        *,
-        overwrite: bool = False,
-        progress: Progress | None = None,
-    ) -> Path:
-        """Make a feature cube; see ``geodino.dense.extraction.Extraction.run``.
+    def fill(self, scene: Scene, settings: DenseSettings, writer: CubeWriter) -> Iterator[float]:
+        """Make the rows that a cube lacks; see ``geodino.dense.engine.Engine``.
 
         Raises:
             InputError: As there; or workers died again and again on the same rows.
         """
-        progress = progress or Silent()
-        plan = self.plan(scene, output, settings, dtype)
-        writer = CubeWriter(plan.spec, plan.identity, overwrite=overwrite)
+        arithmetic, _ = self.describe(settings)
         tasks = [
-            RowTask(plan.scene, plan.settings, plan.spec, rows)
+            RowTask(scene, settings, writer.spec, rows)
             for rows in split(writer.missing(), self.workers * _TASKS_A_WORKER)
         ]
-        total = len(writer.parts.pieces)
-        for finished in self.run(tasks, plan.identity["arithmetic"]):
+        every = writer.parts.pieces
+        for finished in self.run(tasks, arithmetic):
             for piece in finished:
                 writer.parts.mark(piece)
-            progress.update(len([p for p in writer.parts.pieces if writer.parts.finished(p)]) / total)
-        plan.complete(writer)
-        return output
+            yield sum(writer.parts.finished(piece) for piece in every) / len(every)
 
     def run(self, tasks: Sequence[Task[T]], arithmetic: str) -> Iterator[T]:
         """Do tasks on the workers; yields results as they come.

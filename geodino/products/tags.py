@@ -1,13 +1,37 @@
 """What every map says about its making: tags that name the backbone, its normalisation and the inputs."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import geodino
-from geodino.backbones.backbone import Backbone
+from geodino.backbones.normalize import Normalization
 from tiles.scenes.scene import Scene
 
 
-def provenance(backbone: Backbone | None, **scenes: Scene) -> dict[str, Any]:
+class Model(Protocol):
+    """What tags say of a backbone: of the model itself, or of one that made a cube long ago."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of its weights."""
+        ...
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Bands that it reads."""
+        ...
+
+    @property
+    def normalization(self) -> Normalization:
+        """Statistics that its input is standardised with."""
+        ...
+
+
+def provenance(backbone: Model | None, **scenes: Scene) -> dict[str, Any]:
     """Tags of a map.
 
     Args:

@@ -7,7 +7,7 @@ every token, brought to the scene's pixel grid. Tokens without data have no weig
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -20,14 +20,12 @@ from rasterio.features import geometry_mask
 from rasterio.windows import Window
 
 from geodino.dense.cube import PIECE_ROWS
+from geodino.dense.tokens import SceneTokens
 from tiles.errors import InputError
 from tiles.scenes.reader import SceneReader
 from tiles.scenes.scene import Scene
 from tiles.writing.cog import CogWriter
 from tiles.writing.stitch import upsample_rows
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -50,22 +48,20 @@ class Query:
         if not self.points and self.polygons is None:
             raise InputError("say what to look for: --at X,Y or --polygons FILE")
 
-    def vector(self, cube: "xr.DataArray") -> FloatArray:
-        """Unit feature ``[D]`` of the query on a cube.
+    def vector(self, tokens: SceneTokens) -> FloatArray:
+        """Unit feature ``[D]`` of the query.
 
         Raises:
-            InputError: A place lies outside the cube or on nodata, or the file holds no polygon on it.
+            InputError: A place lies outside the tokens' grid or on nodata, or the file holds no polygon on it.
         """
-        box = GeoBox((cube.sizes["y"], cube.sizes["x"]), cube.rio.transform(), cube.rio.crs)
-        found = [self._at(cube, box, x, y) for x, y in self.points]
+        found = [self._at(tokens, x, y) for x, y in self.points]
         if self.polygons is not None:
-            found.append(self._under(cube, box, self.polygons))
+            found.append(self._under(tokens, self.polygons))
         return unit(np.concatenate(found).mean(0))
 
-    def _at(self, cube: "xr.DataArray", box: GeoBox, x: float, y: float) -> FloatArray:
-        here = (x, y)
-        if self.crs is not None:
-            here = _transform(self.crs, box, x, y)
+    def _at(self, tokens: SceneTokens, x: float, y: float) -> FloatArray:
+        box = tokens.geobox
+        here = (x, y) if self.crs is None else _transform(self.crs, box, x, y)
         affine: Affine = ~box.affine
         column, row = np.floor(affine @ here)
         # A place that its CRS does not hold comes as infinity: outside, like any other.
@@ -74,23 +70,18 @@ class Query:
                 f"{x:g},{y:g} lies outside the scene, which covers {_extent(box)}; "
                 "give X,Y in its CRS or name theirs with --crs"
             )
-        feature = cube.isel(y=int(row), x=int(column)).values.astype(np.float32)
-        if np.isnan(feature).any():
+        if not tokens.valid[int(row), int(column)]:
             raise InputError(f"{x:g},{y:g} lies on nodata; choose another place")
-        return feature[None]
+        return tokens.at(np.array([int(row)]), np.array([int(column)]))
 
-    def _under(self, cube: "xr.DataArray", box: GeoBox, path: Path) -> FloatArray:
+    def _under(self, tokens: SceneTokens, path: Path) -> FloatArray:
+        box = tokens.geobox
         shapes = read_polygons(path, box)
-        rows: list[FloatArray] = []
         # Tokens by their centres; polygons smaller than a token by whatever they touch.
         for touched in (False, True):
-            mask = ~geometry_mask(shapes, box.shape, box.affine, all_touched=touched, invert=False)
-            for start, features, valid in cube_rows(cube):
-                inside = mask[start : start + valid.shape[0]] & valid
-                if inside.any():
-                    rows.append(features[:, inside].T)
-            if rows:
-                return np.concatenate(rows)
+            inside = ~geometry_mask(shapes, box.shape, box.affine, all_touched=touched, invert=False) & tokens.valid
+            if inside.any():
+                return tokens.at(*np.nonzero(inside))
         raise InputError(f"no polygon of {path} lies on valid pixels of the scene, which covers {_extent(box)}")
 
 
@@ -136,26 +127,25 @@ def unit(vector: npt.NDArray[np.floating]) -> FloatArray:
     return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-12), np.float32)
 
 
-def cube_rows(cube: "xr.DataArray") -> Iterator[tuple[int, FloatArray, npt.NDArray[np.bool_]]]:
-    """Rows of a cube from top to bottom: first row, features ``[D, h, w]`` (0 where not valid) and validity."""
-    for start in range(0, cube.sizes["y"], PIECE_ROWS):
-        features = cube.isel(y=slice(start, start + PIECE_ROWS)).values.astype(np.float32)
-        valid = ~np.isnan(features[0])
-        yield start, np.nan_to_num(features), valid
+def token_rows(tokens: SceneTokens) -> Iterator[tuple[int, FloatArray, npt.NDArray[np.bool_]]]:
+    """Rows of tokens from top to bottom: first row, features ``[D, h, w]`` (0 where not valid) and validity."""
+    height = tokens.valid.shape[0]
+    for start in range(0, height, PIECE_ROWS):
+        yield start, *tokens.read(start, min(start + PIECE_ROWS, height))
 
 
-def cosine_rows(cube: "xr.DataArray", query: FloatArray) -> Iterator[tuple[int, FloatArray, npt.NDArray[np.bool_]]]:
+def cosine_rows(tokens: SceneTokens, query: FloatArray) -> Iterator[tuple[int, FloatArray, npt.NDArray[np.bool_]]]:
     """Cosine ``[h, w]`` in [-1, 1] of each token with a unit query ``[D]``, row by row, with validity.
 
     Features of unit length are assumed up to their code's rounding, which is divided out.
     """
-    for start, features, valid in cube_rows(cube):
+    for start, features, valid in token_rows(tokens):
         length = np.sqrt(np.einsum("dhw,dhw->hw", features, features))
         yield start, np.einsum("d,dhw->hw", query, features) / np.maximum(length, 1e-12), valid
 
 
 def write_similarity(
-    cube: "xr.DataArray",
+    tokens: SceneTokens,
     query: FloatArray,
     output: Path,
     *,
@@ -166,38 +156,27 @@ def write_similarity(
     """Write a similarity map: float32 COG, cosine in [-1, 1], NaN where nodata.
 
     Args:
-        cube: Features.
+        tokens: Features.
         query: Unit vector ``[D]``.
         output: The map.
         scene: The scene on whose pixel grid the map goes; None leaves it on the token grid.
         tags: What the file says about its making.
         overwrite: Replace an existing file.
     """
-    box = GeoBox((cube.sizes["y"], cube.sizes["x"]), cube.rio.transform(), cube.rio.crs)
     options: dict[str, Any] = {"dtype": "float32", "nodata": float("nan"), "tags": tags, "overwrite": overwrite}
     options["descriptions"] = ("cosine similarity",)
     if scene is None:
-        with CogWriter(output, box, **options) as out:
-            for start, score, valid in cosine_rows(cube, query):
+        with CogWriter(output, tokens.geobox, **options) as out:
+            for start, score, valid in cosine_rows(tokens, query):
                 out.write(start, np.where(valid, score, np.float32(np.nan))[None])
         return
-    patch = (
-        round(abs(box.affine.a / scene.geobox.affine.a))
-        if box.affine.a
-        else round(abs(box.affine.b / scene.geobox.affine.b))
-    )
-    weighted = (np.stack([score * valid, valid]) for _, score, valid in cosine_rows(cube, query))
+    weighted = (np.stack([score * valid, valid]) for _, score, valid in cosine_rows(tokens, query))
     with CogWriter(output, scene.geobox, **options) as out, SceneReader(scene) as reader:
-        for start, (total, weight) in _unstack(upsample_rows(weighted, patch, scene.height, scene.width)):
+        for start, (total, weight) in upsample_rows(weighted, tokens.pixels, scene.height, scene.width):
             measured = reader.read(Window(0, start, scene.width, total.shape[0])).valid & (weight > 1e-6)
             with np.errstate(invalid="ignore", divide="ignore"):
                 score = np.where(measured, np.clip(total / weight, -1, 1), np.float32(np.nan))
             out.write(start, score[None].astype(np.float32))
-
-
-def _unstack(rows: Iterator[tuple[int, FloatArray]]) -> Iterator[tuple[int, tuple[FloatArray, FloatArray]]]:
-    for start, pair in rows:
-        yield start, (pair[0], pair[1])
 
 
 def parse_points(texts: Sequence[str]) -> tuple[tuple[float, float], ...]:

@@ -7,7 +7,7 @@ with the tools of both. A search compares a query with every row and keeps the b
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -17,15 +17,13 @@ import shapely
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry
 
+from geodino.dense.tokens import Origin, SceneTokens
 from geodino.major_tom_cell import Cell
 from geodino.products.stac_table import write_item_of_table
-from geodino.retrieval.likeness import cube_rows, unit
+from geodino.retrieval.likeness import token_rows, unit
 from tiles.errors import InputError, OutputError
 from tiles.scenes.scene import Scene
 from tiles.writing.cog import check_output, disk_errors, part_of
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 COLUMNS = (
     "unique_id",
@@ -51,57 +49,52 @@ _MODEL_TAGS = {
 _WRITERS = {".parquet": None, ".gpkg": "GPKG", ".geojson": "GeoJSON"}
 
 
-def embed(
-    cube: "xr.DataArray", product: str, *, tokens: int = 8, timestamp: str | None = None, pixels: int | None = None
-) -> gpd.GeoDataFrame:
-    """Sparse embeddings of a cube.
+def embed(tokens: SceneTokens, product: str, *, side: int = 8, timestamp: str | None = None) -> gpd.GeoDataFrame:
+    """Sparse embeddings of a scene.
 
     Args:
-        cube: Features of unit length.
+        tokens: Features of unit length.
         product: Name of the scene.
-        tokens: Tokens along a block's side; blocks of which less than half is valid are left out.
+        side: Tokens along a block's side; blocks of which less than half is valid are left out.
         timestamp: When the scene was taken, ISO 8601.
-        pixels: Scene pixels along a token's side, for ``pixel_bbox``; 1 leaves it in tokens.
 
     Returns:
         One row a block, in WGS 84, with the columns ``COLUMNS``. ``embedding`` is the mean feature at unit length;
-        ``attrs`` are those of ``model_of``.
+        ``pixel_bbox`` is in the scene's pixels, in tokens where no scene is known; ``attrs`` are those of ``model_of``.
 
     Raises:
-        InputError: The cube has no coordinate reference system.
+        InputError: The tokens have no coordinate reference system.
     """
-    grid = GeoBox((cube.sizes["y"], cube.sizes["x"]), cube.rio.transform(), cube.rio.crs)
+    grid = tokens.geobox
     if grid.crs is None:
         raise InputError(f"{product} has no coordinate reference system, so it has no place in an index")
     rows = []
-    scale = pixels or 1
     held: list[npt.NDArray[np.float32]] = []
-    for start, features, valid in cube_rows(cube):  # pieces of 64 rows: whole blocks for every power of two up to it
-        for top in range(0, valid.shape[0], tokens):
-            for left in range(0, valid.shape[1], tokens):
-                inside = valid[top : top + tokens, left : left + tokens]
+    for start, features, valid in token_rows(tokens):  # pieces of 64 rows: whole blocks for every power of two up to it
+        for top in range(0, valid.shape[0], side):
+            for left in range(0, valid.shape[1], side):
+                inside = valid[top : top + side, left : left + side]
                 if inside.mean() < 0.5:
                     continue
-                block = features[:, top : top + tokens, left : left + tokens][:, inside]
+                block = features[:, top : top + side, left : left + side][:, inside]
                 height, width = inside.shape
                 window = grid[start + top : start + top + height, left : left + width]
                 bounds = [left, start + top, left + width, start + top + height]
-                rows.append(_row(window, product, timestamp, [n * scale for n in bounds]))
+                rows.append(_row(window, product, timestamp, [n * tokens.pixels for n in bounds]))
                 held.append(unit(block.mean(1)))
     frame = gpd.GeoDataFrame(
         rows, columns=[c for c in COLUMNS if c != "embedding"], geometry="geometry", crs="EPSG:4326"
     )
     frame.insert(1, "embedding", pd.Series(held, dtype=object))
-    frame.attrs = model_of(cube)
+    frame.attrs = model_of(tokens.origin)
     return frame
 
 
-def model_of(cube: "xr.DataArray") -> dict[str, str]:
-    """What a cube says of the model whose features it holds; empty when nothing."""
-    found = {tag: str(cube.attrs[tag]) for tag in (*_MODEL_TAGS, "GEODINO_BACKBONE") if tag in cube.attrs}
-    if "GEODINO_SETTINGS" in cube.attrs:
-        found["GEODINO_LAYERS"] = json.dumps(json.loads(cube.attrs["GEODINO_SETTINGS"])["layers"])
-    return found
+def model_of(origin: Origin) -> dict[str, str]:
+    """What an index says of the model whose features it holds."""
+    tags = origin.tags() | {"GEODINO_LAYERS": list(origin.layers)}
+    found = {tag: tags[tag] for tag in (*_MODEL_TAGS, "GEODINO_BACKBONE")}
+    return {tag: value if isinstance(value, str) else json.dumps(value, sort_keys=True) for tag, value in found.items()}
 
 
 def check_model(known: Mapping[str, Any], asked: Mapping[str, Any], index: str, other: str) -> None:

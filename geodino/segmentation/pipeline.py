@@ -2,27 +2,21 @@
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geodino.backbones.backbone import Backbone
-from geodino.dense.store import TokenStore
-from geodino.dense.stream import DenseSettings, token_grid
-from geodino.dense.tokens import fill_tokens
-from geodino.heads.balance import balance, fit_head
+from geodino.dense.stream import DenseSettings
+from geodino.dense.tokens import SceneTokens, TokenSource, tokens_from_cube
 from geodino.heads.labels import Labels
 from geodino.heads.legend import Legend
-from geodino.heads.linear import BlockScale, LinearHead, cluster_head
+from geodino.heads.linear import cluster_head
 from geodino.heads.model_file import Recipe, SegmentationModel
-from geodino.heads.random_features import Waves
-from geodino.heads.samples import spectra_at, survey_pixels, survey_tokens, tokens_at
-from geodino.heads.validation import Validation, cross_validate, spatial_blocks
-from geodino.products.stac import write_item
-from geodino.products.tags import provenance
+from geodino.heads.render import ClassRows, render_classes
+from geodino.heads.validation import Validation
 from geodino.products.vector import (
     areas_m2,
     check_area,
@@ -32,16 +26,12 @@ from geodino.products.vector import (
     polygonize,
     write_vector,
 )
-from geodino.segmentation.clusters import Reservoir, fit_clusters
-from geodino.segmentation.render import ClassRows, render_classes
+from geodino.segmentation.clusters import fit_clusters
+from geodino.segmentation.training import UNTESTED, Examples
 from tiles.errors import InputError
-from tiles.progress import Progress, Silent
+from tiles.progress import Progress, Share, Silent
 from tiles.scenes.scene import Scene
-from tiles.scenes.sensor import meaning
 from tiles.writing.cog import CogWriter, MapClass, check_output, part_of
-
-if TYPE_CHECKING:
-    from geodino.jobs.cluster import Cluster
 
 _CLUSTER_SAMPLE = 50_000
 
@@ -90,7 +80,7 @@ class SegmentationResult:
     Attributes:
         path: the map.
         legend: its classes.
-        validation: cross-validation on the labels, None where there were none or too few places.
+        validation: cross-validation on the labels, where it was asked for and they lie in places enough.
         notes: decisions taken, to be printed.
         shares: share of the valid pixels in each class.
     """
@@ -102,83 +92,92 @@ class SegmentationResult:
     shares: tuple[float, ...]
 
 
-def segmentation_settings(settings: DenseSettings | None, backbone: Backbone) -> DenseSettings:
-    """Dense settings of a map: every valid pixel lies in a valid token, so the map's nodata is the scene's."""
-    return replace(settings or DenseSettings(), min_valid=0.0).resolved(backbone)
+@dataclass(frozen=True)
+class SegmentationQuestion:
+    """Which classes to map: those of labels, of k-means or of a trained model.
 
-
-def segment_scene(
-    scene: Scene,
-    backbone: Backbone,
-    outputs: SegmentationOutputs,
-    *,
-    labels: Labels | None = None,
-    clusters: int | None = None,
-    model: SegmentationModel | None = None,
-    model_path: Path | None = None,
-    settings: DenseSettings | None = None,
-    refine: bool = True,
-    use_pixels: bool = True,
-    seed: int = 0,
-    cluster: "Cluster | None" = None,
-    progress: Progress | None = None,
-) -> SegmentationResult:
-    """Make a map from exactly one of labels, a number of clusters, or a trained model.
-
-    Args:
-        scene: any scene with the backbone's bands.
-        backbone: the model of the tokens.
-        outputs: where the results go.
+    Attributes:
         labels: labelled pixels on the scene's grid.
         clusters: number of k-means classes.
         model: a head trained before.
         model_path: its file, for messages.
-        settings: how windows are laid.
+        validate: cross-validate the classes of labels, which takes longer than the map.
+    """
+
+    labels: Labels | None = None
+    clusters: int | None = None
+    model: SegmentationModel | None = None
+    model_path: Path | None = None
+    validate: bool = False
+
+    def __post_init__(self) -> None:
+        if sum(choice is not None for choice in (self.labels, self.clusters, self.model)) != 1:
+            raise InputError("say which classes to map: give one of --labels, --clusters and --model")
+        if self.validate and self.labels is None:
+            raise InputError("--validate tests classes on their labels; give them with --labels")
+
+
+def map_settings(upscale: int = 1) -> DenseSettings:
+    """Dense settings of a map: every valid pixel lies in a valid token, so the map's nodata is the scene's."""
+    return DenseSettings(upscale=upscale, min_valid=0.0)
+
+
+def segment_scene(
+    scene: Scene,
+    source: TokenSource,
+    outputs: SegmentationOutputs,
+    question: SegmentationQuestion,
+    *,
+    refine: bool = True,
+    use_pixels: bool = True,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> SegmentationResult:
+    """Make a land-cover map.
+
+    Args:
+        scene: any scene with the backbone's bands.
+        source: where its tokens come from.
+        outputs: where the results go.
+        question: which classes to map.
         refine: sharpen the coarse scores with the image.
         use_pixels: let a head trained on labels read the bands of single pixels beside the tokens.
         seed: seed of samples, folds and clusters.
-        cluster: workers that run the backbone instead of this machine.
         progress: reporter of the share done, 0 to 1.
 
     Raises:
         InputError: an input does not fit; one sentence says which and how to go on.
         OutputError: an output exists or cannot be written.
     """
-    if sum(choice is not None for choice in (labels, clusters, model)) != 1:
-        raise InputError("give exactly one of labels, clusters or a model")
     outputs.check()
     progress = progress or Silent()
-    settings = segmentation_settings(settings, backbone)
-    grid = token_grid(scene, backbone, settings)
-    recipe = make_recipe(scene, backbone, settings, use_pixels=use_pixels and labels is not None)
+    labels, model, origin = question.labels, question.model, source.origin
+    recipe = Recipe.of(scene, origin, use_pixels=use_pixels and labels is not None)
     notes = list(labels.notes) if labels is not None else []
     if model is not None:
-        notes += model.recipe.fit(recipe, model_path or Path("the model"))
+        notes += model.recipe.fit(recipe, question.model_path or Path("the model"))
         recipe = model.recipe
     pixels = scene.select(recipe.pixel_bands) if recipe.pixel_bands else None
-
-    store = fill_tokens(
-        scene, backbone, settings, part_of(outputs.classes, ".tokens"), progress,
-        span=(0, 0.85), restart=outputs.overwrite, cluster=cluster,
-    )  # fmt: skip
-    if not store.valid.any():
-        store.remove()
-        raise InputError(f"{scene.source} has no valid pixel in the bands {', '.join(backbone.bands)}")
+    guide = scene.select(origin.bands)
+    tokens = source.tokens(Share(progress, 0, 0.85))
+    if not tokens.valid.any():
+        tokens.remove()
+        raise InputError(f"{scene.source} has no valid pixel in the bands {', '.join(origin.bands)}")
     validation = None
-    if model is None:
-        if labels is not None:
-            model, validation, found = train(labels, store, scene, grid.pixels, recipe, seed=seed)
-            notes += found
-        else:
-            centres = fit_clusters(_cluster_sample(store, seed), clusters or 0, seed=seed)
-            legend = Legend.of([f"cluster {index + 1}" for index in range(len(centres))])
-            model = SegmentationModel(cluster_head(centres), legend, recipe)
-    tags = provenance(backbone, scene=scene)
+    if labels is not None:
+        examples = Examples.gather(labels, tokens, scene, recipe)
+        notes += examples.notes
+        validation = examples.validate(seed=seed) if question.validate else None
+        if question.validate and validation is None:
+            notes.append(UNTESTED)
+        model = examples.fit(validation)
+    elif model is None:
+        model = _cluster_model(tokens, recipe, question.clusters or 0, seed)
+    tags = origin.tags(scene=scene)
     if validation is not None:
         tags["GEODINO_VALIDATION"] = validation.to_json()
-    guide = scene.select(backbone.bands)
     rows = render_classes(
-        model.head, model.waves, store, grid.pixels, guide, pixels,
+        model.head, model.waves, tokens, guide, pixels,
         refine=refine, confidence=outputs.confidence is not None,
     )  # fmt: skip
     counts = write_map(rows, scene, model.legend, outputs, tags, progress)
@@ -186,93 +185,41 @@ def segment_scene(
         model.save(outputs.model, overwrite=outputs.overwrite)
     if outputs.vector is not None:
         write_classes_vector(outputs, model.legend, scene)
-    store.remove()
-    write_item(outputs.classes, {"scene": scene}, backbone, task="semantic-segmentation", settings=settings.identity())
+    tokens.remove()
+    origin.write_item(outputs.classes, {"scene": scene}, task="semantic-segmentation")
     total = max(int(counts[1:].sum()), 1)
     shares = tuple(float(counts[i + 1] / total) for i in range(len(model.legend)))
     return SegmentationResult(outputs.classes, model.legend, validation, tuple(notes), shares)
 
 
-def make_recipe(scene: Scene, backbone: Backbone, settings: DenseSettings, *, use_pixels: bool) -> Recipe:
-    """What the head's input goes through here."""
-    units = {band.name: (band.scale, band.offset) for band in scene.bands}
-    return Recipe(
-        backbone=backbone.name,
-        backbone_hash=backbone.hash,
-        mean=backbone.normalization.mean,
-        std=backbone.normalization.std,
-        bands=backbone.bands,
-        layers=settings.layers,
-        upscale=settings.upscale,
-        pixel_bands=scene.band_names if use_pixels else (),
-        sensor=scene.sensor,
-        units=units,
-        meaning=meaning(scene.sensor, units),
-    )
+def validate_labels(scene: Scene, labels: Labels, features: Path, *, seed: int = 0) -> Validation | None:
+    """The validation that ``segment_scene`` makes beside a map, alone, with the tokens of a cube.
 
-
-def train(
-    labels: Labels, store: TokenStore, scene: Scene, patch: int, recipe: Recipe, *, seed: int = 0
-) -> tuple[SegmentationModel, Validation | None, list[str]]:
-    """Fit a head on labelled pixels and cross-validate it.
+    Args:
+        scene: the scene the cube was made of.
+        labels: labelled pixels on its grid.
+        features: the cube.
+        seed: seed of the folds.
 
     Returns:
-        The model, its validation where the labels lie in places enough, and notes to print.
+        None where the labels of each class lie in a single place.
+
+    Raises:
+        InputError: the cube does not fit the scene, or every label of a class lies on nodata.
     """
-    notes: list[str] = []
-    tokens, known = tokens_at(store, labels.rows, labels.cols, patch)
-    survey, waves = [BlockScale.of(survey_tokens(store))], Waves.none()
-    spectra, bands = np.zeros((len(labels), 0), np.float32), np.zeros((len(labels), 0), np.float32)
-    if recipe.pixel_bands:
-        pixels = scene.select(recipe.pixel_bands)
-        spectra, measured = spectra_at(pixels, labels.rows, labels.cols)
-        known &= measured
-        bands = spectra[:, : len(recipe.pixel_bands)]
-        raw = BlockScale.of(survey_pixels(pixels))
-        waves = Waves.draw(raw)
-        spectra = waves.lift(spectra.T).T
-        survey.append(waves.scale(raw))
-    else:
-        survey.append(BlockScale(np.zeros(0, np.float32), np.ones(0, np.float32)))
-    if not known.all():
-        notes.append(f"{int((~known).sum()):,} labelled pixels are nodata in the scene and left out")
-        labels, tokens, spectra, bands = labels.take(known), tokens[known], spectra[known], bands[known]
-    gone = [name for index, name in enumerate(labels.legend.names) if not (labels.classes == index).any()]
-    if gone:
-        raise InputError(f"every label of {', '.join(gone)} lies on nodata; give labels where {scene.source} has data")
-    groups = spatial_blocks(labels.rows, labels.cols, labels.objects)
-
-    # The weight is one number chosen from three: choosing it anew in every fold would cost far more than it would tell.
-    scales, weight = balance(tokens, spectra, labels.classes, groups, (survey[0], survey[1]))
-
-    def fit(members: NDArray[np.int64]) -> LinearHead:
-        return fit_head(tokens[members], spectra[members], labels.classes[members], scales)
-
-    def predictor(members: NDArray[np.int64]) -> Any:
-        head = fit(members)
-        return lambda test: head.logits(tokens[test], spectra[test]).argmax(axis=1)
-
-    floor = bands if recipe.pixel_bands else tokens
-    validation = cross_validate(labels.legend, labels.classes, groups, predictor, floor, seed=seed)
-    if validation is None:
-        notes.append(
-            "the labels of each class lie in a single place: nothing independent is left to validate the map on"
-        )
-    head = fit(np.arange(len(labels)))
-    if recipe.pixel_bands:
-        notes.append(f"tokens weigh {weight:g} against pixels, chosen on the labels")
-    report = None if validation is None else validation.to_json()
-    return SegmentationModel(head, labels.legend, recipe, report, waves), validation, notes
+    source = tokens_from_cube(features, scene)
+    recipe = Recipe.of(scene, source.origin, use_pixels=True)
+    return Examples.gather(labels, source.tokens(), scene, recipe).validate(seed=seed)
 
 
-def _cluster_sample(store: TokenStore, seed: int) -> NDArray[np.float32]:
-    reservoir = Reservoir(_CLUSTER_SAMPLE, seed)
-    height, width = store.valid.shape
-    for start in range(0, height, 64):
-        features, valid = store.read(start, min(start + 64, height))
-        row, col = np.nonzero(valid)
-        reservoir.add((row + start) * width + col, features[:, row, col].T)
-    return reservoir.sample()
+def _cluster_model(tokens: SceneTokens, recipe: Recipe, clusters: int, seed: int) -> SegmentationModel:
+    """A head that gives each token to the nearest of k centres."""
+    rows, columns = np.nonzero(tokens.valid)
+    picked = np.random.default_rng(seed).permutation(len(rows))[:_CLUSTER_SAMPLE]
+    picked.sort()
+    centres = fit_clusters(tokens.at(rows[picked], columns[picked]), clusters, seed=seed)
+    legend = Legend.of([f"cluster {index + 1}" for index in range(len(centres))])
+    return SegmentationModel(cluster_head(centres), legend, recipe)
 
 
 def write_map(

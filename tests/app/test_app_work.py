@@ -114,7 +114,7 @@ def test_a_class_without_data_is_dropped_and_nodata_stays_nodata() -> None:
 
 
 def test_a_cube_is_read_as_it_was_written(tmp_path: Path) -> None:
-    from geodino.dense.cube import VARIABLE
+    from geodino.dense.cube_zarr import VARIABLE
 
     features, _ = blocks()
     group = zarr.create_group(tmp_path / "c.zarr", zarr_format=3)

@@ -15,12 +15,13 @@ from typer.testing import CliRunner
 import geodino
 from geodino.api import change_series
 from geodino.backbones.backbone import Backbone, untrained_backbone
-from geodino.change_detection.alignment import align, common_grid, measure_shift
-from geodino.change_detection.method import Method
+from geodino.change_detection.alignment import Pair, align, common_grid, measure_shift
 from geodino.change_detection.pipeline import AUTO_TAG
-from geodino.change_detection.score import ScoreField
+from geodino.change_detection.score import PairScore
+from geodino.change_detection.score_method import Method
 from geodino.change_detection.token_distance import TokenChange
 from geodino.cli import build
+from geodino.dense.engine import LocalEngine
 from geodino.dense.stream import DenseSettings
 from tiles.errors import InputError, OutputError
 from tiles.scenes.opening import open_scene
@@ -70,14 +71,14 @@ def test_tokens_alone_make_no_change_in_a_fused_map(
 ) -> None:
     before, after = pair(tmp_path, changed=False)
     geodino.change(before, after, tmp_path / "own.tif", method="fused", backbone=backbone)
-    deep = ScoreField._deep
+    own_score = PairScore._token_score
 
-    def lit(field: ScoreField, readers: Any, start: int, stop: int) -> np.ndarray:
-        scores = deep(field, readers, start, stop)
+    def lit(score: PairScore, tokens: Any, readers: Any, start: int, stop: int) -> np.ndarray:
+        scores = own_score(score, tokens, readers, start, stop)
         scores[:, 40:80] += 30
         return scores
 
-    monkeypatch.setattr(ScoreField, "_deep", lit)
+    monkeypatch.setattr(PairScore, "_token_score", lit)
     geodino.change(before, after, tmp_path / "lit.tif", method="fused", backbone=backbone)
     own, changed = (read(tmp_path / name) == 1 for name in ("own.tif", "lit.tif"))
     assert own.mean() < 0.005
@@ -88,11 +89,10 @@ def test_tokens_alone_make_no_change_in_a_fused_map(
 
 def test_a_shift_is_measured_reported_and_taken_out(tmp_path: Path) -> None:
     before, after = pair(tmp_path, rows=1.6, cols=-2.3)
-    found = measure_shift(align(open_scene(before), open_scene(after), correct_shift=False))
-    assert (found.rows, found.cols) == pytest.approx((1.6, -2.3), abs=0.2)
     aligned = align(open_scene(before), open_scene(after))
+    assert aligned.shift == pytest.approx((1.6, -2.3), abs=0.2)
     assert "corrected" in aligned.notes[0]
-    left = measure_shift(aligned)
+    left = measure_shift(Pair(open_scene(before), aligned.scene))
     assert abs(left.rows) < 0.15
     assert abs(left.cols) < 0.15
     result = geodino.change(before, after, tmp_path / "c.tif", method="spectral")
@@ -242,9 +242,7 @@ def test_an_interrupted_run_leaves_no_map_and_goes_on_to_the_same_bytes(tmp_path
     from geodino.change_detection.pipeline import ChangeOutputs, ChangeQuestion, change_scenes
 
     before, after = (open_scene(path) for path in pair(tmp_path))
-    arguments: dict[str, Any] = {
-        "backbone": backbone, "settings": DenseSettings(window=4, halo=1)
-    }  # fmt: skip
+    arguments: dict[str, Any] = {"engine": LocalEngine(backbone), "settings": DenseSettings(window=4, halo=1)}
     asked = ChangeQuestion(Method.features)
     change_scenes(before, after, ChangeOutputs(tmp_path / "whole.tif"), asked, **arguments)
     with pytest.raises(KeyboardInterrupt):

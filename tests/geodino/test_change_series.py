@@ -4,13 +4,23 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from change_testing import ground, second_date, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from geodino.api import change_series
+from geodino.backbones.backbone import Backbone
+from geodino.change_detection.date_tokens import DateTokens
+from geodino.change_detection.pair import Comparison
+from geodino.change_detection.score_method import Method
 from geodino.change_detection.series import first_lasting_change
+from geodino.change_detection.token_distance import distance_rows, fit_token_change
+from geodino.dense.engine import LocalEngine
+from geodino.dense.stream import DenseSettings
+from geodino.dense.tokens import SceneTokens
 from tiles.errors import InputError, OutputError
+from tiles.scenes.opening import open_scene
 
 SIZE = (96, 128)
 
@@ -90,3 +100,34 @@ def test_two_dates_are_no_series_and_time_runs_forward(tmp_path: Path) -> None:
     (tmp_path / "y.tif").write_text("mine")
     with pytest.raises(OutputError, match="exists already"):
         change_series(paths, tmp_path / "y.tif", method="spectral")
+
+
+def shifted_dates(folder: Path) -> list[Path]:
+    """One place at three dates: as it is, in other light and displaced by six pixels, and again as it is."""
+    first = ground()
+    moved = second_date(first, changed=False, gain=1.1, rows=6)
+    return [write(folder / f"{name}.tif", date) for name, date in (("a", first), ("bb", moved), ("ccc", first))]
+
+
+def test_every_date_of_a_series_is_seen_on_the_grid_and_in_the_light_of_the_first(
+    tmp_path: Path, backbone: Backbone
+) -> None:
+    scenes = [open_scene(path) for path in shifted_dates(tmp_path)]
+    made = DateTokens.of_backbone(LocalEngine(backbone), DenseSettings())
+
+    def mean_distance(before: SceneTokens, after: SceneTokens) -> float:
+        change = fit_token_change(before, after, layers=1, tolerance=0.0)
+        return float(distance_rows(change, before, after, 0, len(before.valid))[0, 0].mean())
+
+    as_they_are = [made.source(n, scenes[n], tmp_path / f"{n}.part", overwrite=False).tokens() for n in (0, 1)]
+    assert mean_distance(*as_they_are) > 0.3
+    with Comparison(scenes, tmp_path / "y.tif", Method.features, made) as comparison:
+        for first, second in ((0, 1), (1, 2), (0, 2)):
+            assert mean_distance(comparison.tokens[first], comparison.tokens[second]) < 0.15
+
+
+@pytest.mark.parametrize("method", ["features", "fused", "spectral"])
+def test_a_shift_and_other_light_are_no_lasting_change(tmp_path: Path, backbone: Backbone, method: str) -> None:
+    result = change_series(shifted_dates(tmp_path), tmp_path / "y.tif", method=method, backbone=backbone)
+    assert sum(result.shares) < 0.002
+    assert any("residual shift" in note and "corrected" in note for note in result.notes)

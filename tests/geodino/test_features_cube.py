@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pystac
@@ -16,6 +17,7 @@ from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from odc.geo.geobox import GeoBox
 from PIL import Image
 from pystac.validation.local_validator import LocalValidator
 from rio_cogeo.cogeo import cog_validate
@@ -24,7 +26,9 @@ from typer.testing import CliRunner
 import geodino
 from geodino.backbones.backbone import untrained_backbone
 from geodino.cli import build
-from geodino.dense.cube import open_cube, pieces
+from geodino.dense.cube import CubeSpec, pieces
+from geodino.dense.cube_reader import open_cube
+from geodino.dense.engine import LocalEngine
 from geodino.dense.extraction import Extraction
 from geodino.dense.int8 import component_error, decode_int8, encode_int8, vector_error
 from geodino.dense.quicklook import PcaColours
@@ -107,7 +111,8 @@ def test_rows_are_cut_into_pieces_without_loss(total, heights):
         if stop > at:
             rows.append(TokenRows(at, column[:, at:stop], np.ones((stop - at, 1), bool), np.ones((0, 1), bool)))
         at = stop
-    got = list(pieces(iter(rows), total))
+    spec = CubeSpec(Path("f.zarr"), GeoBox((total, 1), Affine.identity(), None), 1, "float16", {})
+    got = list(pieces(iter(rows), spec))
     assert [row for piece, _, _ in got for row in piece] == list(range(total))
     assert all(piece.start % 64 == 0 for piece, _, _ in got)
     np.testing.assert_array_equal(np.concatenate([f for _, f, _ in got], axis=1), column)
@@ -161,9 +166,9 @@ def test_a_raster_without_a_crs_gives_a_cube_without_one(backbone, tmp_path):
 
 @pytest.mark.parametrize("name", ["f.zarr", "f.tif"])
 def test_an_interrupted_run_goes_on_to_the_same_bytes(scene, backbone, tmp_path, monkeypatch, name):
-    once = Extraction.plan(scene, backbone, tmp_path / ("once" + name), SMALL)
+    once = Extraction.plan(scene, LocalEngine(backbone), tmp_path / ("once" + name), SMALL)
     once.run()
-    plan = Extraction.plan(scene, backbone, tmp_path / name, SMALL)
+    plan = Extraction.plan(scene, LocalEngine(backbone), tmp_path / name, SMALL)
     seen = []
 
     class Stop:
@@ -178,7 +183,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(scene, backbone, tmp_path,
         seen.append(rows)
         return stream_tokens(*args, rows=rows, **options)
 
-    monkeypatch.setattr("geodino.dense.extraction.stream_tokens", spy)
+    monkeypatch.setattr("geodino.dense.engine.stream_tokens", spy)
     plan.run()
     assert seen == [range(64, 69)]  # the first piece is not made again
     assert digest(tmp_path / name) == digest(tmp_path / ("once" + name))
@@ -191,8 +196,10 @@ def test_an_unfinished_run_with_other_settings_is_refused_and_kept(scene, backbo
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Extraction.plan(scene, backbone, tmp_path / "f.zarr", SMALL).run(progress=Stop())
-    other = Extraction.plan(scene, backbone, tmp_path / "f.zarr", DenseSettings(window=12, halo=1, batch_size=4))
+        Extraction.plan(scene, LocalEngine(backbone), tmp_path / "f.zarr", SMALL).run(progress=Stop())
+    other = Extraction.plan(
+        scene, LocalEngine(backbone), tmp_path / "f.zarr", DenseSettings(window=12, halo=1, batch_size=4)
+    )
     with pytest.raises(InputError, match="settings"):
         other.run()
     assert (tmp_path / "f.zarr.part").is_dir()
@@ -206,11 +213,11 @@ def test_a_changed_input_is_refused(scene, backbone, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Extraction.plan(scene, backbone, tmp_path / "f.zarr", SMALL).run(progress=Stop())
+        Extraction.plan(scene, LocalEngine(backbone), tmp_path / "f.zarr", SMALL).run(progress=Stop())
     os.utime(tmp_path / "scene.tif", (1, 1))
     again = open_scene(tmp_path / "scene.tif", band_names=RGB)
     with pytest.raises(InputError, match="scene"):
-        Extraction.plan(again, backbone, tmp_path / "f.zarr", SMALL).run()
+        Extraction.plan(again, LocalEngine(backbone), tmp_path / "f.zarr", SMALL).run()
 
 
 def test_existing_outputs_are_refused_before_the_scene_is_read(backbone, tmp_path):
@@ -353,7 +360,7 @@ import resource, signal
 from geodino.backbones.backbone import untrained_backbone
 from geodino.dense.stream import DenseSettings
 from tiles.errors import OutputError
-from tiles.scenes.scene import open_scene
+from tiles.scenes.opening import open_scene
 import geodino
 backbone = untrained_backbone("vit_small_patch16_dinov3", depth=1, embed_dim=64, num_heads=2, precision="fp32")
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -54,7 +54,12 @@ def test_no_command_replaces_what_it_reads(files):
         (lambda: geodino.segment(a, a, clusters=3, **WORDS), "a.tif"),
         (lambda: geodino.segment(a, files / "o.tif", clusters=3, confidence=a, **WORDS), "a.tif"),
         (lambda: geodino.segment(a, files / "o.tif", labels=labels, vector=labels, **WORDS), "l.gpkg"),
-        (lambda: geodino.segment(a, files / "cube.zarr", labels=labels, cube=files / "cube.zarr", **WORDS), "cube"),
+        (
+            lambda: geodino.segment(
+                a, files / "cube.zarr", labels=labels, features=files / "cube.zarr", overwrite=True
+            ),
+            "cube",
+        ),
         (lambda: geodino.change(a, b, a, **WORDS), "a.tif"),
         (lambda: geodino.change(a, b, b, **WORDS), "b.tif"),
         (lambda: geodino.change(a, b, files / "o.tif", score=b, backbone="absent"), "b.tif"),

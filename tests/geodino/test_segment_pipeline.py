@@ -1,5 +1,6 @@
 """Whole maps on tiny generated scenes, with a tiny untrained backbone."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from shapely.geometry import Point, box
 
 import geodino
 from geodino.backbones.backbone import Backbone, untrained_backbone
+from geodino.dense.engine import LocalEngine
 from geodino.dense.stream import DenseSettings
+from geodino.dense.tokens import tokens_from_scene
 from geodino.heads.model_file import SegmentationModel
-from geodino.segmentation.pipeline import SegmentationOutputs, segment_scene
+from geodino.segmentation.pipeline import SegmentationOutputs, SegmentationQuestion, map_settings, segment_scene
 from tiles.errors import InputError, OutputError
 from tiles.scenes.opening import open_scene
 from tiles.scenes.sensor import Meaning
@@ -219,7 +222,8 @@ def test_refined_borders_are_sharper_than_interpolated_ones(tmp_path: Path, back
     wrong = {}
     for refine in (False, True):
         outputs = SegmentationOutputs(tmp_path / f"{refine}.tif")
-        segment_scene(scene, backbone, outputs, labels=labels, refine=refine, use_pixels=False)
+        source = tokens_from_scene(scene, LocalEngine(backbone), map_settings(), tmp_path / f"{refine}.part")
+        segment_scene(scene, source, outputs, SegmentationQuestion(labels), refine=refine, use_pixels=False)
         wrong[refine] = (read(outputs.classes) != truth()).mean()
     assert wrong[True] < 0.8 * wrong[False]
 
@@ -234,18 +238,23 @@ class Interrupting:
 
 def test_an_interrupted_run_leaves_no_map_and_goes_on_to_the_same_bytes(tmp_path: Path, backbone: Backbone) -> None:
     scene = make_scene(tmp_path / "s.tif")
-    settings = DenseSettings(window=4, halo=1)
-    arguments: dict[str, Any] = {"clusters": 2, "settings": settings}
+    small = replace(map_settings(), window=4, halo=1)
     opened = open_scene(scene)
-    segment_scene(opened, backbone, SegmentationOutputs(tmp_path / "whole.tif"), **arguments)
+
+    def run(name: str, settings: DenseSettings = small, **more: Any) -> None:
+        folder = tmp_path / f"{name}.tokens.part"
+        source = tokens_from_scene(opened, LocalEngine(backbone), settings, folder)
+        segment_scene(opened, source, SegmentationOutputs(tmp_path / name), SegmentationQuestion(clusters=2), **more)
+
+    run("whole.tif")
     with pytest.raises(KeyboardInterrupt):
-        segment_scene(opened, backbone, SegmentationOutputs(tmp_path / "map.tif"), **arguments, progress=Interrupting())
+        run("map.tif", progress=Interrupting())
     assert not (tmp_path / "map.tif").exists()
     kept = tmp_path / "map.tif.tokens.part"
     assert kept.is_dir()
     with pytest.raises(InputError, match="unfinished run with another settings"):
-        segment_scene(opened, backbone, SegmentationOutputs(tmp_path / "map.tif"), clusters=2)
-    segment_scene(opened, backbone, SegmentationOutputs(tmp_path / "map.tif"), **arguments)
+        run("map.tif", map_settings())
+    run("map.tif")
     assert (tmp_path / "map.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()
     assert not kept.exists()
 
@@ -259,13 +268,9 @@ def test_an_interrupted_run_leaves_no_map_and_goes_on_to_the_same_bytes(tmp_path
         ({"clusters": 255}, "2 to 254"),
         ({"labels": "l.gpkg", "field": "klass"}, "no field 'klass'"),
         ({"labels": "none.gpkg"}, "does not exist"),
-        ({"labels": "l.gpkg", "cube": "f.zarr"}, "leave --backbone out"),
-        ({"labels": "l.gpkg", "cube": "f.zarr", "backbone": None, "vector": "v.gpkg"}, "leave --vector out"),
-        (
-            {"labels": "l.gpkg", "cube": "f.zarr", "backbone": None, "upscale": 2, "min_area_m2": 9, "dask": "a:1"},
-            "leave --min-area, --upscale, --dask out",
-        ),
-        ({"clusters": 2, "cube": "f.zarr", "backbone": None}, "labels and the cube alone; leave --clusters out"),
+        ({"labels": "l.gpkg", "features": "f.zarr"}, "the tokens are those of f.zarr: leave --upscale, --backbone"),
+        ({"clusters": 2, "features": "f.zarr", "backbone": None, "upscale": 2}, "the tokens are those of f.zarr"),
+        ({"clusters": 2, "features": "f.zarr", "backbone": None}, "f.zarr does not exist"),
         ({"clusters": 2, "vector": "v.doc"}, "no known vector suffix"),
         ({"clusters": 2.5}, "a whole number from 2 to 254"),
         ({"clusters": 2, "upscale": 3}, "1, 2 or 4"),

@@ -9,6 +9,7 @@ import pytest
 import rasterio
 import shapely
 from affine import Affine
+from odc.geo.geobox import GeoBox
 from pystac.validation.local_validator import LocalValidator
 from rio_cogeo.cogeo import cog_validate
 from typer.testing import CliRunner
@@ -17,8 +18,9 @@ import geodino
 from geodino.backbones.backbone import save_backbone, untrained_backbone
 from geodino.backbones.normalize import Normalization
 from geodino.cli import build
-from geodino.dense.cube import open_cube
+from geodino.dense.cube_reader import open_cube
 from geodino.dense.stream import DenseSettings
+from geodino.dense.tokens import tokens_from_cube
 from geodino.major_tom_cell import Cell
 from geodino.retrieval.likeness import Query, parse_points
 from geodino.retrieval.place_index import COLUMNS, check_hits, embed, search, write_index
@@ -97,25 +99,30 @@ def test_a_cube_needs_no_model_and_gives_the_same_scores(scene, backbone, tmp_pa
     assert not list(LocalValidator().item_validator().iter_errors(item)) and "mlm:name" not in item["properties"]
 
 
+def tokens(path, scene=None):
+    return tokens_from_cube(path, scene).tokens()
+
+
 def test_polygons_and_places_are_averaged(scene, backbone, tmp_path):
     geodino.features(scene, tmp_path / "f.zarr", backbone=backbone, settings=SMALL, dtype="float32")
     cube = open_cube(tmp_path / "f.zarr")
     area = gpd.GeoSeries([shapely.box(5e5, 5e6 - 640, 5e5 + 320, 5e6)], crs="EPSG:32633").to_crs("EPSG:4326")
     area.to_file(tmp_path / "p.gpkg")
-    got = Query(polygons=tmp_path / "p.gpkg").vector(cube)
+    held = tokens(tmp_path / "f.zarr")
+    got = Query(polygons=tmp_path / "p.gpkg").vector(held)
     mean = cube.values[:, :4, :2].reshape(64, -1).mean(1)
     np.testing.assert_allclose(got, mean / np.linalg.norm(mean), atol=1e-6)
     small = gpd.GeoSeries([shapely.box(5e5 + 20, 5e6 - 40, 5e5 + 30, 5e6 - 30)], crs="EPSG:32633")
     small.to_file(tmp_path / "small.gpkg")
-    np.testing.assert_allclose(Query(polygons=tmp_path / "small.gpkg").vector(cube), cube.values[:, 0, 0], atol=1e-6)
-    both = Query(points=((5e5 + 1, 5e6 - 1), (5e5 + 400, 5e6 - 400))).vector(cube)
+    np.testing.assert_allclose(Query(polygons=tmp_path / "small.gpkg").vector(held), cube.values[:, 0, 0], atol=1e-6)
+    both = Query(points=((5e5 + 1, 5e6 - 1), (5e5 + 400, 5e6 - 400))).vector(held)
     mean = (cube.values[:, 0, 0] + cube.values[:, 2, 2]) / 2
     np.testing.assert_allclose(both, mean / np.linalg.norm(mean), atol=1e-6)
 
 
 def test_a_place_may_be_given_in_another_crs(scene, backbone, tmp_path):
     geodino.features(scene, tmp_path / "f.zarr", backbone=backbone, settings=SMALL)
-    cube = open_cube(tmp_path / "f.zarr")
+    cube = tokens(tmp_path / "f.zarr")
     place = gpd.GeoSeries([shapely.Point(5e5 + 400, 5e6 - 400)], crs="EPSG:32633").to_crs("EPSG:4326")[0]
     here = Query(points=((5e5 + 400, 5e6 - 400),)).vector(cube)
     np.testing.assert_array_equal(Query(points=((place.x, place.y),), crs="EPSG:4326").vector(cube), here)
@@ -123,13 +130,15 @@ def test_a_place_may_be_given_in_another_crs(scene, backbone, tmp_path):
 
 def test_what_cannot_be_looked_for_is_one_sentence(scene, backbone, tmp_path):
     geodino.features(scene, tmp_path / "f.zarr", backbone=backbone, settings=SMALL)
-    cube = open_cube(tmp_path / "f.zarr")
+    cube = tokens(tmp_path / "f.zarr")
     (tmp_path / "no.gpkg").write_text("nothing")
     gpd.GeoSeries([shapely.box(0, 0, 1, 1)], crs="EPSG:32633").to_file(tmp_path / "far.gpkg")
     gpd.GeoSeries([shapely.Point(5e5, 5e6)], crs="EPSG:32633").to_file(tmp_path / "points.gpkg")
     gpd.GeoSeries([shapely.box(0, 0, 1, 1)]).to_file(tmp_path / "placeless.gpkg")
     gpd.GeoDataFrame(geometry=[shapely.Point(9, 57)], crs="EPSG:4326").to_parquet(tmp_path / "bare.parquet")
-    nowhere = cube.drop_vars("spatial_ref")
+    bare = replace(scene, geobox=GeoBox(scene.geobox.shape, scene.geobox.affine, None))
+    geodino.features(bare, tmp_path / "bare.zarr", backbone=backbone, settings=SMALL)
+    nowhere = tokens(tmp_path / "bare.zarr")
     for query, says in (
         (lambda: Query(), "--at"),
         (lambda: Query(points=((0, 0),)).vector(cube), "outside"),
@@ -169,8 +178,8 @@ def test_an_index_over_scenes_finds_the_texture_in_the_other_scene(scene, backbo
     other = make_scene(tmp_path, "other.tif", nodata=False, east=6e5)
     frames = []
     for s in (scene, other):
-        cube = geodino.features(s, tmp_path / f"{s.name}.zarr", backbone=backbone, settings=SMALL)
-        frames.append(embed(cube, s.name, tokens=4, pixels=16))
+        geodino.features(s, tmp_path / f"{s.name}.zarr", backbone=backbone, settings=SMALL)
+        frames.append(embed(tokens(tmp_path / f"{s.name}.zarr", s), s.name, side=4))
     count = write_index(frames, tmp_path / "i.parquet", sources=[scene, other])
     index = gpd.read_parquet(tmp_path / "i.parquet")
     assert tuple(index.columns) == COLUMNS and index.crs == "EPSG:4326" and len(index) == count
@@ -206,7 +215,7 @@ def test_an_index_of_another_model_is_refused(scene, backbone, tmp_path):
     ):
         geodino.features(scene, tmp_path / name, backbone=model, settings=settings)
     index = tmp_path / "i.parquet"
-    write_index([embed(open_cube(tmp_path / "mine.tif"), "scene", tokens=4)], index, sources=[tmp_path / "mine.tif"])
+    write_index([embed(tokens(tmp_path / "mine.tif"), "scene", side=4)], index, sources=[tmp_path / "mine.tif"])
     ask = {"at": [(5e5 + 400, 5e6 - 400)], "index": index, "overwrite": True}
     geodino.similar(tmp_path / "mine.zarr", tmp_path / "h.gpkg", **ask)
     geodino.similar(scene, tmp_path / "h.gpkg", backbone=backbone, settings=SMALL, **ask)
@@ -219,6 +228,17 @@ def test_an_index_of_another_model_is_refused(scene, backbone, tmp_path):
     silent.attrs = {}  # as in files of other makers
     silent.to_parquet(index)
     geodino.similar(tmp_path / "other.zarr", tmp_path / "h.gpkg", **ask)
+
+
+def test_a_scene_with_its_cube_gives_the_map_of_the_scene(scene, backbone, tmp_path):
+    ask = {"at": [(5e5 + 400, 5e6 - 400)]}
+    geodino.features(scene, tmp_path / "f.zarr", backbone=backbone, settings=SMALL)
+    geodino.similar(scene, tmp_path / "once.tif", backbone=backbone, settings=SMALL, **ask)
+    geodino.similar(scene, tmp_path / "cube.tif", features=tmp_path / "f.zarr", **ask)
+    with rasterio.open(tmp_path / "once.tif") as once, rasterio.open(tmp_path / "cube.tif") as cube:
+        np.testing.assert_array_equal(once.read(1), cube.read(1))
+    with pytest.raises(InputError, match=r"f\.zarr: leave --backbone, .* out"):
+        geodino.similar(scene, tmp_path / "o.tif", features=tmp_path / "f.zarr", backbone=backbone, **ask)
 
 
 def test_a_map_of_a_cube_names_the_model_and_is_no_cube(scene, backbone, tmp_path):

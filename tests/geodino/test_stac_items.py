@@ -16,6 +16,7 @@ import geodino
 from geodino.backbones.backbone import save_backbone, untrained_backbone
 from geodino.cli import build
 from geodino.dense.extraction import draw
+from geodino.dense.tokens import tokens_from_cube
 from geodino.dense.stream import DenseSettings
 from geodino.retrieval.place_index import COLUMNS, embed, search, write_hits, write_index
 from tiles.errors import InputError, OutputError
@@ -61,8 +62,9 @@ def make_index(folder, backbone, *days):
     scenes = [make_scene(folder, f"s{i}.tif", 5e5 + 1000 * i, day) for i, day in enumerate(days)]
     frames = []
     for scene in scenes:
-        cube = geodino.features(scene, folder / f"{scene.name}.zarr", backbone=backbone, settings=SMALL)
-        frames.append(embed(cube, scene.name, tokens=1, timestamp=scene.datetime, pixels=16))
+        geodino.features(scene, folder / f"{scene.name}.zarr", backbone=backbone, settings=SMALL)
+        tokens = tokens_from_cube(folder / f"{scene.name}.zarr", scene).tokens()
+        frames.append(embed(tokens, scene.name, side=1, timestamp=scene.datetime))
     write_index(frames, folder / "i.parquet", sources=scenes, settings={"tokens": 1})
     return scenes
 
@@ -235,8 +237,9 @@ def test_a_table_of_others_may_name_no_model_and_have_dates_of_any_form(backbone
 @pytest.mark.parametrize("name", ["h.parquet", "h.gpkg", "h.geojson"])
 def test_nothing_found_has_an_item_without_a_place(backbone, tmp_path, name):
     scene = make_scene(tmp_path, lowest=0, day="2020-05-01")
-    cube = geodino.features(scene, tmp_path / "f.zarr", backbone=backbone, settings=SMALL)
-    write_index([embed(cube, scene.name, timestamp=scene.datetime)], tmp_path / "i.parquet", sources=[scene])
+    geodino.features(scene, tmp_path / "f.zarr", backbone=backbone, settings=SMALL)
+    tokens = tokens_from_cube(tmp_path / "f.zarr").tokens()
+    write_index([embed(tokens, scene.name, timestamp=scene.datetime)], tmp_path / "i.parquet", sources=[scene])
     hits = search(tmp_path / "i.parquet", np.ones(64, np.float32))
     write_hits(hits, tmp_path / name, index=tmp_path / "i.parquet", query=tmp_path / "f.zarr")
     for product in ("i.parquet", name):

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 from threadpoolctl import threadpool_limits
 
-from geodino.dense.store import TokenStore
+from geodino.dense.tokens import SceneTokens
 from geodino.heads.edge_refinement import RADIUS, apply_lines, guided_lines, token_means
 from geodino.heads.linear import LinearHead
 from geodino.heads.pixel_features import HALO, spectral_features
@@ -58,8 +58,7 @@ class _Read:
 def render_classes(
     head: LinearHead,
     waves: Waves,
-    store: TokenStore,
-    patch: int,
+    tokens: SceneTokens,
     guide: Scene,
     pixels: Scene | None,
     *,
@@ -71,15 +70,14 @@ def render_classes(
     Args:
         head: the scores.
         waves: what the head reads of a pixel beside its features.
-        store: the scene's tokens, complete.
-        patch: pixels of a token's side.
+        tokens: the scene's tokens.
         guide: bands whose colours the borders follow; its validity is the map's.
         pixels: bands the head reads at pixel level, None for a head that only reads tokens.
         refine: sharpen the coarse scores with the guide; False interpolates them bilinearly.
         confidence: also say how sure each pixel's class is.
     """
     channels = len(guide.bands) if refine else 0
-    lines = _lines(head, store, patch, guide, channels)
+    lines = _lines(head, tokens, guide, channels)
     classes = head.classes
 
     if not head.pixel_weight.shape[1]:
@@ -104,7 +102,7 @@ def render_classes(
         stack.enter_context(threadpool_limits(1, "blas"))
 
         def reads() -> Iterator[_Read]:
-            for row, piece in _gathered(upsample_rows(lines, patch, guide.height, guide.width)):
+            for row, piece in _gathered(upsample_rows(lines, tokens.pixels, guide.height, guide.width)):
                 own = None
                 if pixel_reader is not None:
                     around = Window(-HALO, row - HALO, guide.width + 2 * HALO, piece.shape[1] + 2 * HALO)
@@ -142,16 +140,16 @@ def _decide(row: int, logits: FloatArray, known: NDArray[np.bool_], confidence: 
     return ClassRows(row, classes, np.where(known, np.round(100 * share), 255).astype(np.uint8))
 
 
-def _lines(head: LinearHead, store: TokenStore, patch: int, guide: Scene, channels: int) -> Iterator[FloatArray]:
+def _lines(head: LinearHead, tokens: SceneTokens, guide: Scene, channels: int) -> Iterator[FloatArray]:
     """Slopes, offsets and validity `[K C + K + 1, h, columns]` of token rows, top to bottom."""
-    rows = store.valid.shape[0]
+    rows, columns = tokens.valid.shape
     with SceneReader(guide) as reader:
         for start in range(0, rows, _ROWS):
             stop = min(start + _ROWS, rows)
             top, bottom = max(start - RADIUS, 0), min(stop + RADIUS, rows)
-            features, valid = store.read(top, bottom)
+            features, valid = tokens.read(top, bottom)
             logits = head.token_logits(features)
-            means, moments = _guide_tokens(reader, top, bottom, store.valid.shape[1], patch, channels)
+            means, moments = _guide_tokens(reader, top, bottom, columns, tokens.pixels, channels)
             slopes, offsets = guided_lines(logits, means, moments, valid=valid, radius=RADIUS)
             # A token's share of validity carries over to its neighbours' pixels: only pixels out of reach are nodata.
             near = _near(valid)

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from geodino.change_detection.null_by_texture import TextureHistogram, fit_textured
 from geodino.change_detection.null_model import LogHistogram, fit_background
-from geodino.change_detection.texture import TextureHistogram, fit_textured
 
 
 def calm_and_rough(count: int = 40_000, rise: float = 0.8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

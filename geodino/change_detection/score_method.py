@@ -4,12 +4,6 @@ from enum import StrEnum
 
 from tiles.errors import InputError
 
-# Weight of the deep half against the spectral half in a fused score, and the deviations it counts at most: what one
-# stable token in a thousand exceeds. A token covers many pixels and carries what lies around it, so it must not decide
-# alone (docs/results.md, Windows).
-TOKEN_WEIGHT = 0.5
-TOKEN_MOST = 3.1
-
 
 class Method(StrEnum):
     """What is compared between two dates."""

@@ -7,7 +7,7 @@ from scipy.ndimage import binary_dilation, gaussian_filter, shift
 from geodino.change_detection.irmad import fit_irmad
 from geodino.change_detection.null_model import LogHistogram, automatic_threshold, fit_background, log_distance
 from geodino.change_detection.radiometry import RadiometricFit
-from geodino.change_detection.spectral import SpectralModel
+from geodino.change_detection.spectral_distance import SpectralModel
 from geodino.change_detection.token_distance import TokenChange
 
 SIDE = 240

@@ -23,7 +23,7 @@ HALO = 7
 # convolution takes none from a smooth image and up to all of the finest detail.
 _BLUR = 0.15
 _SURVEY_SIDE = 64
-_SURVEY_PIXELS = 400_000
+SURVEY_PIXELS = 400_000
 _FEWEST_PIXELS = 200
 
 
@@ -89,14 +89,25 @@ def _edges(image: NDArray, valid: NDArray[np.bool_]) -> tuple[NDArray, NDArray]:
     return slopes, bends
 
 
-def survey(pair: Pair, *, pixels: int = _SURVEY_PIXELS) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Valid pixels of both dates on a regular grid of windows, `[C, N]` each.
+def fit_spectral(pair: Pair, *, pixels: int = SURVEY_PIXELS) -> SpectralModel:
+    """IR-MAD and the radiometric lines of a pair.
 
-    A scene of up to ``pixels`` pixels is taken whole.
+    Args:
+        pair: two dates on one grid.
+        pixels: size of the sample they are fitted on, which lies on a regular grid of windows; a scene of up to as many
+            pixels is taken whole.
 
     Raises:
         InputError: the dates have hardly a valid pixel in common.
     """
+    sample = _survey(pair, pixels)
+    irmad = fit_irmad(*sample)
+    stable = irmad.no_change_probability(*sample)
+    return SpectralModel(pair.bands, irmad, fit_radiometry(*sample, stable))
+
+
+def _survey(pair: Pair, pixels: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Valid pixels of both dates, `[C, N]` each."""
     height, width = pair.before.height, pair.before.width
     before, after = pair.before.select(pair.bands), pair.after.select(pair.bands)
     side = min(_SURVEY_SIDE, height, width)
@@ -118,10 +129,3 @@ def survey(pair: Pair, *, pixels: int = _SURVEY_PIXELS) -> tuple[NDArray[np.floa
             "give two dates that overlap where they have data"
         )
     return sample
-
-
-def fit_spectral(pair: Pair, sample: tuple[NDArray[np.float32], NDArray[np.float32]]) -> SpectralModel:
-    """IR-MAD and the radiometric lines of a pair from its sample."""
-    irmad = fit_irmad(*sample)
-    stable = irmad.no_change_probability(*sample)
-    return SpectralModel(pair.bands, irmad, fit_radiometry(*sample, stable))
