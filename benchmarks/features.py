@@ -20,7 +20,8 @@ from rasterio.transform import from_origin
 
 from geodino.backbones.backbone import Backbone, untrained_backbone
 from geodino.dense.extraction import Extraction
-from geodino.dense.stream import DenseSettings, encode_unit, stream_tokens, token_grid
+from geodino.dense.settings import DenseSettings
+from geodino.dense.stream import encode_unit, stream_tokens, token_grid
 from tiles.scenes.opening import open_scene
 from tiles.scenes.scene import Scene
 from tiles.writing.stitch import Axis

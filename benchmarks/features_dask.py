@@ -13,7 +13,7 @@ from pathlib import Path
 from distributed import LocalCluster
 
 from geodino.backbones.backbone import save_backbone, untrained_backbone
-from geodino.dense.stream import DenseSettings
+from geodino.dense.settings import DenseSettings
 from geodino.jobs.cluster import Cluster, ModelSpec
 from tiles.scenes.opening import open_scene
 from tiles.scenes.scene import Scene

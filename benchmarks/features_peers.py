@@ -29,7 +29,8 @@ from torch.nn import functional
 
 from geodino.backbones.backbone import Backbone, load_backbone, untrained_backbone
 from geodino.backbones.normalize import standardize
-from geodino.dense.stream import DenseSettings, encode_unit, stream_tokens
+from geodino.dense.settings import DenseSettings
+from geodino.dense.stream import encode_unit, stream_tokens
 from tiles.scenes.opening import open_scene
 from tiles.scenes.scene import Scene
 from tiles.writing.cog import CogWriter

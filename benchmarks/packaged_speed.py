@@ -19,7 +19,7 @@ from shapely.geometry import Point
 
 import geodino
 from geodino.backbones.backbone import load_backbone
-from geodino.dense.stream import DenseSettings
+from geodino.dense.settings import DenseSettings
 
 from features import bare, drain, make_scene, seconds  # isort: skip - the neighbour, when run as a script
 

@@ -26,7 +26,8 @@ from scipy.ndimage import maximum_filter
 
 from geodino.backbones.backbone import Backbone, load_backbone
 from geodino.backbones.normalize import standardize
-from geodino.dense.stream import DenseSettings, encode_unit, feature_dim
+from geodino.dense.settings import DenseSettings
+from geodino.dense.stream import encode_unit, feature_dim
 from geodino.heads.balance import balance, fit_head
 from geodino.heads.labels import read_labels
 from geodino.heads.linear import BlockScale

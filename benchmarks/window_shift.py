@@ -21,7 +21,7 @@ from segment_quality import encode_windows
 from geodino.backbones.backbone import load_backbone
 from geodino.backbones.normalize import standardize
 from geodino.demo.imagery import salt_lake
-from geodino.dense.stream import DenseSettings
+from geodino.dense.settings import DenseSettings
 from geodino.process import settle_process
 from tiles.scenes.opening import open_scene
 from tiles.scenes.reader import SceneReader

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from geodino.dense.stream import DenseSettings
+from geodino.dense.settings import DenseSettings
 from geodino.inputs import check_not_input
 from geodino.jobs.run_options import RunKeywords, RunOptions
 from tiles.errors import InputError
@@ -116,6 +116,7 @@ def segment(
     from geodino.segmentation.pipeline import SegmentationOutputs, SegmentationQuestion, map_settings, segment_scene
 
     options = RunOptions(**run)
+    options.check_cubes(() if features is None else (features,), upscale=upscale)
     outputs = SegmentationOutputs(
         Path(output), _path(confidence), _path(vector), _path(save_model), min_area_m2, overwrite=options.overwrite
     )
@@ -129,9 +130,8 @@ def segment(
     found = None if labels is None else read_labels(labels, scene.geobox, field=field)
     question = SegmentationQuestion(found, clusters, trained, _path(model), validate)
     own = None if trained is None else trained.recipe.upscale
-    if upscale is not None and (features is not None or own not in (None, upscale)):
-        whose = f"of {features}" if features is not None else f"that {model} was trained on, --upscale {own}"
-        raise InputError(f"the token grid is the one {whose}; leave --upscale out")
+    if own is not None and upscale not in (None, own):
+        raise InputError(f"{model} was trained with --upscale {own}; leave --upscale out")
     settings = map_settings(upscale or own or 1)
     with options.tokens(scene, outputs.classes, features=features, settings=settings) as source:
         return segment_scene(scene, source, outputs, question, progress=progress)
@@ -226,7 +226,9 @@ def change(
     check_threshold(threshold)
     outputs = ChangeOutputs(Path(output), _path(score), _path(vector), min_area_m2, options.overwrite)
     outputs.check()
-    _check_brought(features, options, upscale, layers, used=chosen.reads_features or model is not None)
+    options.check_cubes(features, upscale=upscale, layers=layers)
+    if features and not chosen.reads_features and model is None:
+        raise InputError("method spectral compares no features; leave --features out or take another --method")
     trained = None if model is None else SegmentationModel.load(Path(model))
     before, after = _scene(before), _scene(after)
     check_not_input((outputs.mask, outputs.score, outputs.vector), before, after, like, model, *features)
@@ -276,7 +278,9 @@ def change_series(
     options = RunOptions(**run)
     chosen = Method.named(method).settled()
     check_threshold(threshold)
-    _check_brought(features, options, upscale, layers, used=chosen.reads_features)
+    options.check_cubes(features, upscale=upscale, layers=layers)
+    if features and not chosen.reads_features:
+        raise InputError("method spectral compares no features; leave --features out or take another --method")
     opened = [_scene(scene) for scene in scenes]
     check_not_input((Path(output),), *opened, *features)
     settings, cubes = DenseSettings(upscale=upscale or 1, layers=tuple(layers)), [Path(cube) for cube in features]
@@ -285,21 +289,6 @@ def change_series(
             opened, Path(output), method=chosen, threshold=threshold, engine=engine, settings=settings, cubes=cubes,
             overwrite=options.overwrite, progress=progress,
         )  # fmt: skip
-
-
-def _check_brought(
-    features: Sequence[str | Path], options: RunOptions, upscale: int | None, layers: Sequence[int], *, used: bool
-) -> None:
-    """Refuse beside cubes of features what the cubes bring themselves, and cubes that nothing reads."""
-    if not features:
-        return
-    if upscale is not None or layers or options != RunOptions(overwrite=options.overwrite):
-        raise InputError(
-            f"the tokens are those of {' and '.join(str(cube) for cube in features)}: leave --upscale, --layers, "
-            "--backbone, --device, --precision and --dask out"
-        )
-    if not used:
-        raise InputError("method spectral compares no features; leave --features out or take another --method")
 
 
 def similar(
@@ -348,11 +337,8 @@ def similar(
     query = Query(tuple(at), _path(polygons), crs)
     question = SimilarPlaces(query, Path(output).absolute(), _path(index), count, options.overwrite)
     question.check()
-    opened = None
-    if not isinstance(scene, Scene) and is_cube(scene):
-        features = scene
-    else:
-        opened = _scene(scene)
+    alone = not isinstance(scene, Scene) and is_cube(scene)
+    opened, features = (None, scene) if alone else (_scene(scene), features)
     check_not_input((question.output,), opened, features, index, polygons)
     with options.tokens(opened, question.output, features=features, settings=settings) as source:
         return question.answer(source, opened, progress)

@@ -18,7 +18,7 @@ import geodino
 from geodino.backbones.backbone import load_backbone
 from geodino.demo.imagery import san_francisco
 from geodino.demo.page import rgb_picture
-from geodino.dense.stream import DenseSettings
+from geodino.dense.settings import DenseSettings
 
 HERE = Path(__file__).resolve().parent
 PLACE = Window(380, 540, 640, 640)

@@ -9,7 +9,7 @@ import numpy as np
 
 from geodino.change_detection.alignment import Pair
 from geodino.dense.engine import Engine
-from geodino.dense.stream import DenseSettings
+from geodino.dense.settings import DenseSettings
 from geodino.dense.tokens import Origin, TokenSource, tokens_from_cube, tokens_from_scene
 from tiles.errors import InputError
 from tiles.grids import same_grid

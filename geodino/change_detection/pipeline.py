@@ -18,7 +18,7 @@ from geodino.change_detection.null_model import Threshold, given_threshold
 from geodino.change_detection.pair import Comparison
 from geodino.change_detection.score_method import Method
 from geodino.dense.engine import Engine
-from geodino.dense.stream import DenseSettings
+from geodino.dense.settings import DenseSettings
 from geodino.products.stac import write_item
 from geodino.products.vector import check_area, check_vector_path
 from tiles.errors import InputError, OutputError

@@ -18,7 +18,7 @@ from geodino.change_detection.pair import Comparison
 from geodino.change_detection.score import PairScore, Readers, each_block
 from geodino.change_detection.score_method import Method
 from geodino.dense.engine import Engine
-from geodino.dense.stream import DenseSettings
+from geodino.dense.settings import DenseSettings
 from geodino.heads.legend import Legend
 from tiles.errors import InputError
 from tiles.progress import Progress, Share, Silent

@@ -6,13 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from geodino.cli.options import (
-    LayersOption,
-    OutputOption,
-    SceneOptions,
-    grouped,
-    layer_numbers,
-)
+from geodino.cli.options import LayersOption, OutputOption, SceneOptions, grouped, layer_numbers
 from geodino.jobs.run_options import RunOptions
 
 if TYPE_CHECKING:
@@ -105,7 +99,7 @@ def register(cli: typer.Typer) -> None:
                 lines = _of_series(api.change_series(opened, output, progress=report, **asked))
             else:
                 asked |= of_pairs | {"objects": objects, "min_area_m2": min_area}
-                lines = _of_pair(api.change(*opened, output, progress=report, **asked))
+                lines = _of_pair(api.change(opened[0], opened[1], output, progress=report, **asked))
         for line in lines:
             typer.echo(line)
         typer.echo("wrote " + ", ".join(str(path) for path in (output, score, vector) if path is not None))

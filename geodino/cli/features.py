@@ -5,14 +5,7 @@ from typing import Annotated
 
 import typer
 
-from geodino.cli.options import (
-    LayersOption,
-    OutputOption,
-    SceneOptions,
-    UpscaleOption,
-    grouped,
-    layer_numbers,
-)
+from geodino.cli.options import LayersOption, OutputOption, SceneOptions, UpscaleOption, grouped, layer_numbers
 from geodino.jobs.run_options import RunOptions
 
 
@@ -52,7 +45,7 @@ def register(cli: typer.Typer) -> None:
         """
         from geodino.dense.cube_reader import cube_array
         from geodino.dense.extraction import check_outputs
-        from geodino.dense.stream import DenseSettings
+        from geodino.dense.settings import DenseSettings
         from geodino.jobs.features import make_features
         from tiles.progress import progress
 

@@ -39,7 +39,7 @@ def register(cli: typer.Typer) -> None:
     ) -> None:
         """Cosine similarity of every place to the chosen ones, as a map on the scene's pixels."""
         from geodino.api import similar
-        from geodino.dense.stream import DenseSettings
+        from geodino.dense.settings import DenseSettings
         from geodino.retrieval.likeness import Query, parse_points
         from geodino.retrieval.place_index import check_hits
         from geodino.retrieval.similar import is_cube

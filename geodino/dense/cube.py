@@ -17,7 +17,8 @@ from odc.geo.geobox import GeoBox
 
 from geodino.dense.cube_zarr import VARIABLE, consolidate, prepare_zarr, replace_folder
 from geodino.dense.int8 import CODE_FORMULA, CODE_NODATA, encode_int8
-from geodino.dense.stream import DenseSettings, TokenRows
+from geodino.dense.settings import DenseSettings
+from geodino.dense.stream import TokenRows
 from tiles.errors import OutputError
 from tiles.writing.cog import CogWriter, DiskFullError, check_output, disk_errors
 from tiles.writing.journal import RowParts, save_piece

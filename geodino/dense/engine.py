@@ -6,7 +6,8 @@ from typing import Protocol
 
 from geodino.backbones.backbone import Backbone
 from geodino.dense.cube import CubeWriter
-from geodino.dense.stream import DenseSettings, stream_tokens
+from geodino.dense.settings import DenseSettings
+from geodino.dense.stream import stream_tokens
 from tiles.scenes.scene import Scene
 
 

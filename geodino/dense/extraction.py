@@ -12,7 +12,8 @@ from geodino.dense.cube import CubeSpec, CubeWriter, cube_tags, cube_type
 from geodino.dense.cube_reader import open_cube
 from geodino.dense.engine import Engine
 from geodino.dense.quicklook import check_quicklook, quicklook
-from geodino.dense.stream import DenseSettings, feature_dim, token_grid
+from geodino.dense.settings import DenseSettings
+from geodino.dense.stream import feature_dim, token_grid
 from geodino.products.stac import add_quicklook, read_settings, write_item
 from geodino.products.tags import provenance
 from tiles.errors import OutputError

@@ -43,13 +43,3 @@ def decode_int8(codes: npt.NDArray[np.int8]) -> npt.NDArray[np.float32]:
     table = np.sign(table) * table**2
     table[0] = np.nan
     return table[codes.astype(np.int16) + 128]
-
-
-def component_error(values: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    """Largest difference between values in [-1, 1] and what comes back from the code."""
-    return (np.sqrt(np.abs(values)) + 1 / 510) / 127.5
-
-
-def vector_error(channels: int) -> float:
-    """Largest length of the error of a unit vector with that many components."""
-    return float(channels**0.25 / 127.5 + channels**0.5 / (127.5 * 510))

@@ -21,7 +21,7 @@ from geodino.backbones.normalize import Normalization
 from geodino.dense.cube_reader import CubeArray, PieceArray, cube_array
 from geodino.dense.engine import Engine
 from geodino.dense.extraction import Extraction
-from geodino.dense.stream import DenseSettings
+from geodino.dense.settings import DenseSettings
 from geodino.products.stac import write_item, write_item_of_cube
 from geodino.products.tags import provenance
 from tiles.errors import InputError

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from geodino.change_detection.null_model import check_threshold
 from geodino.dense.cube import cube_type
-from geodino.dense.stream import DenseSettings
+from geodino.dense.settings import DenseSettings
 from tiles.errors import InputError, OutputError
 from tiles.scenes.opening import open_scene
 from tiles.scenes.scene import Scene

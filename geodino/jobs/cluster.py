@@ -23,7 +23,8 @@ from distributed.scheduler import KilledWorker
 from geodino.backbones.backbone import Backbone, load_backbone
 from geodino.dense.cube import PIECE_ROWS, CubeSpec, CubeWriter, pieces, write_piece
 from geodino.dense.engine import arithmetic_of
-from geodino.dense.stream import DenseSettings, stream_tokens
+from geodino.dense.settings import DenseSettings
+from geodino.dense.stream import stream_tokens
 from tiles.errors import InputError
 from tiles.scenes.scene import Scene
 from tiles.workers import use_cores

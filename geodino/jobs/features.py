@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from geodino.dense.extraction import Extraction, check_outputs, draw, lacks_quicklook
-from geodino.dense.stream import DenseSettings
+from geodino.dense.settings import DenseSettings
 from geodino.inputs import check_not_input
 from geodino.jobs.run_options import RunOptions
 from tiles.progress import Progress

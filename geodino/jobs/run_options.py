@@ -1,6 +1,6 @@
 """How a command runs: which backbone, where, in what arithmetic, and whether it may replace outputs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from tiles.errors import InputError
 if TYPE_CHECKING:
     from geodino.backbones.backbone import Backbone
     from geodino.dense.engine import Engine
-    from geodino.dense.stream import DenseSettings
+    from geodino.dense.settings import DenseSettings
     from geodino.dense.tokens import TokenSource
     from tiles.scenes.scene import Scene
 
@@ -55,6 +55,25 @@ class RunOptions:
             dask=self.dask,
             overwrite=self.overwrite,
         )
+
+    def check_cubes(self, cubes: Sequence[str | Path], **others: object) -> None:
+        """Refuse beside cubes of features the options that a cube brings itself.
+
+        Args:
+            cubes: The cubes; nothing is refused where there are none.
+            **others: Options of the command that a cube brings too, None or empty where not given.
+
+        Raises:
+            InputError: One of them is given.
+        """
+        names = ("backbone", "device", "precision", "dask")
+        given = [name for name, value in others.items() if value not in (None, ())]
+        given += [name for name in names if getattr(self, name) != getattr(RunOptions, name)]
+        if cubes and given:
+            raise InputError(
+                f"the tokens are those of {' and '.join(map(str, cubes))}: "
+                f"leave {', '.join(f'--{name}' for name in given)} out"
+            )
 
     def load(self) -> "Backbone":
         """The backbone, loaded here where it is not loaded yet.
@@ -108,15 +127,12 @@ class RunOptions:
             InputError: The cube does not fit the scene, options that it has no use for are given beside it, or the
                 backbone cannot be had.
         """
-        from geodino.dense.stream import DenseSettings
+        from geodino.dense.settings import DenseSettings
         from geodino.dense.tokens import tokens_from_cube, tokens_from_scene
         from tiles.writing.cog import part_of
 
         if features is not None:
-            if self != RunOptions(overwrite=self.overwrite):
-                raise InputError(
-                    f"the tokens are those of {features}: leave --backbone, --device, --precision and --dask out"
-                )
+            self.check_cubes((features,))
             yield tokens_from_cube(Path(features), scene)
             return
         if scene is None:

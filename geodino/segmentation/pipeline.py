@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geodino.dense.stream import DenseSettings
+from geodino.dense.settings import DenseSettings
 from geodino.dense.tokens import SceneTokens, TokenSource, tokens_from_cube
 from geodino.heads.labels import Labels
 from geodino.heads.legend import Legend

@@ -22,7 +22,7 @@ from geodino.change_detection.score_method import Method
 from geodino.change_detection.token_distance import TokenChange
 from geodino.cli import build
 from geodino.dense.engine import LocalEngine
-from geodino.dense.stream import DenseSettings
+from geodino.dense.settings import DenseSettings
 from tiles.errors import InputError, OutputError
 from tiles.scenes.opening import open_scene
 

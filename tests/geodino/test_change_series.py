@@ -17,7 +17,7 @@ from geodino.change_detection.score_method import Method
 from geodino.change_detection.series import first_lasting_change
 from geodino.change_detection.token_distance import distance_rows, fit_token_change
 from geodino.dense.engine import LocalEngine
-from geodino.dense.stream import DenseSettings
+from geodino.dense.settings import DenseSettings
 from geodino.dense.tokens import SceneTokens
 from tiles.errors import InputError, OutputError
 from tiles.scenes.opening import open_scene

@@ -12,7 +12,8 @@ from affine import Affine
 
 from geodino.backbones.backbone import untrained_backbone
 from geodino.backbones.normalize import standardize
-from geodino.dense.stream import DenseSettings, encode_unit, stream_tokens, token_grid
+from geodino.dense.settings import DenseSettings
+from geodino.dense.stream import encode_unit, stream_tokens, token_grid
 from tiles.errors import InputError
 from tiles.scenes.opening import open_scene
 from tiles.writing.stitch import Axis

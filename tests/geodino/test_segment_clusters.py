@@ -1,9 +1,7 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from geodino.segmentation.clusters import Reservoir, fit_clusters
+from geodino.segmentation.clusters import fit_clusters
 from tiles.errors import InputError
 
 
@@ -33,29 +31,3 @@ def test_impossible_numbers_are_refused(clusters: int) -> None:
 def test_more_clusters_than_samples_are_refused() -> None:
     with pytest.raises(InputError, match="too few for 10 clusters"):
         fit_clusters(blobs()[:5], 10)
-
-
-@given(cuts=st.lists(st.integers(1, 60), min_size=1, max_size=10))
-@settings(max_examples=25, deadline=None)
-def test_the_sample_of_a_stream_does_not_depend_on_its_blocks(cuts: list[int]) -> None:
-    count = sum(cuts)
-    features = np.arange(count, dtype=np.float32)[:, None]
-    whole, parts = Reservoir(20), Reservoir(20)
-    whole.add(np.arange(count), features)
-    for block in np.split(np.arange(count), np.cumsum(cuts)[:-1]):
-        parts.add(block, features[block])
-    np.testing.assert_array_equal(whole.sample(), parts.sample())
-    assert len(whole.sample()) == min(20, count)
-
-
-def test_the_sample_is_spread_over_the_stream() -> None:
-    reservoir = Reservoir(1000)
-    for start in range(0, 100_000, 10_000):
-        block = np.arange(start, start + 10_000)
-        reservoir.add(block, block[:, None].astype(np.float32))
-    assert reservoir.sample().mean() == pytest.approx(50_000, rel=0.05)
-
-
-def test_an_empty_stream_is_refused() -> None:
-    with pytest.raises(InputError, match="no valid pixel"):
-        Reservoir(10).sample()

@@ -15,7 +15,7 @@ from shapely.geometry import Point, box
 import geodino
 from geodino.backbones.backbone import Backbone, untrained_backbone
 from geodino.dense.engine import LocalEngine
-from geodino.dense.stream import DenseSettings
+from geodino.dense.settings import DenseSettings
 from geodino.dense.tokens import tokens_from_scene
 from geodino.heads.model_file import SegmentationModel
 from geodino.segmentation.pipeline import SegmentationOutputs, SegmentationQuestion, map_settings, segment_scene
@@ -74,7 +74,7 @@ def test_labels_to_map_with_names_colours_confidence_polygons_and_model(tmp_path
     scene, labels = make_scene(tmp_path / "s.tif"), make_labels(tmp_path / "l.geojson")
     result = geodino.segment(
         scene, tmp_path / "map.tif", labels=labels, backbone=backbone, confidence=tmp_path / "c.tif",
-        vector=tmp_path / "v.gpkg", save_model=tmp_path / "m.safetensors", min_area_m2=500,
+        vector=tmp_path / "v.gpkg", save_model=tmp_path / "m.safetensors", min_area_m2=500, validate=True,
     )  # fmt: skip
     found = read(tmp_path / "map.tif")
     assert (found == truth()).mean() > 0.97
@@ -268,9 +268,10 @@ def test_an_interrupted_run_leaves_no_map_and_goes_on_to_the_same_bytes(tmp_path
         ({"clusters": 255}, "2 to 254"),
         ({"labels": "l.gpkg", "field": "klass"}, "no field 'klass'"),
         ({"labels": "none.gpkg"}, "does not exist"),
-        ({"labels": "l.gpkg", "features": "f.zarr"}, "the tokens are those of f.zarr: leave --upscale, --backbone"),
-        ({"clusters": 2, "features": "f.zarr", "backbone": None, "upscale": 2}, "the tokens are those of f.zarr"),
+        ({"labels": "l.gpkg", "features": "f.zarr"}, "the tokens are those of f.zarr: leave --backbone out"),
+        ({"clusters": 2, "features": "f.zarr", "backbone": None, "upscale": 2}, "f.zarr: leave --upscale out"),
         ({"clusters": 2, "features": "f.zarr", "backbone": None}, "f.zarr does not exist"),
+        ({"clusters": 2, "validate": True}, "--validate tests classes on their labels"),
         ({"clusters": 2, "vector": "v.doc"}, "no known vector suffix"),
         ({"clusters": 2.5}, "a whole number from 2 to 254"),
         ({"clusters": 2, "upscale": 3}, "1, 2 or 4"),

@@ -19,7 +19,7 @@ from geodino.backbones.backbone import save_backbone, untrained_backbone
 from geodino.backbones.normalize import Normalization
 from geodino.cli import build
 from geodino.dense.cube_reader import open_cube
-from geodino.dense.stream import DenseSettings
+from geodino.dense.settings import DenseSettings
 from geodino.dense.tokens import tokens_from_cube
 from geodino.major_tom_cell import Cell
 from geodino.retrieval.likeness import Query, parse_points

@@ -16,8 +16,8 @@ import geodino
 from geodino.backbones.backbone import save_backbone, untrained_backbone
 from geodino.cli import build
 from geodino.dense.extraction import draw
+from geodino.dense.settings import DenseSettings
 from geodino.dense.tokens import tokens_from_cube
-from geodino.dense.stream import DenseSettings
 from geodino.retrieval.place_index import COLUMNS, embed, search, write_hits, write_index
 from tiles.errors import InputError, OutputError
 from tiles.scenes.opening import open_scene
