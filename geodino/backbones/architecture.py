@@ -151,7 +151,7 @@ def _fill_buffers(module: Any) -> None:
         for name, buffer in owner.named_buffers(recurse=False):
             if buffer.is_meta:
                 persistent = name not in owner._non_persistent_buffers_set
-                owner.register_buffer(name, torch.empty_like(buffer, device="cpu"), persistent=persistent)
+                owner.register_buffer(name, torch.empty(buffer.shape, dtype=buffer.dtype), persistent=persistent)
     for owner in module.modules():
         if hasattr(owner, "init_non_persistent_buffers"):
             owner.init_non_persistent_buffers()

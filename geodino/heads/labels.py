@@ -3,12 +3,9 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import geopandas as gpd
 import numpy as np
-import pandas as pd
-import pyogrio
 import rasterio
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
@@ -20,6 +17,10 @@ from rasterio.windows import Window
 from geodino.heads.legend import Color, Legend
 from tiles.errors import InputError
 from tiles.writing.cog import read_classes
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+    import pandas as pd
 
 # Neighbouring pixels repeat each other: more of them from one class cost time and add nothing to a linear head.
 MOST_PIXELS_PER_CLASS = 4000
@@ -117,6 +118,8 @@ def thin(labels: Labels, most_per_class: int, seed: int = 0) -> Labels:
 
 
 def _is_raster(path: Path) -> bool:
+    import pyogrio
+
     try:
         return len(pyogrio.list_layers(path)) == 0
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError):
@@ -129,6 +132,9 @@ def _is_raster(path: Path) -> bool:
 
 
 def _read_vector(path: Path, geobox: GeoBox, field: str | None) -> Labels:
+    import geopandas as gpd  # with pandas half a second that a map without labels need not spend
+    import pandas as pd
+
     frame = gpd.read_file(path)
     frame = frame[~(frame.geometry.isna() | frame.geometry.is_empty)]
     if len(frame) == 0:
@@ -162,7 +168,7 @@ def _read_vector(path: Path, geobox: GeoBox, field: str | None) -> Labels:
     )  # fmt: skip
 
 
-def _own_colors(frame: gpd.GeoDataFrame, values: "pd.Series[Any]") -> dict[str, Color]:
+def _own_colors(frame: "gpd.GeoDataFrame", values: "pd.Series[Any]") -> dict[str, Color]:
     """Colours that the labels bring along for their classes: ``#rrggbb`` in a field ``color``."""
     if COLOR_FIELD not in frame.columns:
         return {}
@@ -174,7 +180,7 @@ def _own_colors(frame: gpd.GeoDataFrame, values: "pd.Series[Any]") -> dict[str, 
     }
 
 
-def choose_field(frame: gpd.GeoDataFrame, field: str | None, path: Path) -> tuple[str, tuple[str, ...]]:
+def choose_field(frame: "gpd.GeoDataFrame", field: str | None, path: Path) -> tuple[str, tuple[str, ...]]:
     """Attribute that holds the class, and a note when it was chosen rather than given.
 
     Raises:
@@ -239,6 +245,8 @@ def _burn(geometry: Any, geobox: GeoBox) -> tuple[NDArray[np.int64], NDArray[np.
 
 
 def _read_raster(path: Path, geobox: GeoBox) -> Labels:
+    import pandas as pd
+
     height, width = geobox.shape
     with rasterio.open(path) as source:
         nodata = source.nodata

@@ -10,9 +10,8 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import geopandas as gpd
 import numpy as np
 import pyproj
 import rasterio
@@ -23,6 +22,9 @@ from rasterio.windows import Window
 from shapely.geometry import shape
 
 from tiles.errors import InputError, OutputError
+
+if TYPE_CHECKING:
+    import geopandas as gpd
 
 _ROW_BAND = 4096
 DRIVERS = {
@@ -85,7 +87,7 @@ def pixels_of_area(area_m2: float, pixel_m2: float) -> int:
     return max(1, int(np.ceil(area_m2 / pixel_m2 - 1e-9)))
 
 
-def polygonize(path: str | Path, *, simplify_pixels: float = 0.0, drop: tuple[int, ...] = ()) -> gpd.GeoDataFrame:
+def polygonize(path: str | Path, *, simplify_pixels: float = 0.0, drop: tuple[int, ...] = ()) -> "gpd.GeoDataFrame":
     """Polygons of equal values of a raster's first band.
 
     Args:
@@ -97,6 +99,8 @@ def polygonize(path: str | Path, *, simplify_pixels: float = 0.0, drop: tuple[in
     Returns:
         Columns ``value`` (int) and ``geometry`` in the raster's coordinate reference system, ordered by position.
     """
+    import geopandas as gpd  # half a second that a map without polygons need not spend
+
     with rasterio.open(path) as source:
         side = float(np.sqrt(abs(source.transform.determinant)))
         found = [
@@ -114,7 +118,7 @@ def polygonize(path: str | Path, *, simplify_pixels: float = 0.0, drop: tuple[in
     return gpd.GeoDataFrame({"value": values}, geometry=gpd.GeoSeries(list(geometry), crs=crs), crs=crs)
 
 
-def areas_m2(frame: gpd.GeoDataFrame) -> NDArray[np.float64]:
+def areas_m2(frame: "gpd.GeoDataFrame") -> NDArray[np.float64]:
     """True area of each polygon in square metres: on the ellipsoid, whatever the projection does to areas.
 
     Without a coordinate reference system, in the square of the raster's own unit.
@@ -129,7 +133,7 @@ def areas_m2(frame: gpd.GeoDataFrame) -> NDArray[np.float64]:
     return np.array([abs(ellipsoid.geometry_area_perimeter(polygon)[0]) for polygon in degrees], dtype=np.float64)
 
 
-def write_vector(frame: gpd.GeoDataFrame, path: Path, *, layer: str, overwrite: bool = False) -> None:
+def write_vector(frame: "gpd.GeoDataFrame", path: Path, *, layer: str, overwrite: bool = False) -> None:
     """Write polygons, whole or not at all; the suffix chooses the format and GeoJSON is brought to longitude/latitude.
 
     Raises:
