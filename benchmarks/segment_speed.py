@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import _share_cores  # noqa: F401 - before torch
 import numpy as np
 from affine import Affine
 from geodino.segmentation.cube_map import _read, segment_cube
