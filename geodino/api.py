@@ -337,8 +337,8 @@ def similar(
     query = Query(tuple(at), _path(polygons), crs)
     question = SimilarPlaces(query, Path(output).absolute(), _path(index), count, options.overwrite)
     question.check()
-    alone = not isinstance(scene, Scene) and is_cube(scene)
-    opened, features = (None, scene) if alone else (_scene(scene), features)
+    alone = None if isinstance(scene, Scene) or not is_cube(scene) else scene
+    opened, features = (_scene(scene), features) if alone is None else (None, alone)
     check_not_input((question.output,), opened, features, index, polygons)
     with options.tokens(opened, question.output, features=features, settings=settings) as source:
         return question.answer(source, opened, progress)

@@ -132,7 +132,7 @@ def _is_raster(path: Path) -> bool:
 
 
 def _read_vector(path: Path, geobox: GeoBox, field: str | None) -> Labels:
-    import geopandas as gpd  # with pandas half a second that a map without labels need not spend
+    import geopandas as gpd
     import pandas as pd
 
     frame = gpd.read_file(path)
@@ -197,6 +197,8 @@ def choose_field(frame: "gpd.GeoDataFrame", field: str | None, path: Path) -> tu
         return 2 <= distinct <= 254 and (distinct < len(frame) or len(frame) <= 10)
 
     usable = [column for column in columns if column.lower() not in {*_IDENTIFIERS, COLOR_FIELD} and repeats(column)]
+    import pandas as pd
+
     texts = [c for c in usable if pd.api.types.is_string_dtype(frame[c]) or pd.api.types.is_object_dtype(frame[c])]
     numbers = [c for c in usable if pd.api.types.is_integer_dtype(frame[c]) or pd.api.types.is_bool_dtype(frame[c])]
     candidates = texts or numbers
@@ -245,8 +247,6 @@ def _burn(geometry: Any, geobox: GeoBox) -> tuple[NDArray[np.int64], NDArray[np.
 
 
 def _read_raster(path: Path, geobox: GeoBox) -> Labels:
-    import pandas as pd
-
     height, width = geobox.shape
     with rasterio.open(path) as source:
         nodata = source.nodata
@@ -272,7 +272,7 @@ def _read_raster(path: Path, geobox: GeoBox) -> Labels:
     rows, cols, values = (np.concatenate(part) for part in zip(*found, strict=True))
     if len(np.unique(values[:100_000])) > 254 or not np.all(values == np.round(values)):
         raise InputError(f"{path} holds continuous values, not class numbers; give a raster of classes")
-    codes, uniques = pd.factorize(values.astype(np.int64), sort=True)
+    uniques, codes = np.unique(values.astype(np.int64), return_inverse=True)
     legend_names = tuple(names.get(int(value), str(int(value))) for value in uniques)
     own = {names.get(value, str(value)): color for value, color in colors.items()}
     note = f"class numbers are read from the raster, {empty:g} means no label"

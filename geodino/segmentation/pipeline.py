@@ -17,15 +17,6 @@ from geodino.heads.linear import cluster_head
 from geodino.heads.model_file import Recipe, SegmentationModel
 from geodino.heads.render import ClassRows, render_classes
 from geodino.heads.validation import Validation
-from geodino.products.vector import (
-    areas_m2,
-    check_area,
-    check_vector_path,
-    drop_small_rows,
-    pixels_of_area,
-    polygonize,
-    write_vector,
-)
 from geodino.segmentation.clusters import fit_clusters
 from geodino.segmentation.training import UNTESTED, Examples
 from tiles.errors import InputError
@@ -65,12 +56,15 @@ class SegmentationOutputs:
             InputError: the smallest area is none.
             OutputError: one of them exists or has no folder.
         """
-        check_area(self.min_area_m2)
+        if self.vector is not None or self.min_area_m2:
+            from geodino.products.vector import check_area, check_vector_path
+
+            check_area(self.min_area_m2)
+            if self.vector is not None:
+                check_vector_path(self.vector, overwrite=self.overwrite)
         for path in (self.classes, self.confidence, self.model):
             if path is not None:
                 check_output(path, overwrite=self.overwrite)
-        if self.vector is not None:
-            check_vector_path(self.vector, overwrite=self.overwrite)
 
 
 @dataclass(frozen=True)
@@ -262,6 +256,8 @@ def write_classes_vector(outputs: SegmentationOutputs, legend: Legend, scene: Sc
     """Polygons of the finished map: class, name and true area; those below the minimum mapping unit join another."""
     if outputs.vector is None:
         return
+    from geodino.products.vector import areas_m2, drop_small_rows, pixels_of_area, polygonize, write_vector
+
     source = outputs.classes
     merged = part_of(outputs.classes, ".merged")
     least = pixels_of_area(outputs.min_area_m2, scene.gsd_m**2)
