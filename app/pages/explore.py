@@ -64,7 +64,7 @@ def place_in(geobox: object, place: tuple[float, float]) -> tuple[int, int]:
         InputError: Where it lies outside the grid.
     """
     transformer = Transformer.from_crs(4326, str(geobox.crs), always_xy=True)  # type: ignore[attr-defined]
-    column, row = ~geobox.affine * transformer.transform(*place)  # type: ignore[attr-defined]
+    column, row = ~geobox.affine @ transformer.transform(*place)  # type: ignore[attr-defined]
     height, width = geobox.shape  # type: ignore[attr-defined]
     if not (0 <= row < height and 0 <= column < width):
         raise InputError("That place lies outside the scene; click inside it.")

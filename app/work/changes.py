@@ -127,7 +127,7 @@ class _ToGrid:
 
     def __call__(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         east, north = self.transformer.transform(x, y)
-        columns, rows = self.inverse * (np.asarray(east), np.asarray(north))
+        columns, rows = self.inverse @ (np.asarray(east), np.asarray(north))
         return np.floor(columns), np.floor(rows)
 
 
