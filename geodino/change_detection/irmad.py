@@ -37,7 +37,6 @@ class IrMad:
         after: the same on the second date.
         variance: variance of each variate under no change, `[C]`.
         correlation: canonical correlations, ascending, `[C]`.
-        iterations: how many reweightings were done.
     """
 
     mean: FloatArray
@@ -45,7 +44,6 @@ class IrMad:
     after: FloatArray
     variance: FloatArray
     correlation: FloatArray
-    iterations: int
 
     def chi_squared(self, before: NDArray, after: NDArray) -> FloatArray:
         """Sum of squared standardised MAD variates, chi-squared with C degrees of freedom where nothing changed.
@@ -86,10 +84,10 @@ def fit_irmad(before: NDArray, after: NDArray, *, iterations: int = 30, toleranc
     values = np.concatenate([before, after]).astype(np.float64)
     widest = WIDEST * 0.5 * np.sqrt(polygamma(1, bands / 2))
     weights = np.ones(values.shape[1])
-    fitted = _fit(values, weights, 0)
-    for iteration in range(1, iterations):
+    fitted = _fit(values, weights)
+    for _ in range(1, iterations):
         weights = fitted.no_change_probability(values[:bands], values[bands:])
-        update = _fit(values, weights, iteration)
+        update = _fit(values, weights)
         histogram = LogHistogram()
         histogram.add(log_distance(np.sqrt(update.chi_squared(values[:bands], values[bands:]))))
         if fit_background(histogram).spread > widest:
@@ -101,7 +99,7 @@ def fit_irmad(before: NDArray, after: NDArray, *, iterations: int = 30, toleranc
     return fitted
 
 
-def _fit(values: FloatArray, weights: FloatArray, iteration: int) -> IrMad:
+def _fit(values: FloatArray, weights: FloatArray) -> IrMad:
     """Weighted canonical correlation of the two halves of ``values`` `[2 C, N]`."""
     bands = values.shape[0] // 2
     total = weights.sum()
@@ -118,4 +116,4 @@ def _fit(values: FloatArray, weights: FloatArray, iteration: int) -> IrMad:
     spread = np.sqrt(np.maximum(np.einsum("ik,ij,jk->k", after, second, after), 1e-30))
     after = after / spread
     variance = np.maximum(2 * (1 - correlation), 1e-9)
-    return IrMad(mean, before, after, variance, correlation, iteration + 1)
+    return IrMad(mean, before, after, variance, correlation)

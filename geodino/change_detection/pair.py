@@ -45,30 +45,6 @@ class CorrectedDate:
             return self.aligned.scene
         return normalised(self.aligned.scene, self.spectral.bands, self.spectral.radiometry)
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What was corrected."""
-        light = () if self.spectral is None else (self.spectral.radiometry.describe(self.spectral.bands),)
-        return (*self.aligned.notes, *light)
-
-
-def correct_dates(scenes: Sequence[Scene], *, sample: int = SURVEY_PIXELS) -> tuple[CorrectedDate, ...]:
-    """Bring dates onto the first one's grid, cut to where all lie, and into its light.
-
-    Args:
-        scenes: the dates.
-        sample: pixels that light and stable background are measured on.
-
-    Raises:
-        InputError: the dates do not overlap, share no band or hardly a valid pixel.
-    """
-    first = AlignedDate(scenes[0].on(common_grid(*scenes)))
-    dates = [CorrectedDate(first)]
-    for scene in scenes[1:]:
-        aligned = align(first.scene, scene)
-        dates.append(CorrectedDate(aligned, fit_spectral(Pair.of(first, aligned), pixels=sample)))
-    return tuple(dates)
-
 
 @dataclass
 class Comparison:
@@ -99,8 +75,17 @@ class Comparison:
 
     @cached_property
     def dates(self) -> tuple[CorrectedDate, ...]:
-        """The dates, corrected."""
-        return correct_dates(self.scenes, sample=self.sample)
+        """The dates, corrected and cut to where all lie.
+
+        Raises:
+            InputError: the dates do not overlap, share no band or hardly a valid pixel.
+        """
+        first = AlignedDate(self.scenes[0].on(common_grid(*self.scenes)))
+        dates = [CorrectedDate(first)]
+        for scene in self.scenes[1:]:
+            aligned = align(first.scene, scene)
+            dates.append(CorrectedDate(aligned, fit_spectral(Pair.of(first, aligned), pixels=self.sample)))
+        return tuple(dates)
 
     @cached_property
     def tokens(self) -> tuple[SceneTokens, ...]:
@@ -109,7 +94,7 @@ class Comparison:
         count, whole = len(self.scenes), self.progress or Silent()
         made = []
         for number, date in enumerate(self.dates):
-            share = Share(whole, number / count, (number + 1) / count, f"features of {date.scene.name}")
+            share = Share(whole, number / count, (number + 1) / count)
             folder = part_of(self.target, f".date{number}")
             made.append(self.tokens_of.source(number, date.scene, folder, overwrite=self.overwrite).tokens(share))
         return tuple(made)
@@ -120,10 +105,12 @@ class Comparison:
         return self.tokens_of if self.method.reads_features else None
 
     def notes(self, number: int) -> list[str]:
-        """What was corrected of one date, and what could not be."""
+        """What was corrected of a date other than the first, and what could not be."""
         date, tokens = self.dates[number], self.compared_tokens
+        assert date.spectral is not None
+        light = date.spectral.radiometry.describe(date.spectral.bands)
         left = [] if tokens is None else tokens.notes(Pair.of(self.dates[0].aligned, date.aligned))
-        return [*date.notes, *left]
+        return [*date.aligned.notes, light, *left]
 
     def tags(self, **scenes: Scene) -> dict[str, Any]:
         """What a map says of its dates, by the role they play, and of the tokens that were compared."""

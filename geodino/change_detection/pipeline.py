@@ -20,7 +20,6 @@ from geodino.change_detection.score_method import Method
 from geodino.dense.engine import Engine
 from geodino.dense.settings import DenseSettings
 from geodino.products.stac import write_item
-from geodino.products.vector import check_area, check_vector_path
 from tiles.errors import InputError, OutputError
 from tiles.progress import Progress, Share, Silent
 from tiles.scenes.scene import Scene
@@ -61,12 +60,15 @@ class ChangeOutputs:
             InputError: the smallest area is none.
             OutputError: one of them exists or has no folder.
         """
-        check_area(self.min_area_m2)
+        if self.vector is not None or self.min_area_m2:
+            from geodino.products.vector import check_area, check_vector_path
+
+            check_area(self.min_area_m2)
+            if self.vector is not None:
+                check_vector_path(self.vector, overwrite=self.overwrite)
         check_output(self.mask, overwrite=self.overwrite)
         if self.score is not None:
             check_output(self.score, overwrite=True)
-        if self.vector is not None:
-            check_vector_path(self.vector, overwrite=self.overwrite)
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,6 @@ class ChangeResult:
 
     Attributes:
         path: the mask.
-        method: what was compared.
         threshold: where it came from and its expected false alarms.
         share: share of the valid pixels that changed.
         notes: decisions taken, to be printed.
@@ -83,7 +84,6 @@ class ChangeResult:
     """
 
     path: Path
-    method: Method
     threshold: Threshold
     share: float
     notes: tuple[str, ...]
@@ -194,7 +194,7 @@ def change_scenes(
         outputs.mask, {"before": before, "after": after}, None if compared is None else compared.origin.backbone,
         task="change-detection", settings=question.identity() | ({} if compared is None else compared.settings),
     )  # fmt: skip
-    return ChangeResult(outputs.mask, question.method, limit, share, tuple(notes), transitions)
+    return ChangeResult(outputs.mask, limit, share, tuple(notes), transitions)
 
 
 def _settings(question: ChangeQuestion, settings: DenseSettings) -> DenseSettings:

@@ -210,6 +210,7 @@ class PairScore:
         width = self.pair.before.width
         fine = bring_to_pixels(lines, inner_top, patch, start, stop, self.pair.before.height, width)
         at = start - top * patch
+        seen &= np.repeat(np.repeat(valid, patch, axis=0), patch, axis=1)
         local, here = guide[:, at : at + stop - start, :width], seen[at : at + stop - start, :width]
         score = apply_lines(fine[None, :-1], fine[-1:], local)[0]
         return np.where(here, score, np.nan).astype(np.float32)

@@ -17,6 +17,8 @@ UPSAMPLE = 20
 # pixel may do more harm than good.
 LARGEST_SCATTER = 0.5
 FEWEST_WINDOWS = 4
+# Windows with a lower peak have nothing to say.
+_LEAST_PEAK = 0.05
 
 
 @dataclass(frozen=True)
@@ -93,14 +95,9 @@ def _refine(cross: NDArray, coarse: tuple[int, int]) -> tuple[float, float]:
     return float(coarse[0] + offsets[row]), float(coarse[1] + offsets[col])
 
 
-def combine_windows(votes: Iterable[tuple[float, float, float]], *, least_peak: float = 0.05) -> Shift:
-    """Median of the windows' shifts and whether to trust it.
-
-    Args:
-        votes: what ``phase_correlation`` gave for each window.
-        least_peak: windows with a lower peak have nothing to say.
-    """
-    heard = np.array([vote for vote in votes if vote[2] >= least_peak], dtype=np.float64).reshape(-1, 3)
+def combine_windows(votes: Iterable[tuple[float, float, float]]) -> Shift:
+    """Median of the windows' shifts, as ``phase_correlation`` gave them, and whether to trust it."""
+    heard = np.array([vote for vote in votes if vote[2] >= _LEAST_PEAK], dtype=np.float64).reshape(-1, 3)
     if len(heard) == 0:
         return Shift(0.0, 0.0, float("inf"), 0, False)
     rows, cols = np.median(heard[:, 0]), np.median(heard[:, 1])

@@ -29,9 +29,9 @@ class Transitions:
     counts: NDArray[np.int64]
     pixel_m2: float
 
-    def describe(self, most: int = 10) -> list[str]:
-        """The largest transitions as lines."""
-        order = np.argsort(self.counts, axis=None)[::-1][:most]
+    def describe(self) -> list[str]:
+        """The ten largest transitions as lines."""
+        order = np.argsort(self.counts, axis=None)[::-1][:10]
         lines = []
         for place in order:
             before, after = np.unravel_index(int(place), self.counts.shape)

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -131,3 +132,31 @@ def test_a_shift_and_other_light_are_no_lasting_change(tmp_path: Path, backbone:
     result = change_series(shifted_dates(tmp_path), tmp_path / "y.tif", method=method, backbone=backbone)
     assert sum(result.shares) < 0.002
     assert any("residual shift" in note and "corrected" in note for note in result.notes)
+
+
+class Interrupting:
+    """Progress that stops the run like Ctrl-C when so much is done."""
+
+    def __init__(self, done: float) -> None:
+        self.done = done
+
+    def update(self, done: float, note: str = "") -> None:
+        if done > self.done:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("done", [0.3, 0.8, 0.95])
+def test_a_series_that_stops_leaves_only_what_the_next_run_goes_on_from(
+    tmp_path: Path, backbone: Backbone, done: float
+) -> None:
+    scenes, output = shifted_dates(tmp_path), tmp_path / "y.tif"
+    words: dict[str, Any] = {"method": "fused", "backbone": backbone}
+    with pytest.raises(KeyboardInterrupt):
+        change_series(scenes, output, progress=Interrupting(done), **words)
+    left = {path.name for path in tmp_path.iterdir() if path not in scenes}
+    assert left
+    assert left <= {f"y.tif.date{number}.part" for number in range(3)}
+    change_series(scenes, output, **words)
+    change_series(scenes, tmp_path / "whole.tif", **words)
+    assert output.read_bytes() == (tmp_path / "whole.tif").read_bytes()
+    assert {path.name for path in tmp_path.iterdir() if "part" in path.name} == set()
