@@ -14,8 +14,10 @@ import _share_cores  # noqa: F401 - before torch
 from distributed import LocalCluster
 
 from geodino.backbones.backbone import save_backbone, untrained_backbone
+from geodino.dense.extraction import Extraction
 from geodino.dense.settings import DenseSettings
-from geodino.jobs.cluster import Cluster, ModelSpec
+from geodino.jobs.cluster import Cluster
+from geodino.jobs.run_options import RunOptions
 from tiles.scenes.opening import open_scene
 from tiles.scenes.scene import Scene
 
@@ -25,7 +27,8 @@ from features import make_scene  # isort: skip - the neighbour, when run as a sc
 def seconds(cluster: Cluster, scene: Scene, output: Path) -> float:
     """Time of one extraction."""
     start = time.perf_counter()
-    cluster.extract(scene, output, DenseSettings(window=20, batch_size=2), "auto", overwrite=True)
+    plan = Extraction.plan(scene, cluster, output, DenseSettings(window=20, batch_size=2))
+    plan.run(overwrite=True)
     return time.perf_counter() - start
 
 
@@ -43,7 +46,7 @@ def main() -> None:
         save_backbone(backbone.module, backbone.card, folder / "run")
         make_scene(folder / "scene.tif", options.height, 640)
         scene = open_scene(folder / "scene.tif")
-        spec = ModelSpec.of(folder / "run", "cpu", "fp32")
+        spec = RunOptions(folder / "run", "cpu", "fp32")
         ratios = []
         with (
             LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as one,

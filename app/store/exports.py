@@ -4,6 +4,8 @@ from pathlib import Path
 
 import geopandas
 
+from geodino.products.vector import write_vector
+
 FORMATS = (".gpkg", ".geojson", ".parquet")
 
 
@@ -18,19 +20,9 @@ def write_vectors(frame: geopandas.GeoDataFrame, stem: Path, layer: str) -> list
     Returns:
         The files.
     """
-    written = []
-    for ending in FORMATS:
-        path = stem.with_name(stem.name + ending)
-        part = stem.with_name(f".{stem.name}.part{ending}")
-        part.unlink(missing_ok=True)
-        if ending == ".gpkg":
-            frame.to_file(part, layer=layer, driver="GPKG")
-        elif ending == ".geojson":
-            frame.to_crs(4326).to_file(part, driver="GeoJSON")
-        else:
-            frame.to_parquet(part)
-        part.replace(path)
-        written.append(path)
+    written = [stem.with_name(stem.name + ending) for ending in FORMATS]
+    for path in written:
+        write_vector(frame, path, layer=layer, overwrite=True)
     return written
 
 

@@ -16,15 +16,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from geodino.backbones.architecture import create_module, hash_tensors, patch_size_of, place, weights_hash
-from geodino.backbones.card import CARD_FILE, RGB, WEIGHTS_FILE, BackboneCard
+from geodino.backbones.card import CARD_FILE, PACKAGED, RGB, WEIGHTS_FILE, BackboneCard
 from geodino.backbones.cpu_forward import forward_features
 from geodino.backbones.hardware import pick_device, pick_dtype
 from geodino.backbones.load import resolve
 from geodino.backbones.memory import check_fits
 from geodino.backbones.normalize import SATELLITE, Normalization
 from tiles.errors import InputError, OutputError
-
-PACKAGED = Path(__file__).parents[1] / "weights"
 
 
 @dataclass(frozen=True)

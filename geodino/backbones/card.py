@@ -13,6 +13,8 @@ from tiles.errors import InputError
 
 WEIGHTS_FILE = "backbone.safetensors"
 CARD_FILE = "backbone.json"
+PACKAGED = Path(__file__).parents[1] / "weights"
+"""Folder of the backbone that comes with the package."""
 RGB = ("red", "green", "blue")
 
 

@@ -7,11 +7,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from geodino.backbones.card import CARD_FILE, RGB, WEIGHTS_FILE, read_card
+from geodino.backbones.card import CARD_FILE, PACKAGED, RGB, WEIGHTS_FILE, read_card
 from geodino.backbones.published import FAMILY, Published, cached_weights
-
-PACKAGED = Path(__file__).parents[1] / "weights"
-PACKAGED_NAME = "(packaged)"
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,7 @@ def packaged(folder: Path = PACKAGED) -> list[Entry]:
     registers = shapes.get("reg_token", (1, 0))[1]
     return [
         Entry(
-            name=PACKAGED_NAME,
+            name="(packaged)",
             parameters=sum(prod(shape) for shape in shapes.values()),
             patch_size=card.patch_size,
             prefix_tokens=registers + ("cls_token" in shapes),

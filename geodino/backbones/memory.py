@@ -1,11 +1,10 @@
-"""Memory of a backbone before it is loaded: planned on the meta device, where seven billion parameters weigh nothing.
+"""Whether a device has room for a backbone's weights, and how several share them.
 
 Weights load without a second copy: tensors are mapped from the file, become the parameters of a module made on the
 meta device, and are cast one by one. What has to fit is therefore the weights in the arithmetic asked for, plus the
 activations of a batch.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,76 +12,9 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from geodino.backbones.architecture import create_module, patch_size_of
 from tiles.errors import InputError
 
 GIB = 2**30
-
-
-@dataclass(frozen=True)
-class MemoryPlan:
-    """Bytes that inference with a backbone needs on each device.
-
-    Attributes:
-        parameters: Number of parameters.
-        weights: All weights.
-        shard: A device's part of the weights; all of them on one device.
-        gathered: The largest block, whole on every device while it computes; 0 on one device.
-        activations: The widest step of a batch: the MLP's hidden layer beside its input and three projections.
-    """
-
-    parameters: int
-    weights: int
-    shard: int
-    gathered: int
-    activations: int
-
-    @property
-    def device(self) -> int:
-        """What each device has to hold."""
-        return self.shard + 2 * self.gathered + self.activations  # one block computes while the next is gathered
-
-
-def plan(
-    architecture: str,
-    *,
-    side: int = 256,
-    batch: int = 1,
-    dtype: torch.dtype = torch.bfloat16,
-    devices: int = 1,
-    **model_args: Any,
-) -> MemoryPlan:
-    """Plan the memory of a ViT's inference without making any of it.
-
-    Args:
-        architecture: timm name.
-        side: Side of the images in pixels.
-        batch: Images at once.
-        dtype: Arithmetic.
-        devices: Over how many the blocks are sharded.
-        **model_args: Further arguments of ``timm.create_model``.
-
-    Raises:
-        InputError: When the architecture is not a ViT.
-    """
-    with torch.device("meta"):
-        module = create_module(architecture, 3, **model_args)
-    if not hasattr(module, "blocks"):
-        raise InputError(f"{architecture} has no transformer blocks to plan or shard; it fits one device")
-    size = dtype.itemsize
-    parameters = sum(p.numel() for p in module.parameters())
-    block = max(sum(p.numel() for p in one.parameters()) for one in module.blocks)
-    tokens = (side // patch_size_of(module)) ** 2 + module.num_prefix_tokens
-    hidden = max(p.shape[0] for name, p in module.blocks[0].named_parameters() if "mlp" in name)
-    gates = 2 if hasattr(module.blocks[0].mlp, "fc1_g") else 1
-    widest = gates * hidden + 4 * module.num_features
-    return MemoryPlan(
-        parameters=parameters,
-        weights=parameters * size,
-        shard=-(-parameters // devices) * size,
-        gathered=block * size if devices > 1 else 0,
-        activations=batch * tokens * widest * size,
-    )
 
 
 def shard(module: Any, mesh: DeviceMesh) -> Any:

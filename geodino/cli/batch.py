@@ -5,21 +5,15 @@ from typing import Annotated
 
 import typer
 
-from geodino.cli.options import (
-    BackboneOption,
-    DaskOption,
-    Device,
-    DeviceOption,
-    OverwriteOption,
-    Precision,
-    PrecisionOption,
-)
+from geodino.cli.options import grouped
+from geodino.jobs.run_options import RunOptions
 
 
 def register(cli: typer.Typer) -> None:
     """Add the command."""
 
     @cli.command("batch")
+    @grouped
     def batch(
         sources: Annotated[list[str], typer.Argument(help="A job file (.yaml), or scenes and quoted globs.")],
         output: Annotated[
@@ -29,12 +23,9 @@ def register(cli: typer.Typer) -> None:
         journal: Annotated[
             Path | None, typer.Option(help="Record of finished scenes; in the folder of the outputs if not given.")
         ] = None,
-        backbone: BackboneOption = None,
-        device: DeviceOption = Device.auto,
-        precision: PrecisionOption = Precision.auto,
         quicklook: Annotated[bool, typer.Option("--quicklook", help="Also draw each feature cube (.png).")] = False,
-        dask: DaskOption = None,
-        overwrite: OverwriteOption = False,
+        *,
+        run: RunOptions,
     ) -> None:
         """Features, land-cover or change maps of many scenes; run again, it does what is left.
 
@@ -46,7 +37,7 @@ def register(cli: typer.Typer) -> None:
         from tiles.progress import progress
 
         if len(sources) == 1 and sources[0].lower().endswith((".yaml", ".yml")):
-            if output or backbone or quicklook or (device, precision) != (Device.auto, Precision.auto):
+            if output or quicklook or run != RunOptions(dask=run.dask, overwrite=run.overwrite):
                 raise InputError(
                     f"{sources[0]} says itself where results go and how they are made: write output, backbone, device, "
                     "precision and quicklook into it"
@@ -55,10 +46,12 @@ def register(cli: typer.Typer) -> None:
         elif output is None:
             raise InputError("say where results go: -o 'out/{name}.zarr'")
         else:
-            words = {"output": template(output), "backbone": backbone, "device": device, "precision": precision}
-            job = make_job(scenes=sources, quicklook=quicklook, **words)
+            words = {"backbone": run.backbone, "device": run.device, "precision": run.precision}
+            job = make_job(scenes=sources, output=template(output), quicklook=quicklook, **words)
         with progress("batch", 1) as report:
-            result = run_batch(job, journal=journal, dask=dask, overwrite=overwrite, progress=report, say=typer.echo)
+            result = run_batch(
+                job, journal=journal, dask=run.dask, overwrite=run.overwrite, progress=report, say=typer.echo
+            )
         typer.echo(f"{len(result.made)} made, {len(result.kept)} kept from before, {len(result.failed)} failed")
         if result.failed:
             raise typer.Exit(1)

@@ -26,7 +26,7 @@ def register(cli: typer.Typer) -> None:
         ] = None,
         index: Annotated[
             Path | None,
-            typer.Option(help="Search this index of `geodino index` instead: OUT is .gpkg, .geojson, .parquet."),
+            typer.Option(help="Search this index of `geodino index` instead: OUT is .gpkg, .geojson, .parquet, …"),
         ] = None,
         count: Annotated[int, typer.Option(min=1, help="Places of the index to keep.")] = 100,
         features: Annotated[
@@ -40,15 +40,15 @@ def register(cli: typer.Typer) -> None:
         """Cosine similarity of every place to the chosen ones, as a map on the scene's pixels."""
         from geodino.api import similar
         from geodino.dense.settings import DenseSettings
+        from geodino.products.vector import check_vector_path
         from geodino.retrieval.likeness import Query, parse_points
-        from geodino.retrieval.place_index import check_hits
         from geodino.retrieval.similar import is_cube
         from tiles.progress import progress
         from tiles.writing.cog import check_output
 
         points = parse_points(at or [])
         Query(points, polygons, crs)
-        (check_hits if index else check_output)(output, overwrite=run.overwrite)
+        (check_vector_path if index else check_output)(output, overwrite=run.overwrite)
         with progress("similar", 1) as report:
             similar(
                 scene if is_cube(scene) else opening.open(scene),

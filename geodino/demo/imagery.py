@@ -92,6 +92,8 @@ def write_points(scene: Path, points: dict[str, tuple[tuple[int, int], ...]], pa
     import geopandas
     from shapely.geometry import Point
 
+    from geodino.products.vector import write_vector
+
     with rasterio.open(scene) as source:
         crs, transform = source.crs, source.transform
     rows = [
@@ -99,7 +101,7 @@ def write_points(scene: Path, points: dict[str, tuple[tuple[int, int], ...]], pa
         for name, pixels in points.items()
         for column, row in pixels
     ]
-    geopandas.GeoDataFrame(rows, crs=crs).to_crs(4326).to_file(path, driver="GeoJSON")
+    write_vector(geopandas.GeoDataFrame(rows, crs=crs), path, layer="labels", overwrite=True)
 
 
 def _package_file(package: str, relative: str) -> Path:

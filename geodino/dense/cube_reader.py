@@ -1,9 +1,10 @@
 """Reading a feature cube: as numpy rows, or lazily through xarray."""
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
@@ -13,7 +14,7 @@ from odc.geo.geobox import GeoBox
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from geodino.dense.cube import PIECE_ROWS, CubeSpec
+from geodino.dense.cube import PIECE_ROWS, CubeSpec, CubeWriter
 from geodino.dense.cube_zarr import VARIABLE
 from geodino.dense.int8 import CODE_NODATA, decode_int8
 from tiles.errors import InputError
@@ -22,51 +23,47 @@ from tiles.writing.journal import RowParts
 if TYPE_CHECKING:
     import xarray as xr
 
+# Of a temporary cube, held at once to pick single tokens.
+_HELD_BYTES = 64 << 20
 
-class CubeArray(Protocol):
-    """The features of a cube, whatever file they lie in."""
 
-    @property
-    def geobox(self) -> GeoBox:
-        """The token grid."""
-        ...
+class CubeArray(ABC):
+    """The features of a cube, whatever file they lie in.
 
-    @property
-    def channels(self) -> int:
-        """Features ``D`` of a token."""
-        ...
+    Attributes:
+        geobox: The token grid.
+        channels: Features ``D`` of a token.
+        tags: What the cube says about its making, as a GeoTIFF has it; empty for a temporary one.
+        piece_rows: Token rows that are read about as fast as one of them.
+    """
 
-    @property
-    def tags(self) -> Mapping[str, str]:
-        """What the cube says about its making, as a GeoTIFF has it; empty for a temporary one."""
-        ...
+    geobox: GeoBox
+    channels: int
+    tags: Mapping[str, str]
+    piece_rows: int = PIECE_ROWS
 
-    @property
-    def piece_rows(self) -> int:
-        """Token rows that are read about as fast as one of them."""
-        ...
-
+    @abstractmethod
     def rows(self, start: int, stop: int) -> NDArray[np.float32]:
         """Token rows ``[D, stop - start, columns]`` float32, decoded; NaN where nodata."""
-        ...
 
+    @abstractmethod
     def valid(self) -> NDArray[np.bool_]:
         """Which tokens of the whole grid have features, ``[rows, columns]``."""
-        ...
 
 
-class PieceArray:
+class _Pieces(CubeArray):
     """A temporary cube, read where its pieces were written."""
 
     def __init__(self, spec: CubeSpec, parts: RowParts) -> None:
-        self.geobox, self.channels, self.piece_rows = spec.geobox, spec.channels, spec.piece_rows
-        self.tags: Mapping[str, str] = {}
-        self._parts = parts
+        self.geobox, self.channels, self.tags = spec.geobox, spec.channels, {}
+        self._parts, self._step = parts, spec.piece_rows
+        # Any row can be read alone, so that single tokens of a wide scene need not cost whole pieces of memory.
+        row_bytes = 4 * spec.channels * int(spec.geobox.shape[1])
+        self.piece_rows = max(1, min(spec.piece_rows, _HELD_BYTES // row_bytes))
 
     def rows(self, start: int, stop: int) -> NDArray[np.float32]:
-        """See ``CubeArray``."""
         found = np.empty((self.channels, stop - start, int(self.geobox.shape[1])), np.float32)
-        for piece in self._parts.pieces[start // self.piece_rows : -(-stop // self.piece_rows)]:
+        for piece in self._parts.pieces[start // self._step : -(-stop // self._step)]:
             first, last = max(start, piece.start), min(stop, piece.stop)
             # The mapping ends with these lines: what is read through one stays in the process's memory until then.
             values = self._parts.read(VARIABLE, piece)[:, first - piece.start : last - piece.start]
@@ -75,14 +72,11 @@ class PieceArray:
         return found
 
     def valid(self) -> NDArray[np.bool_]:
-        """See ``CubeArray``."""
         return np.concatenate([~np.isnan(self._parts.read(VARIABLE, piece)[0]) for piece in self._parts.pieces])
 
 
-class ZarrArray:
+class _Zarr(CubeArray):
     """A cube in a Zarr store."""
-
-    piece_rows = PIECE_ROWS
 
     def __init__(self, path: Path) -> None:
         import zarr
@@ -98,18 +92,14 @@ class ZarrArray:
         self.tags = _tags_of(group.attrs)
 
     def rows(self, start: int, stop: int) -> NDArray[np.float32]:
-        """See ``CubeArray``."""
         return np.asarray(self._array[:, start:stop]).astype(np.float32, copy=False)
 
     def valid(self) -> NDArray[np.bool_]:
-        """See ``CubeArray``."""
         return ~np.isnan(np.asarray(self._array[0]))
 
 
-class TiffArray:
+class _Tiff(CubeArray):
     """A cube in a GeoTIFF."""
-
-    piece_rows = PIECE_ROWS
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -124,16 +114,19 @@ class TiffArray:
             raise _no_cube(path)
 
     def rows(self, start: int, stop: int) -> NDArray[np.float32]:
-        """See ``CubeArray``."""
         with rasterio.open(self._path) as file:
             values = file.read(window=Window(0, start, file.width, stop - start))
         return decode_int8(values) if values.dtype == np.int8 else values
 
     def valid(self) -> NDArray[np.bool_]:
-        """See ``CubeArray``."""
         with rasterio.open(self._path) as file:
             first = file.read(1)
         return first != CODE_NODATA if first.dtype == np.int8 else ~np.isnan(first)
+
+
+def piece_array(writer: CubeWriter) -> CubeArray:
+    """The features of a temporary cube, all of whose rows are on disk."""
+    return _Pieces(writer.spec, writer.parts)
 
 
 def cube_array(path: str | Path) -> CubeArray:
@@ -148,7 +141,7 @@ def cube_array(path: str | Path) -> CubeArray:
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path} does not exist")
-    return ZarrArray(path) if path.suffix == ".zarr" else TiffArray(path)
+    return _Zarr(path) if path.suffix == ".zarr" else _Tiff(path)
 
 
 def _no_cube(path: Path) -> InputError:

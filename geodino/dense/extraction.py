@@ -9,7 +9,7 @@ from typing import Any
 import geodino
 from geodino.backbones.backbone import Backbone
 from geodino.dense.cube import CubeSpec, CubeWriter, cube_tags, cube_type
-from geodino.dense.cube_reader import open_cube
+from geodino.dense.cube_reader import cube_array
 from geodino.dense.engine import Engine
 from geodino.dense.quicklook import check_quicklook, quicklook
 from geodino.dense.settings import DenseSettings
@@ -174,5 +174,5 @@ def lacks_quicklook(output: Path, quicklook: Path | None) -> bool:
 
 def draw(cube: Path, picture: Path, *, overwrite: bool) -> None:
     """Draw the quicklook of a finished cube, and name it in the cube's STAC item."""
-    quicklook(open_cube(cube), picture, overwrite=overwrite)
+    quicklook(cube_array(cube), picture, overwrite=overwrite)
     add_quicklook(cube, picture)

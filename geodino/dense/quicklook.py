@@ -7,19 +7,15 @@ tokens; nothing depends on tiles. Signs are fixed, so that the same cube gives t
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-from odc.geo.geobox import GeoBox
 from PIL import Image
 
-from geodino.dense.cube import PIECE_ROWS
+from geodino.dense.cube_reader import CubeArray
 from tiles.errors import InputError
 from tiles.writing.cog import CogWriter, check_output, disk_errors, part_of
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 _SAMPLES = 20_000
 _LARGEST = 4096  # pixels along a picture's longer side, above which tokens are skipped
@@ -63,11 +59,11 @@ class PcaColours:
         return np.where(valid, 1 + np.clip(share, 0, 1) * 254, 0).astype(np.uint8)
 
 
-def quicklook(cube: "xr.DataArray", output: Path, *, overwrite: bool = False) -> Path:
+def quicklook(cube: CubeArray, output: Path, *, overwrite: bool = False) -> Path:
     """Draw a feature cube.
 
     Args:
-        cube: What ``geodino.dense.cube_reader.open_cube`` gives; read twice, a few rows at a time.
+        cube: What ``geodino.dense.cube_reader.cube_array`` gives; read twice, a few rows at a time.
         output: ``.png`` (a picture of at most 4,096 pixels) or ``.tif`` (a COG on the token grid, 0 = nodata).
         overwrite: Replace an existing file.
 
@@ -76,10 +72,11 @@ def quicklook(cube: "xr.DataArray", output: Path, *, overwrite: bool = False) ->
         OutputError: The output exists or cannot be written.
     """
     check_quicklook(output, overwrite=overwrite)
-    stride = max(1, cube.sizes["y"] * cube.sizes["x"] // _SAMPLES)
+    height, width = cube.geobox.shape
+    stride = max(1, height * width // _SAMPLES)
     samples = []
     for first, features, valid in _pieces(cube):
-        number = first * cube.sizes["x"] + np.arange(valid.size).reshape(valid.shape)
+        number = first * width + np.arange(valid.size).reshape(valid.shape)
         samples.append(features[:, valid & (number % stride == 0)].T)
     chosen = np.concatenate(samples)
     if not len(chosen):
@@ -88,9 +85,8 @@ def quicklook(cube: "xr.DataArray", output: Path, *, overwrite: bool = False) ->
     if output.suffix.lower() == ".png":
         _write_png(cube, colours, output)
     else:
-        box = GeoBox((cube.sizes["y"], cube.sizes["x"]), cube.rio.transform(), cube.rio.crs)
         tags = {"GEODINO_QUICKLOOK": "three principal components of the features as red, green and blue"}
-        with CogWriter(output, box, dtype="uint8", nodata=0, count=3, tags=tags, overwrite=overwrite) as out:
+        with CogWriter(output, cube.geobox, dtype="uint8", nodata=0, count=3, tags=tags, overwrite=overwrite) as out:
             for first, features, valid in _pieces(cube):
                 out.write(first, colours.paint(features, valid))
     return output
@@ -103,15 +99,16 @@ def check_quicklook(output: Path, *, overwrite: bool) -> None:
     check_output(output, overwrite=overwrite)
 
 
-def _pieces(cube: "xr.DataArray") -> Iterator[tuple[int, npt.NDArray[np.float32], npt.NDArray[np.bool_]]]:
-    for first in range(0, cube.sizes["y"], PIECE_ROWS):
-        features = cube.isel(y=slice(first, first + PIECE_ROWS)).values.astype(np.float32)
+def _pieces(cube: CubeArray) -> Iterator[tuple[int, npt.NDArray[np.float32], npt.NDArray[np.bool_]]]:
+    height = int(cube.geobox.shape[0])
+    for first in range(0, height, cube.piece_rows):
+        features = cube.rows(first, min(first + cube.piece_rows, height))
         valid = ~np.isnan(features[0])
         yield first, np.nan_to_num(features), valid
 
 
-def _write_png(cube: "xr.DataArray", colours: PcaColours, output: Path) -> None:
-    step = -(-max(cube.sizes["y"], cube.sizes["x"]) // _LARGEST)
+def _write_png(cube: CubeArray, colours: PcaColours, output: Path) -> None:
+    step = -(-max(cube.geobox.shape) // _LARGEST)
     rows = []
     for first, features, valid in _pieces(cube):
         wanted = slice(-first % step, None, step)

@@ -1,16 +1,17 @@
 """Where the tokens of a map come from: a backbone over a scene, or a cube on disk.
 
-A ``TokenSource`` says what its tokens will be before any work; ``tokens`` gives them, on disk. Both makers end at a
-cube: ``tokens_from_scene`` makes a temporary one, which goes on where an interrupted run stopped and gives the same
-bytes, ``tokens_from_cube`` reads what ``geodino features`` wrote.
+A ``TokenSource`` says what its tokens will be before any work and then gives them, on disk. Both makers end at a cube:
+``tokens_from_scene`` makes a temporary one, which goes on where an interrupted run stopped and gives the same bytes,
+``tokens_from_cube`` reads what ``geodino features`` wrote.
 """
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from odc.geo.geobox import GeoBox
 
 from geodino.backbones.backbone import Backbone
 from geodino.backbones.normalize import Normalization
-from geodino.dense.cube_reader import CubeArray, PieceArray, cube_array
+from geodino.dense.cube_reader import CubeArray, cube_array, piece_array
 from geodino.dense.engine import Engine
 from geodino.dense.extraction import Extraction
 from geodino.dense.settings import DenseSettings
@@ -162,58 +163,29 @@ class SceneTokens:
             shutil.rmtree(self.temporary, ignore_errors=True)
 
 
-class TokenSource(Protocol):
-    """Where the tokens of a map come from.
+@dataclass(frozen=True, eq=False)
+class TokenSource:
+    """Where the tokens of a map come from; nothing is made before they are asked for.
 
     Attributes:
         origin: What makes them.
         pixels: Scene pixels along a token's side.
+        make: Gives their values and the folder that goes when they have served, reporting the share made, 0 to 1.
     """
 
-    @property
-    def origin(self) -> Origin:
-        """What makes them."""
-        ...
-
-    @property
-    def pixels(self) -> int:
-        """Scene pixels along a token's side."""
-        ...
+    origin: Origin
+    pixels: int
+    make: Callable[[Progress], tuple[CubeArray, Path | None]]
 
     def tokens(self, progress: Progress | None = None) -> SceneTokens:
-        """Give them; ``progress`` is told the share made, 0 to 1.
+        """Give them.
 
         Raises:
             InputError: A file is damaged, or an unfinished run with other inputs or settings lies there.
             OutputError: The disk is full.
         """
-        ...
-
-
-@dataclass(frozen=True)
-class _FromScene:
-    plan: Extraction
-    pixels: int
-    overwrite: bool
-
-    @property
-    def origin(self) -> Origin:
-        return Origin.of(self.plan.backbone, self.plan.settings)
-
-    def tokens(self, progress: Progress | None = None) -> SceneTokens:
-        share = Share(progress or Silent(), 0, 1, f"features of {self.plan.scene.name}")
-        writer = self.plan.fill(overwrite=self.overwrite, progress=share)
-        return SceneTokens(PieceArray(writer.spec, writer.parts), self.pixels, self.origin, writer.spec.work)
-
-
-@dataclass(frozen=True)
-class _FromCube:
-    array: CubeArray
-    pixels: int
-    origin: Origin
-
-    def tokens(self, progress: Progress | None = None) -> SceneTokens:
-        return SceneTokens(self.array, self.pixels, self.origin)
+        array, temporary = self.make(progress or Silent())
+        return SceneTokens(array, self.pixels, self.origin, temporary)
 
 
 def tokens_from_scene(
@@ -232,7 +204,14 @@ def tokens_from_scene(
         InputError: The scene lacks a band of the backbone, or the settings do not fit it.
     """
     plan = Extraction.plan(scene, engine, folder, settings, temporary=True)
-    return _FromScene(plan, plan.backbone.patch_size // plan.settings.upscale, overwrite)
+
+    def make(progress: Progress) -> tuple[CubeArray, Path]:
+        share = Share(progress, 0, 1, f"features of {scene.name}")
+        writer = plan.fill(overwrite=overwrite, progress=share)
+        return piece_array(writer), writer.spec.work
+
+    pixels = plan.backbone.patch_size // plan.settings.upscale
+    return TokenSource(Origin.of(plan.backbone, plan.settings), pixels, make)
 
 
 def tokens_from_cube(path: Path, scene: Scene | None = None) -> TokenSource:
@@ -247,7 +226,7 @@ def tokens_from_cube(path: Path, scene: Scene | None = None) -> TokenSource:
     """
     array = cube_array(path)
     pixels = 1 if scene is None else _side(path, array.geobox, scene.geobox)
-    return _FromCube(array, pixels, Origin.of_cube(path, array))
+    return TokenSource(Origin.of_cube(path, array), pixels, lambda progress: (array, None))
 
 
 def _side(path: Path, tokens: GeoBox, scene: GeoBox) -> int:

@@ -32,14 +32,13 @@ class Neighbours:
     index: Tensor
 
 
-def neighbours(train: Features, queries: Features, k: int, *, device: str | torch.device = "cpu") -> Neighbours:
+def neighbours(train: Features, queries: Features, k: int) -> Neighbours:
     """Find the ``k`` training rows most similar to every query, exactly.
 
     Args:
-        train: Features ``[N, D]``; they need not be normalised, nor fit the device.
+        train: Features ``[N, D]``; they need not be normalised.
         queries: Features ``[Q, D]``.
         k: Neighbours to keep, at most ``N``.
-        device: Where to multiply.
 
     Raises:
         ValueError: When there are fewer than ``k`` training rows.
@@ -47,12 +46,12 @@ def neighbours(train: Features, queries: Features, k: int, *, device: str | torc
     train, queries = torch.as_tensor(train), torch.as_tensor(queries)
     if not 0 < k <= len(train):
         raise ValueError(f"k = {k} neighbours cannot be found among {len(train)}")
-    best = torch.full((len(queries), k), -torch.inf, device=device)
-    index = torch.zeros((len(queries), k), dtype=torch.int64, device=device)
-    unit = normalize(queries.to(device, torch.float32), dim=1)
+    best = torch.full((len(queries), k), -torch.inf)
+    index = torch.zeros((len(queries), k), dtype=torch.int64)
+    unit = normalize(queries.to("cpu", torch.float32), dim=1)
     # training rows outside: each is normalised once, and only the queries' k best are carried along
     for start in range(0, len(train), TRAIN_ROWS):
-        block = normalize(train[start : start + TRAIN_ROWS].to(device, torch.float32), dim=1).T
+        block = normalize(train[start : start + TRAIN_ROWS].to("cpu", torch.float32), dim=1).T
         for first in range(0, len(unit), QUERY_ROWS):
             rows = slice(first, first + QUERY_ROWS)
             values, columns = _top(unit[rows] @ block, k)
@@ -74,8 +73,8 @@ def _top(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
     whole = columns - columns % GROUP
     groups = similarity[:, :whole].reshape(rows, -1, GROUP)
     chosen = groups.amax(2).topk(k, dim=1).indices  # [rows, k]
-    inside = chosen[:, :, None] * GROUP + torch.arange(GROUP, device=similarity.device)  # [rows, k, GROUP]
-    rest = torch.arange(whole, columns, device=similarity.device).expand(rows, -1)
+    inside = chosen[:, :, None] * GROUP + torch.arange(GROUP)  # [rows, k, GROUP]
+    rest = torch.arange(whole, columns).expand(rows, -1)
     candidates = torch.cat([inside.flatten(1), rest], 1)
     values, order = similarity.gather(1, candidates).topk(k, dim=1)
     return values, candidates.gather(1, order)
@@ -93,7 +92,7 @@ def vote(found: Neighbours, train_labels: Features, k: int, temperature: float =
     Returns:
         Predicted class of every query ``[Q]``, int64; a tie goes to the smaller class.
     """
-    labels = torch.as_tensor(train_labels).to(found.index.device, torch.int64)
+    labels = torch.as_tensor(train_labels).to("cpu", torch.int64)
     weights = (found.similarity[:, :k] / temperature).softmax(1)
     scores = weights.new_zeros(len(weights), int(labels.max()) + 1)
     return scores.scatter_add_(1, labels[found.index[:, :k]], weights).argmax(1)
@@ -106,26 +105,18 @@ def knn_predict(
     *,
     ks: Sequence[int] = (5, 20),
     temperature: float = 0.07,
-    device: str | torch.device = "cpu",
 ) -> dict[int, Tensor]:
     """Predict the class of every test row for several ``k`` from one search.
 
     Returns:
-        For each ``k`` the predicted classes ``[Q]``, int64, on the CPU.
+        For each ``k`` the predicted classes ``[Q]``, int64.
     """
-    found = neighbours(train_features, test_features, max(ks), device=device)
-    return {k: vote(found, train_labels, k, temperature).cpu() for k in ks}
+    found = neighbours(train_features, test_features, max(ks))
+    return {k: vote(found, train_labels, k, temperature) for k in ks}
 
 
 def knn_accuracy(
-    train_features: Features,
-    train_labels: Features,
-    test_features: Features,
-    test_labels: Features,
-    k: int = 5,
-    temperature: float = 0.07,
-    *,
-    device: str | torch.device = "cpu",
+    train_features: Features, train_labels: Features, test_features: Features, test_labels: Features, k: int = 5
 ) -> float:
     """Share of test rows that their ``k`` nearest training rows classify rightly, in [0, 1].
 
@@ -135,10 +126,6 @@ def knn_accuracy(
         test_features: ``[Q, D]``.
         test_labels: ``[Q]``.
         k: How many neighbours vote.
-        temperature: Temperature of the votes.
-        device: Where to multiply.
     """
-    predicted = knn_predict(
-        train_features, train_labels, test_features, ks=(k,), temperature=temperature, device=device
-    )[k]
+    predicted = knn_predict(train_features, train_labels, test_features, ks=(k,))[k]
     return float((predicted == torch.as_tensor(test_labels).cpu()).double().mean())

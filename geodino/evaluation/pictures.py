@@ -5,9 +5,7 @@ head's own, and the first three principal components of the patch tokens as red,
 fitted once over all images drawn, so that one colour means one thing throughout.
 """
 
-import copy
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,8 +29,9 @@ GAP = 4  # pixels between panels
 def attention_maps(backbone: Backbone, x: Tensor) -> Tensor:
     """Attention of the class token to the patches in the last block, a map a head (DINO, section 4.2.2).
 
-    Fused attention never holds these weights, so a copy of the last block computes them again from its own input; the
-    backbone itself is not changed. Register and class columns are dropped, so a map may sum to less than 1.
+    Fused attention never holds these weights, so the last block computes without it this once. (timm's
+    ``AttentionExtract`` has no way to take its hooks out of the model again.) Register and class columns are dropped,
+    so a map may sum to less than 1.
 
     Args:
         backbone: A ViT with a class token.
@@ -47,18 +46,14 @@ def attention_maps(backbone: Backbone, x: Tensor) -> Tensor:
     blocks = getattr(backbone.module, "blocks", None)
     if blocks is None or not hasattr(blocks[-1], "attn"):
         raise InputError(f"{backbone.name} has no attention to draw; only its PCA picture exists")
-    seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-    hook = blocks[-1].register_forward_pre_hook(lambda _, args, kwargs: seen.append((args, kwargs)), with_kwargs=True)
+    attention, weights = blocks[-1].attn, []
+    fused, attention.fused_attn = attention.fused_attn, False
+    hook = attention.attn_drop.register_forward_pre_hook(lambda _, args: weights.append(args[0]))
     try:
         backbone.encode(x)
     finally:
         hook.remove()
-    block = copy.deepcopy(blocks[-1])
-    block.attn.fused_attn = False
-    weights: list[Tensor] = []
-    block.attn.attn_drop.register_forward_pre_hook(lambda _, args: weights.append(args[0]))
-    args, kwargs = seen[0]
-    block(*args, **kwargs)
+        attention.fused_attn = fused
     rows = weights[0][:, :, 0, backbone.prefix_tokens :].float()  # [B, heads, N]
     return rows.reshape(*rows.shape[:2], x.shape[-2] // backbone.patch_size, x.shape[-1] // backbone.patch_size)
 

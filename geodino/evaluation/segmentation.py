@@ -18,6 +18,7 @@ from geodino.evaluation.extract import Extractor, batches
 from geodino.evaluation.intervals import iou_of_sums
 from geodino.evaluation.linear import CS, Probe, fit
 from geodino.evaluation.split import Split
+from geodino.heads.metrics import confusion_matrix
 from tiles.errors import InputError
 from tiles.progress import Progress, Silent
 
@@ -68,8 +69,7 @@ def predict_pixels(logits: Tensor, shape: tuple[int, int]) -> np.ndarray:
 def confusion(mask: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
     """Labelled pixels of true class ``t`` predicted as ``p`` ``[K, K]``."""
     labelled = mask != IGNORE
-    flat = mask[labelled] * classes + predicted[labelled]
-    return np.bincount(flat, minlength=classes * classes).reshape(classes, classes)
+    return confusion_matrix(mask[labelled], predicted[labelled], classes)
 
 
 def probe(
@@ -136,12 +136,11 @@ class _Run:
         """Confusions ``[N, K, K]`` of every probe over images; each image is described once."""
         found: list[list[np.ndarray]] = [[] for _ in probes]
         for i, patches in self._patches(indices):
-            mask = self.masks(i)
+            mask, count = self.masks(i), len(self.images.classes)
             for one, into in zip(probes, found, strict=True):
                 logits = one.logits(patches.permute(1, 2, 0)).permute(2, 0, 1)
-                into.append(
-                    confusion(mask, predict_pixels(logits, (mask.shape[0], mask.shape[1])), len(self.images.classes))
-                )
+                predicted = predict_pixels(logits, (mask.shape[0], mask.shape[1]))
+                into.append(confusion(mask, predicted, count))
         return [np.stack(one) for one in found]
 
     def _describe(self, x: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ import json
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,14 @@ from typing import Any
 from rasterio.errors import RasterioError
 
 import geodino
-from geodino.backbones.backbone import Backbone
-from geodino.dense.engine import Engine, LocalEngine
+from geodino.dense.engine import Engine
 from geodino.dense.extraction import Extraction, draw
 from geodino.dense.quicklook import check_quicklook
 from geodino.inputs import check_not_input
 from geodino.jobs.batch_job import BatchJob, Item
-from geodino.jobs.cluster import Cluster, ClusterLostError, ModelSpec
+from geodino.jobs.cluster import Cluster, ClusterLostError
+from geodino.jobs.map_task import MapTask
+from geodino.jobs.run_options import RunOptions
 from geodino.products.stac import item_path
 from tiles.errors import InputError, OutputError
 from tiles.progress import Progress, Silent
@@ -82,10 +82,10 @@ def run_batch(
     except OSError as error:
         raise OutputError(f"the folder {folder} of the outputs cannot be made: {error.strerror}") from None
     check_output(journal, overwrite=True)
-    spec = ModelSpec.of(job.backbone, job.device, job.precision)
+    options = RunOptions(job.backbone, job.device, job.precision, dask, overwrite)
     report = BatchReport()
-    with Cluster(dask, spec) if dask else nullcontext() as cluster:
-        run = _Run(job, Journal(journal, {"kind": "batch"}), spec, cluster, overwrite)
+    with options.engine() as engine:
+        run = _Run(job, Journal(journal, {"kind": "batch"}), engine, overwrite)
         with ThreadPoolExecutor(run.at_once) as pool:
             futures = {pool.submit(run.item, item): item for item in items}
             try:
@@ -107,60 +107,15 @@ def run_batch(
     return report
 
 
-@dataclass(frozen=True)
-class MapTask:
-    """A map of one scene or of one pair, for this machine or for a worker of a cluster.
-
-    Attributes:
-        job: What to do.
-        scenes: The scene, or its two dates.
-        output: Where the map goes.
-        overwrite: Replace an existing one.
-    """
-
-    job: BatchJob
-    scenes: tuple[Scene, ...]
-    output: Path
-    overwrite: bool
-
-    def run(self, backbone: Backbone) -> None:
-        """Make the map."""
-        from geodino import api
-
-        if self.job.task == "segment":
-            api.segment(self.scenes[0], self.output, model=self.job.model, backbone=backbone, overwrite=self.overwrite)
-        else:
-            before, after = self.scenes
-            api.change(
-                before,
-                after,
-                self.output,
-                method=self.job.method,
-                threshold=self.job.threshold,
-                model=self.job.model,
-                upscale=self.job.upscale,
-                layers=self.job.layers,
-                backbone=backbone,
-                overwrite=self.overwrite,
-            )
-
-    def __str__(self) -> str:
-        return self.scenes[-1].source
-
-
 class _Run:
     """One product after another: what they share."""
 
-    def __init__(
-        self, job: BatchJob, journal: Journal, spec: ModelSpec, cluster: Cluster | None, overwrite: bool
-    ) -> None:
+    def __init__(self, job: BatchJob, journal: Journal, engine: Engine, overwrite: bool) -> None:
         if job.model is not None:
             job = job.model_copy(update={"model": job.model.absolute()})  # the same file in a worker's own folder
         self.model_hash = None if job.model is None else file_hash(job.model)
-        self.job, self.journal, self.spec, self.cluster, self.overwrite = job, journal, spec, cluster, overwrite
-        self.engine: Engine = LocalEngine(spec.load()) if cluster is None else cluster
-        self.backbone = self.engine.backbone
-        self.arithmetic, self.settings = self.engine.describe(job.settings)
+        self.job, self.journal, self.engine, self.overwrite = job, journal, engine, overwrite
+        self.weights, (self.arithmetic, self.settings) = engine.backbone.hash, engine.describe(job.settings)
 
     @property
     def at_once(self) -> int:
@@ -169,9 +124,9 @@ class _Run:
         On a cluster several cubes, so that the last ranges of one never leave workers idle; and for every worker a map,
         which is one task.
         """
-        if self.cluster is None:
+        if not isinstance(self.engine, Cluster):
             return 1
-        return 2 + self.cluster.workers // 4 if self.job.task == "features" else 1 + self.cluster.workers
+        return 2 + self.engine.workers // 4 if self.job.task == "features" else 1 + self.engine.workers
 
     def item(self, item: Item) -> tuple[Path, bool]:
         """Do one product; returns where it is and whether it was made now."""
@@ -206,10 +161,10 @@ class _Run:
         if self.job.task != "features":
             check_output(output, overwrite=overwrite)
             task = MapTask(self.job, scenes, output, overwrite)
-            if self.cluster is None:
-                task.run(self.backbone)
+            if isinstance(self.engine, Cluster):
+                list(self.engine.run([task], self.arithmetic))
             else:
-                list(self.cluster.run([task], self.arithmetic))
+                task.run(self.engine.backbone)
         else:
             plan = Extraction.plan(scenes[0], self.engine, output, self.settings, dtype=self.job.dtype)
             plan.run(overwrite=overwrite)
@@ -218,7 +173,7 @@ class _Run:
         what: dict[str, Any] = {
             "scenes": [scene.fingerprint() for scene in scenes],
             "task": self.job.task,
-            "backbone": self.backbone.hash,
+            "backbone": self.weights,
             "arithmetic": self.arithmetic,
             "settings": self.settings.identity(),
             "dtype": self.job.dtype,

@@ -9,7 +9,7 @@ its name. Inputs and outputs must lie where every worker sees them under the sam
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
@@ -20,11 +20,12 @@ from distributed.client import ClosedClientError
 from distributed.comm import CommClosedError
 from distributed.scheduler import KilledWorker
 
-from geodino.backbones.backbone import Backbone, load_backbone
+from geodino.backbones.backbone import Backbone
 from geodino.dense.cube import PIECE_ROWS, CubeSpec, CubeWriter, pieces, write_piece
 from geodino.dense.engine import arithmetic_of
 from geodino.dense.settings import DenseSettings
 from geodino.dense.stream import stream_tokens
+from geodino.jobs.run_options import RunOptions
 from tiles.errors import InputError
 from tiles.scenes.scene import Scene
 from tiles.workers import use_cores
@@ -45,36 +46,10 @@ class ClusterLostError(InputError):
     """The scheduler is gone: nothing more can be done on its workers."""
 
 
-@dataclass(frozen=True)
-class ModelSpec:
-    """A model by name, for processes that load it themselves.
-
-    Attributes:
-        name: What ``load_backbone`` takes; None for the packaged one.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        precision: ``auto``, ``fp32`` or ``bf16``.
-    """
-
-    name: str | None
-    device: str
-    precision: str
-
-    @classmethod
-    def of(cls, backbone: str | Path | None, device: str, precision: str) -> Self:
-        """Make from what the public functions take; a folder is named so that it means the same everywhere."""
-        name = None if backbone is None else str(backbone)
-        if name is not None and Path(name).exists():
-            name = str(Path(name).absolute())
-        return cls(name, str(device), str(precision))
-
-    def load(self) -> Backbone:
-        """Load once a process."""
-        return _load(self)
-
-
 @lru_cache(maxsize=1)
-def _load(spec: ModelSpec) -> Backbone:
-    return load_backbone(spec.name, device=spec.device, precision=spec.precision)
+def _load(model: RunOptions) -> Backbone:
+    """Load once a process."""
+    return model.load()
 
 
 class Task(Protocol[T]):
@@ -114,7 +89,7 @@ class RowTask:
         return f"{self.scene.source} (token rows {self.rows.start} to {self.rows.stop})"
 
 
-def on_worker(model: ModelSpec, arithmetic: str, task: Task[T]) -> T:
+def on_worker(model: RunOptions, arithmetic: str, task: Task[T]) -> T:
     """Do a task with this worker's model.
 
     Raises:
@@ -124,7 +99,7 @@ def on_worker(model: ModelSpec, arithmetic: str, task: Task[T]) -> T:
         threads = max(1, get_worker().state.nthreads)
         torch.set_num_threads(threads)
         use_cores(threads)
-        backbone = model.load()
+        backbone = _load(model)
         if arithmetic_of(backbone) != arithmetic:
             raise InputError(
                 f"a worker computes in {arithmetic_of(backbone)} and another in {arithmetic}; "
@@ -133,25 +108,31 @@ def on_worker(model: ModelSpec, arithmetic: str, task: Task[T]) -> T:
         return task.run(backbone)
 
 
-def _describe(model: ModelSpec, settings: DenseSettings) -> tuple[str, DenseSettings]:
+def _describe(model: RunOptions, settings: DenseSettings) -> tuple[str, DenseSettings]:
     with _one_model:
-        backbone = model.load()
+        backbone = _load(model)
         return arithmetic_of(backbone), settings.resolved(backbone)
 
 
 class Cluster:
-    """A connection to a Dask scheduler and the model that its workers run.
+    """A connection to a Dask scheduler and the model that its workers run; an ``Engine``.
 
     Args:
         address: Scheduler, such as ``tcp://10.0.0.1:8786``.
-        model: The model.
+        options: Which backbone, by name, and in what arithmetic.
 
     Raises:
-        InputError: There is no scheduler at the address, or it has no workers.
+        InputError: There is no scheduler at the address, or it has no workers; or the backbone is one that is loaded.
     """
 
-    def __init__(self, address: str, model: ModelSpec) -> None:
-        self.address, self.model = address, model
+    def __init__(self, address: str, options: RunOptions) -> None:
+        name = options.backbone
+        if not isinstance(name, str | Path | None):
+            raise InputError("a cluster loads the backbone itself: give its name or folder")
+        if name is not None and Path(name).exists():  # it means the same in a worker's own folder
+            name = Path(name).absolute()
+        self.address = address
+        self.model = RunOptions(None if name is None else str(name), str(options.device), str(options.precision))
         try:
             self.client = Client(address, timeout="10s", set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:
@@ -174,7 +155,7 @@ class Cluster:
     @cached_property
     def backbone(self) -> Backbone:
         """The backbone here, for its hash and sizes; nothing is computed with it."""
-        return load_backbone(self.model.name, device="cpu", precision="fp32")
+        return replace(self.model, device="cpu", precision="fp32").load()
 
     def fill(self, scene: Scene, settings: DenseSettings, writer: CubeWriter) -> Iterator[float]:
         """Make the rows that a cube lacks; see ``geodino.dense.engine.Engine``.

@@ -99,11 +99,9 @@ class RunOptions:
 
             yield LocalEngine(self.load())
             return
-        if not isinstance(self.backbone, str | Path | None):
-            raise InputError("a cluster loads the backbone itself: give its name or folder")
-        from geodino.jobs.cluster import Cluster, ModelSpec
+        from geodino.jobs.cluster import Cluster
 
-        with Cluster(self.dask, ModelSpec.of(self.backbone, self.device, self.precision)) as cluster:
+        with Cluster(self.dask, self) as cluster:
             yield cluster
 
     @contextmanager

@@ -4,45 +4,64 @@ Rasters and cubes get theirs here, tables in ``geodino.products.stac_table``. Th
 projection, raster, classification and processing extensions. The model is described by fields of the
 machine-learning-model extension (``mlm:``), as its best practices advise for derived products; the extension itself is
 not declared, since it wants the weights among the assets, and a product has none.
+
+pystac is imported where an item is made, and not by the commands that only name one.
 """
 
 import json
-import os
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pystac
 import rasterio
 import shapely
-import torch
 from odc.geo.geobox import GeoBox
 from pyproj.exceptions import ProjError
 from rasterio.errors import RasterioError
 
 import geodino
 from geodino.backbones.backbone import Backbone
+from geodino.products.dates import times_of, times_of_scenes
 from tiles.scenes.scene import Scene
 from tiles.writing.cog import disk_errors, part_of, read_classes
 
-SUFFIX = ".stac.json"
-_EXTENSIONS = {
-    "proj": "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
-    "raster": "https://stac-extensions.github.io/raster/v2.0.0/schema.json",
-    "processing": "https://stac-extensions.github.io/processing/v1.2.0/schema.json",
-    "classification": "https://stac-extensions.github.io/classification/v2.0.0/schema.json",
-    "table": "https://stac-extensions.github.io/table/v1.2.0/schema.json",
-}
-# No scene from the air or from space is older; a bound where a scene says nothing of its date.
-_EARLIEST = datetime(1858, 1, 1, tzinfo=UTC)
-_LATEST = datetime(2100, 1, 1, tzinfo=UTC)
+if TYPE_CHECKING:
+    import pystac
+
+# pystac has no class for the one, and for the other that of version 1.1, whose bands STAC 1.1 has taken over.
+_PROCESSING = "https://stac-extensions.github.io/processing/v1.2.0/schema.json"
+_RASTER = "https://stac-extensions.github.io/raster/v2.0.0/schema.json"
+
+
+@dataclass(frozen=True)
+class _Raster:
+    """A product on a grid.
+
+    Attributes:
+        path: A COG or a Zarr cube.
+        geobox: Its grid.
+        data_type: NumPy's name of its number type.
+        nodata: Its nodata value; None means NaN.
+    """
+
+    path: Path
+    geobox: GeoBox
+    data_type: str
+    nodata: float | None
+
+    @classmethod
+    def read(cls, path: Path) -> "_Raster":
+        with rasterio.open(path) as file:
+            return cls(path, GeoBox.from_rio(file), file.dtypes[0], file.nodata)
 
 
 def item_path(product: Path) -> Path:
     """Name of the item that describes ``product``."""
-    return product.with_name(product.name + SUFFIX)
+    return product.with_name(f"{product.name}.stac.json")
 
 
 def write_item(
@@ -76,26 +95,25 @@ def write_item(
         OutputError: The disk is full.
     """
     if geobox is None or data_type is None:
-        with rasterio.open(product) as file:
-            geobox = GeoBox.from_rio(file)
-            data_type, nodata = file.dtypes[0], file.nodata
-    asset = _asset(product, geobox, data_type, nodata, task)
-    inputs = ", ".join(f"{role} {scene.name} ({scene.sensor})" for role, scene in scenes.items())
-    units = {role: {band.name: [band.scale, band.offset] for band in scene.bands} for role, scene in scenes.items()}
-    properties = processing(inputs, task, {"units": units, "settings": settings or {}})
+        raster = _Raster.read(product)
+    else:
+        raster = _Raster(product, geobox, data_type, nodata)
+    item = _raster_item(
+        raster,
+        task,
+        inputs=", ".join(f"{role} {scene.name} ({scene.sensor})" for role, scene in scenes.items()),
+        how={
+            "units": {role: {b.name: [b.scale, b.offset] for b in scene.bands} for role, scene in scenes.items()},
+            "settings": settings or {},
+        },
+        sources=list(scenes.values()),
+        times=times_of_scenes(tuple(scenes.values())),
+    )
     if backbone is not None:
-        properties |= _model(backbone, task, settings)
-    links = [derived_from(scene) for scene in scenes.values()]
-    return _write_raster(product, asset, geobox, _times(tuple(scenes.values())), properties, links)
+        from geodino.products.stac_model import describe_model
 
-
-def read_settings(product: Path) -> dict[str, Any]:
-    """The settings that ``write_item`` put into the item of a product; empty where there is no such item."""
-    try:
-        item = json.loads(item_path(product).read_text(encoding="utf-8"))
-        return dict(item["properties"]["processing:expression"]["expression"]["settings"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+        describe_model(item, backbone, task, settings or {})
+    return save_item(product, item)
 
 
 def write_item_of_cube(product: Path, cube: Path, *, task: str, settings: dict[str, Any]) -> Path:
@@ -114,14 +132,27 @@ def write_item_of_cube(product: Path, cube: Path, *, task: str, settings: dict[s
     Raises:
         OutputError: The disk is full.
     """
-    with rasterio.open(product) as file:
-        geobox = GeoBox.from_rio(file)
-        asset = _asset(product, geobox, file.dtypes[0], file.nodata, task)
-    properties = processing(f"cube {cube.name}", task, {"settings": settings})
+    item = _raster_item(
+        _Raster.read(product),
+        task,
+        inputs=f"cube {cube.name}",
+        how={"settings": settings},
+        sources=[cube],
+        times=times_of(cube),
+    )
     if item_path(cube).exists():
-        known = pystac.Item.from_file(item_path(cube))
-        properties |= {key: value for key, value in known.properties.items() if key.startswith("mlm:")}
-    return _write_raster(product, asset, geobox, times_of(cube), properties, [derived_from(cube)])
+        known = json.loads(item_path(cube).read_text(encoding="utf-8"))["properties"]
+        item.properties |= {key: value for key, value in known.items() if key.startswith("mlm:")}
+    return save_item(product, item)
+
+
+def read_settings(product: Path) -> dict[str, Any]:
+    """The settings that ``write_item`` put into the item of a product; empty where there is no such item."""
+    try:
+        item = json.loads(item_path(product).read_text(encoding="utf-8"))
+        return dict(item["properties"]["processing:expression"]["expression"]["settings"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def add_quicklook(cube: Path, picture: Path) -> None:
@@ -134,65 +165,84 @@ def add_quicklook(cube: Path, picture: Path) -> None:
     Raises:
         OutputError: The disk is full.
     """
+    import pystac
+
     if not item_path(cube).exists():
         return
     item = json.loads(item_path(cube).read_text(encoding="utf-8"))
+    folder, file = cube.parent.resolve(), picture.parent.resolve() / picture.name
     asset = pystac.Asset(
-        _href(picture, cube.parent),
+        f"./{file.relative_to(folder).as_posix()}" if file.is_relative_to(folder) else str(file),
         title="three principal components of the features as red, green and blue",
         media_type=pystac.MediaType.PNG if picture.suffix.lower() == ".png" else pystac.MediaType.COG,
         roles=["overview"],
     )
     item["assets"]["quicklook"] = asset.to_dict()
-    _save(cube, item)
+    _write(cube, item)
 
 
-def save_item(
+def new_item(
     product: Path,
-    asset: pystac.Asset,
+    task: str,
     *,
+    media_type: str,
     footprint: Any,
+    inputs: str,
+    how: Mapping[str, Any],
+    sources: Sequence[Scene | Path],
     times: tuple[datetime, datetime],
-    properties: dict[str, Any],
-    links: list[pystac.Link],
-    extensions: Sequence[str],
-) -> Path:
-    """Put an item beside its product, replacing an older one.
+) -> "pystac.Item":
+    """An item with its product as its asset, that says how and from what it was made.
 
     Args:
         product: What it describes.
-        asset: The product as an asset.
-        footprint: Outline in longitude and latitude; None where there is none.
-        times: First and last moment.
-        properties: Further fields.
-        links: What the product was made from.
-        extensions: Prefixes of the extensions used, such as ``processing``.
-
-    Returns:
-        Where the item is.
-
-    Raises:
-        OutputError: The disk is full.
+        task: What was done.
+        media_type: Of the product.
+        footprint: Outline in longitude and latitude, cut at the antimeridian; None where there is none.
+        inputs: What the product was made from, in words.
+        how: Settings and the like.
+        sources: What it was made from: scenes and other products.
+        times: First and last moment of these.
     """
+    import pystac
+
     start, end = times
     item = pystac.Item(
         id=product.name,
         geometry=None if footprint is None else json.loads(shapely.to_geojson(footprint)),
-        bbox=None if footprint is None else list(footprint.bounds),
+        bbox=None if footprint is None else _bbox(footprint),
         datetime=start if start == end else None,
         start_datetime=None if start == end else start,
         end_datetime=None if start == end else end,
-        properties=properties,
-        stac_extensions=[_EXTENSIONS[name] for name in extensions],
+        properties={
+            "processing:level": "L4",
+            "processing:lineage": f"{task} by geodino from {inputs}",
+            "processing:software": {"geodino": geodino.__version__},
+            "processing:expression": {"format": "geodino", "expression": {"task": task, **how}},
+        },
+        stac_extensions=[_PROCESSING],
     )
-    if "mlm:name" in properties:
-        asset.extra_fields["mlm:name"] = properties["mlm:name"]
+    level = {"processing:level": "L4"}
+    asset = pystac.Asset(f"./{product.name}", title=task, media_type=media_type, roles=["data"], extra_fields=level)
     item.add_asset("product", asset)
-    item.add_links(links)
-    return _save(product, item.to_dict(include_self_link=False))
+    for source in sources:
+        href = source.source if isinstance(source, Scene) else str(source.absolute())
+        item.add_link(pystac.Link("derived_from", href, title=source.name))
+    return item
 
 
-def _save(product: Path, item: dict[str, Any]) -> Path:
+def save_item(product: Path, item: "pystac.Item") -> Path:
+    """Put an item beside its product, replacing an older one; returns where it is.
+
+    Raises:
+        OutputError: The disk is full.
+    """
+    if "mlm:name" in item.properties:
+        item.assets["product"].extra_fields["mlm:name"] = item.properties["mlm:name"]
+    return _write(product, item.to_dict(include_self_link=False))
+
+
+def _write(product: Path, item: dict[str, Any]) -> Path:
     text = json.dumps(item, indent=2, default=str) + "\n"
     target = item_path(product)
     part = part_of(target)
@@ -202,199 +252,69 @@ def _save(product: Path, item: dict[str, Any]) -> Path:
     return target
 
 
-def _href(file: Path, folder: Path) -> str:
-    """How an item in a folder names a file: by the way down to it, or by its whole path where it lies elsewhere."""
-    folder, file = folder.resolve(), file.parent.resolve() / file.name
-    return f"./{file.relative_to(folder).as_posix()}" if file.is_relative_to(folder) else str(file)
+def _raster_item(raster: _Raster, task: str, **words: Any) -> "pystac.Item":
+    """The item of a raster; further words are those of ``new_item``."""
+    import pystac
+    from pystac.extensions.classification import Classification, ClassificationExtension
+    from pystac.extensions.projection import ProjectionExtension
 
-
-def _write_raster(
-    product: Path,
-    asset: pystac.Asset,
-    geobox: GeoBox,
-    times: tuple[datetime, datetime],
-    properties: dict[str, Any],
-    links: list[pystac.Link],
-) -> Path:
-    used = ["proj", "raster", "processing"] + ["classification"] * ("classification:classes" in asset.extra_fields)
-    return save_item(
-        product,
-        asset,
-        footprint=_footprint(geobox),
-        times=times,
-        properties={**_projection(geobox), **properties},
-        links=links,
-        extensions=used,
+    cog = raster.path.suffix != ".zarr"
+    media = pystac.MediaType.COG if cog else "application/vnd.zarr; version=3"
+    geobox, crs = raster.geobox, raster.geobox.crs
+    item = new_item(raster.path, task, media_type=media, footprint=_footprint(geobox), **words)
+    code = None if crs is None else crs.to_epsg()
+    ProjectionExtension.ext(item, add_if_missing=True).apply(
+        code=None if code is None else f"EPSG:{code}",
+        wkt2=None if crs is None or code is not None else crs.to_wkt(),
+        bbox=None if crs is None else list(geobox.boundingbox.bbox),
+        shape=[int(n) for n in geobox.shape],
+        transform=[float(n) for n in tuple(geobox.affine)[:6]],
     )
-
-
-def derived_from(source: Scene | Path) -> pystac.Link:
-    """Link to a scene or to another product."""
-    if isinstance(source, Scene):
-        return pystac.Link("derived_from", source.source, title=source.name)
-    return pystac.Link("derived_from", str(source.absolute()), title=source.name)
-
-
-def _asset(product: Path, geobox: GeoBox, data_type: str, nodata: float | None, task: str) -> pystac.Asset:
-    fields: dict[str, Any] = {
-        "data_type": data_type,
-        "nodata": "nan" if nodata is None or np.isnan(nodata) else nodata,
+    item.stac_extensions.append(_RASTER)
+    item.assets["product"].extra_fields |= {
+        "data_type": raster.data_type,
+        "nodata": "nan" if raster.nodata is None or np.isnan(raster.nodata) else raster.nodata,
         "raster:sampling": "area",
         "raster:spatial_resolution": float(abs(geobox.affine.determinant) ** 0.5),
-        "processing:level": "L4",
     }
-    media = "application/vnd.zarr; version=3"
-    if product.suffix != ".zarr":
-        media = pystac.MediaType.COG
-        classes = _classes(product)
-        if classes:
-            fields["classification:classes"] = classes
-    return pystac.Asset(f"./{product.name}", title=task, media_type=media, roles=["data"], extra_fields=fields)
+    classes = _classes(raster.path) if cog else {}
+    if classes:
+        ClassificationExtension.ext(item.assets["product"], add_if_missing=True).classes = [
+            Classification.create(value, name=name, color_hint=color) for value, (name, color) in classes.items()
+        ]
+    return item
 
 
-def _classes(product: Path) -> list[dict[str, Any]]:
+def _classes(raster: Path) -> dict[int, tuple[str, str]]:
+    """Name and colour, six hexadecimal digits, of each value of a class map; none of other rasters."""
     try:
-        found = read_classes(product)
+        return {c.value: (c.name, "{:02X}{:02X}{:02X}".format(*c.color)) for c in read_classes(raster)}
     except RasterioError:
-        return []
-    return [{"value": c.value, "name": c.name, "color_hint": "{:02X}{:02X}{:02X}".format(*c.color)} for c in found]
-
-
-def times_of(source: Scene | Path) -> tuple[datetime, datetime]:
-    """First and last moment of a scene, or of a product as its item has them."""
-    if isinstance(source, Scene):
-        return _times((source,))
-    # Without an item, of a product's dates is known that they are not younger than its file.
-    start, end = min(_EARLIEST, _age(source)), _age(source)
-    if not item_path(source).exists():
-        return start, end
-    known = pystac.Item.from_file(item_path(source))
-    metadata = known.common_metadata
-    return known.datetime or metadata.start_datetime or start, known.datetime or metadata.end_datetime or end
-
-
-def _times(scenes: tuple[Scene, ...]) -> tuple[datetime, datetime]:
-    """First and last moment at which the scenes were taken: the narrowest interval that is certainly right."""
-    known = [interval(text) for scene in scenes if (text := scene.datetime)]
-    if len(known) < len(scenes):
-        # A picture is not younger than its file.
-        ages = [_age(Path(scene.source)) for scene in scenes if os.path.exists(scene.source)]
-        latest = max(ages) if len(ages) == len(scenes) else _LATEST
-        known.append((min(_EARLIEST, latest), latest))
-    return min(start for start, _ in known), max(end for _, end in known)
-
-
-def _age(path: Path) -> datetime:
-    """Second in which a file was last changed."""
-    return datetime.fromtimestamp(int(path.stat().st_mtime), UTC)
-
-
-def interval(text: str) -> tuple[datetime, datetime]:
-    """First and last second that an ISO 8601 text may mean: a moment, a day, a month or a year."""
-    parts = text.split("-")
-    if len(text) > 10:
-        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        return moment, moment
-    year, month, day = (int(parts[i]) if i < len(parts) else None for i in range(3))
-    start = datetime(year or 1, month or 1, day or 1, tzinfo=UTC)
-    if day is not None:
-        after = start + timedelta(days=1)
-    elif month is not None:
-        after = start.replace(year=start.year + month // 12, month=month % 12 + 1)
-    else:
-        after = start.replace(year=start.year + 1)
-    return start, after - timedelta(seconds=1)
-
-
-def _projection(geobox: GeoBox) -> dict[str, Any]:
-    fields: dict[str, Any] = {
-        "proj:code": None,
-        "proj:shape": [int(n) for n in geobox.shape],
-        "proj:transform": [float(n) for n in tuple(geobox.affine)[:6]],
-    }
-    if geobox.crs is not None:
-        code = geobox.crs.to_epsg()
-        fields["proj:code"] = None if code is None else f"EPSG:{code}"
-        if code is None:
-            fields["proj:wkt2"] = geobox.crs.to_wkt()
-        box = geobox.boundingbox
-        fields["proj:bbox"] = [box.left, box.bottom, box.right, box.top]
-    return fields
-
-
-def processing(inputs: str, task: str, how: dict[str, Any]) -> dict[str, Any]:
-    """Fields of the processing extension.
-
-    Args:
-        inputs: What the product was made from, in words.
-        task: What was done.
-        how: Settings and the like.
-    """
-    return {
-        "processing:level": "L4",
-        "processing:lineage": f"{task} by geodino from {inputs}",
-        "processing:software": {"geodino": geodino.__version__},
-        "processing:expression": {
-            "format": "geodino",
-            "expression": {"task": task, **how},
-        },
-    }
-
-
-def _model(backbone: Backbone, task: str, settings: dict[str, Any] | None) -> dict[str, Any]:
-    scaling = [
-        {"type": "z-score", "mean": mean, "stddev": std}
-        for mean, std in zip(backbone.normalization.mean, backbone.normalization.std, strict=True)
-    ]
-    return {
-        "mlm:name": model_name(backbone.name),
-        "mlm:architecture": backbone.architecture,
-        "mlm:framework": "PyTorch",
-        "mlm:framework_version": torch.__version__.split("+")[0],
-        "mlm:tasks": [task if task in ("similarity-search", "semantic-segmentation") else "regression"],
-        "mlm:total_parameters": sum(p.numel() for p in backbone.module.parameters()),
-        "mlm:hyperparameters": {"weights_sha256": backbone.hash, **{k: v for k, v in (settings or {}).items()}},
-        "mlm:input": [
-            {
-                "name": "windows of values in [0, 1]",
-                "bands": list(backbone.bands),
-                "input": {
-                    "shape": [-1, len(backbone.bands), -1, -1],
-                    "dim_order": ["batch", "channel", "height", "width"],
-                    "data_type": "float32",
-                },
-                "value_scaling": scaling,
-                "resize_type": None,
-            }
-        ],
-        "mlm:output": [
-            {
-                "name": "patch tokens",
-                "tasks": ["regression"],
-                "result": {
-                    "shape": [-1, backbone.embed_dim, -1, -1],
-                    "dim_order": ["batch", "channel", "height", "width"],
-                    "data_type": "float32",
-                },
-            }
-        ],
-    }
-
-
-def model_name(backbone: str) -> str:
-    """A backbone's name in the letters that the extension allows."""
-    letters = "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "-" for c in backbone).strip("-_.")
-    return letters if letters[:1].isalpha() and len(letters) > 2 else f"geodino-{letters or 'backbone'}-model"
+        return {}
 
 
 def _footprint(geobox: GeoBox) -> Any:
-    """Outline in longitude and latitude; None where there is no CRS, or one of no place on Earth."""
+    """Outline in longitude and latitude, cut at the antimeridian; None where no CRS says a place on Earth."""
     if geobox.crs is None:
         return None
-    try:
-        # The outline bends between the corners; a point for every hundredth of it is more than a metre asks for.
-        shape = geobox.geographic_extent.geom.simplify(1e-5)
-    except (ProjError, ValueError):  # another planet, or a plan of no known place
-        return None
-    return shape if shape.is_valid and all(np.isfinite(shape.bounds)) else None
+    for wrapdateline in (True, False):  # a grid of the whole world begins and ends at the antimeridian: nothing to cut
+        try:
+            # The outline bends between the corners; a point for every hundredth of it is more than a metre asks for.
+            whole = geobox.footprint("EPSG:4326", wrapdateline=wrapdateline).geom
+        except (ProjError, ValueError):  # another planet, or a plan of no known place
+            return None
+        # Cutting leaves slivers of no area; where cleaning changes the area, the outline goes around a pole.
+        shape = whole.buffer(0) if wrapdateline and not whole.is_valid else whole
+        if shape.is_valid and math.isclose(shape.area, whole.area, rel_tol=1e-9) and all(np.isfinite(shape.bounds)):
+            return shape.simplify(1e-5)
+    return None
+
+
+def _bbox(outline: Any) -> list[float]:
+    """West, south, east and north, in degrees; west is the larger one across the antimeridian (RFC 7946, 5.2)."""
+    west, south, east, north = outline.bounds
+    parts = [part.bounds for part in shapely.get_parts(outline)]
+    before, after = [part[0] for part in parts if part[0] > 0], [part[2] for part in parts if part[2] < 0]
+    if west <= -180 and east >= 180 and len(before) + len(after) == len(parts):
+        west, east = min(before), max(after)
+    return [west, south, east, north]

@@ -11,17 +11,12 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import pandas as pd
-import pystac
 import shapely
 
-from geodino.products.stac import derived_from, interval, model_name, processing, save_item, times_of
+from geodino.products.dates import interval, times_of
+from geodino.products.stac import new_item, save_item
+from geodino.products.vector import media_type
 from tiles.scenes.scene import Scene
-
-_MEDIA = {
-    ".parquet": "application/vnd.apache.parquet",
-    ".gpkg": pystac.MediaType.GEOPACKAGE,
-    ".geojson": pystac.MediaType.GEOJSON,
-}
 
 
 def write_item_of_table(
@@ -36,7 +31,7 @@ def write_item_of_table(
     """Write the item of a table of places, replacing an older one.
 
     Args:
-        product: ``.parquet``, ``.gpkg`` or ``.geojson``, already in place.
+        product: A file that ``geodino.products.vector.write_vector`` wrote.
         table: Its rows; ``attrs`` may name the model, as ``geodino.retrieval.place_index.model_of`` does.
         sources: What the rows come from: scenes, cubes, an index.
         query: What the rows were compared with, if anything.
@@ -52,26 +47,23 @@ def write_item_of_table(
     inputs = [_in_words(source) for source in sources]
     if query is not None:
         inputs.append(f"query in {_in_words(query)}")
-    properties = processing(", ".join(inputs), task, {"settings": dict(settings or {})})
-    properties |= _model(table.attrs)
-    properties["table:columns"] = [{"name": name} for name in table.columns]
-    properties["table:row_count"] = len(table)
-    asset = pystac.Asset(
-        f"./{product.name}",
-        title=task,
-        media_type=_MEDIA[product.suffix],
-        roles=["data"],
-        extra_fields={"processing:level": "L4"},
-    )
-    return save_item(
+    from pystac.extensions.table import Column, TableExtension
+
+    item = new_item(
         product,
-        asset,
+        task,
+        media_type=media_type(product),
         footprint=_bounds(table),
+        inputs=", ".join(inputs),
+        how={"settings": dict(settings or {})},
+        sources=[*sources, *([] if query is None else [query])],
         times=_times(table, sources),
-        properties=properties,
-        links=[derived_from(source) for source in [*sources, *([] if query is None else [query])]],
-        extensions=["processing", "table"],
     )
+    item.properties |= _model(table.attrs)
+    described = TableExtension.ext(item, add_if_missing=True)
+    described.columns = [Column({"name": name}) for name in table.columns]
+    described.row_count = len(table)
+    return save_item(product, item)
 
 
 def _in_words(source: Scene | Path) -> str:
@@ -82,6 +74,8 @@ def _in_words(source: Scene | Path) -> str:
 
 def _model(attrs: Mapping[str, Any]) -> dict[str, Any]:
     """What a table says of the model whose features it holds."""
+    from geodino.products.stac_model import model_name
+
     fields: dict[str, Any] = {}
     if "GEODINO_BACKBONE" in attrs:
         fields["mlm:name"] = model_name(attrs["GEODINO_BACKBONE"])

@@ -1,4 +1,4 @@
-"""Objects of a classified raster as polygons that share their borders.
+"""Vector files, and the objects of a classified raster as polygons that share their borders.
 
 GDAL walks the whole raster line by line, so an object that crosses blocks or tiles is one polygon; memory grows with
 the objects, not with the raster. Simplification works on all polygons together (Visvalingam–Whyatt on the coverage),
@@ -6,7 +6,6 @@ so that neighbours keep one common border.
 """
 
 import math
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,20 +16,27 @@ import pyproj
 import rasterio
 import shapely
 from numpy.typing import NDArray
+from pyogrio.errors import DataSourceError
 from rasterio.features import shapes, sieve
 from rasterio.windows import Window
 from shapely.geometry import shape
 
 from tiles.errors import InputError, OutputError
+from tiles.writing.cog import check_output, disk_errors, part_of
 
 if TYPE_CHECKING:
     import geopandas as gpd
 
 _ROW_BAND = 4096
-DRIVERS = {
-    ".gpkg": "GPKG", ".geojson": "GeoJSON", ".json": "GeoJSON", ".shp": "ESRI Shapefile", ".fgb": "FlatGeobuf",
-    ".parquet": "parquet",
-}  # fmt: skip
+# Driver of pyogrio and media type by suffix; GeoParquet is geopandas' own.
+_FORMATS = {
+    ".gpkg": ("GPKG", "application/geopackage+sqlite3"),
+    ".geojson": ("GeoJSON", "application/geo+json"),
+    ".json": ("GeoJSON", "application/geo+json"),
+    ".shp": ("ESRI Shapefile", "application/vnd.shp"),
+    ".fgb": ("FlatGeobuf", "application/vnd.flatgeobuf"),
+    ".parquet": (None, "application/vnd.apache.parquet"),
+}
 
 
 def check_vector_path(path: Path, *, overwrite: bool) -> None:
@@ -39,12 +45,14 @@ def check_vector_path(path: Path, *, overwrite: bool) -> None:
     Raises:
         OutputError: unknown suffix, missing folder, or the file exists and ``overwrite`` is False.
     """
-    if path.suffix.lower() not in DRIVERS:
-        raise OutputError(f"{path} has no known vector suffix; use one of {', '.join(DRIVERS)}")
-    if not path.parent.is_dir():
-        raise OutputError(f"the folder of {path} does not exist; make it first")
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists already; give another name or --overwrite")
+    if path.suffix.lower() not in _FORMATS:
+        raise OutputError(f"{path} has no known vector suffix; use one of {', '.join(_FORMATS)}")
+    check_output(path, overwrite=overwrite)
+
+
+def media_type(path: Path) -> str:
+    """Media type of a vector file by its suffix."""
+    return _FORMATS[path.suffix.lower()][1]
 
 
 def drop_small(values: NDArray[np.uint8], pixels: int) -> NDArray[np.uint8]:
@@ -134,28 +142,37 @@ def areas_m2(frame: "gpd.GeoDataFrame") -> NDArray[np.float64]:
 
 
 def write_vector(frame: "gpd.GeoDataFrame", path: Path, *, layer: str, overwrite: bool = False) -> None:
-    """Write polygons, whole or not at all; the suffix chooses the format and GeoJSON is brought to longitude/latitude.
+    """Write geometries with their attributes, whole or not at all; the suffix chooses the format.
+
+    GeoJSON is as RFC 7946 has it: longitude and latitude, outlines cut at the antimeridian.
+
+    Args:
+        frame: what to write.
+        path: where.
+        layer: its name inside a GeoPackage.
+        overwrite: replace an existing file.
 
     Raises:
         OutputError: see ``check_vector_path``; or the file cannot be written.
     """
     check_vector_path(path, overwrite=overwrite)
-    driver = DRIVERS[path.suffix.lower()]
-    folder = path.with_name(path.name + ".part")
+    driver = _FORMATS[path.suffix.lower()][0]
+    options = {"layer": layer} if driver == "GPKG" else {}
+    if driver == "GeoJSON" and frame.crs is not None:
+        options = {"RFC7946": "YES"}
+    folder = part_of(path)
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        folder.mkdir()
-        whole = folder / path.name
-        if driver == "parquet":
-            frame.to_parquet(whole)
-        else:
-            if driver == "GeoJSON" and frame.crs is not None:
-                frame = frame.to_crs(4326)
-            options = {"layer": layer} if driver == "GPKG" else {}
-            frame.to_file(whole, driver=driver, engine="pyogrio", **options)
-        for file in folder.iterdir():  # a shapefile is several files
-            os.replace(file, path.with_name(file.name))
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+        with disk_errors(path):
+            folder.mkdir()
+            whole = folder / path.name
+            if driver is None:
+                frame.to_parquet(whole, index=False)
+            else:
+                frame.to_file(whole, driver=driver, engine="pyogrio", **options)
+            for file in folder.iterdir():  # a shapefile is several files
+                file.replace(path.with_name(file.name))
+    except DataSourceError as error:
+        raise OutputError(f"{path} cannot be written: {error}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -20,10 +20,11 @@ from odc.geo.geom import Geometry
 from geodino.dense.tokens import Origin, SceneTokens
 from geodino.major_tom_cell import Cell
 from geodino.products.stac_table import write_item_of_table
+from geodino.products.vector import write_vector
 from geodino.retrieval.likeness import token_rows, unit
 from tiles.errors import InputError, OutputError
 from tiles.scenes.scene import Scene
-from tiles.writing.cog import check_output, disk_errors, part_of
+from tiles.writing.cog import check_output
 
 COLUMNS = (
     "unique_id",
@@ -46,7 +47,6 @@ _MODEL_TAGS = {
     "GEODINO_NORMALIZATION": "normalisation",
     "GEODINO_LAYERS": "layers",
 }
-_WRITERS = {".parquet": None, ".gpkg": "GPKG", ".geojson": "GeoJSON"}
 
 
 def embed(tokens: SceneTokens, product: str, *, side: int = 8, timestamp: str | None = None) -> gpd.GeoDataFrame:
@@ -171,13 +171,7 @@ def write_index(
     frames = list(frames)
     whole = gpd.GeoDataFrame(pd.concat(frames, ignore_index=True), geometry="geometry", crs="EPSG:4326")
     whole.attrs = dict(frames[0].attrs)
-    part = part_of(output)
-    try:
-        with disk_errors(output):
-            whole.to_parquet(part, index=False)
-            part.replace(output)
-    finally:
-        part.unlink(missing_ok=True)
+    write_vector(whole, output, layer="places", overwrite=overwrite)
     write_item_of_table(output, whole, sources, task="sparse-embedding", settings=settings)
     return len(whole)
 
@@ -217,13 +211,6 @@ def search(
     return found.head(count).reset_index(drop=True)
 
 
-def check_hits(output: Path, *, overwrite: bool) -> None:
-    """Refuse an output for search results that cannot be written."""
-    if output.suffix not in _WRITERS:
-        raise OutputError(f"results of a search are {', '.join(_WRITERS)}, not {output.name}")
-    check_output(output, overwrite=overwrite)
-
-
 def write_hits(
     hits: gpd.GeoDataFrame,
     output: Path,
@@ -236,7 +223,7 @@ def write_hits(
 
     Args:
         hits: What ``search`` gave.
-        output: ``.parquet``, ``.gpkg`` or ``.geojson``.
+        output: A vector file; its suffix chooses the format, see ``geodino.products.vector``.
         index: The index that was searched, for the item.
         query: The scene or cube in which the query lies, for the item.
         settings: What was asked, for the item.
@@ -246,12 +233,5 @@ def write_hits(
     """
     hits = hits.drop(columns="embedding")
     hits["pixel_bbox"] = [",".join(str(n) for n in bounds) for bounds in hits["pixel_bbox"]]
-    part = output.with_name(f"{output.stem}.part{output.suffix}")
-    try:
-        with disk_errors(output):
-            driver = _WRITERS[output.suffix]
-            hits.to_parquet(part, index=False) if driver is None else hits.to_file(part, driver=driver)
-            part.replace(output)
-    finally:
-        part.unlink(missing_ok=True)
+    write_vector(hits, output, layer="places", overwrite=True)
     write_item_of_table(output, hits, [index], query=query, task="similarity-search", settings=settings)

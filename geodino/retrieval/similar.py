@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from geodino.dense.cube_reader import cube_array
 from geodino.dense.tokens import TokenSource
+from geodino.products.vector import check_vector_path
 from geodino.retrieval.likeness import Query, write_similarity
-from geodino.retrieval.place_index import check_hits, embed, model_of, search, write_hits
+from geodino.retrieval.place_index import embed, model_of, search, write_hits
 from tiles.errors import InputError
 from tiles.progress import Progress
 from tiles.scenes.scene import Scene
@@ -41,7 +42,7 @@ class SimilarPlaces:
         Raises:
             OutputError: It exists, or its name is none of what an index gives.
         """
-        (check_output if self.index is None else check_hits)(self.output, overwrite=self.overwrite)
+        (check_output if self.index is None else check_vector_path)(self.output, overwrite=self.overwrite)
 
     def answer(self, source: TokenSource, scene: Scene | None, progress: Progress | None = None) -> Path:
         """Answer it.

@@ -25,6 +25,8 @@ from tiles.scenes.scene import Scene
 from tiles.writing.cog import CogWriter, MapClass, check_output, part_of
 
 _CLUSTER_SAMPLE = 50_000
+# Tolerance of the polygons' borders in pixel sides.
+_SIMPLIFY_PIXELS = 1.0
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,6 @@ class SegmentationOutputs:
         vector: polygons; None for none.
         model: the trained head; None for none.
         min_area_m2: objects below this area join their largest neighbour in the polygons.
-        simplify_pixels: tolerance of the polygons' borders in pixel sides.
         overwrite: replace existing files.
     """
 
@@ -46,7 +47,6 @@ class SegmentationOutputs:
     vector: Path | None = None
     model: Path | None = None
     min_area_m2: float = 0.0
-    simplify_pixels: float = 1.0
     overwrite: bool = False
 
     def check(self) -> None:
@@ -272,7 +272,7 @@ def write_classes_vector(outputs: SegmentationOutputs, legend: Legend, scene: Sc
                 for row, values in drop_small_rows(file, least):
                     out.write(row, values[None])
             source = merged
-        frame = polygonize(source, simplify_pixels=outputs.simplify_pixels, drop=(0,))
+        frame = polygonize(source, simplify_pixels=_SIMPLIFY_PIXELS, drop=(0,))
     finally:
         merged.unlink(missing_ok=True)
     frame["class"] = [legend.names[value - 1] for value in frame["value"]]

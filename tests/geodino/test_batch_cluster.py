@@ -11,7 +11,8 @@ from distributed.comm import CommClosedError
 
 from geodino.backbones.backbone import load_backbone
 from geodino.jobs.batch import run_batch
-from geodino.jobs.cluster import Cluster, ClusterLostError, ModelSpec, on_worker, split
+from geodino.jobs.cluster import Cluster, ClusterLostError, on_worker, split
+from geodino.jobs.run_options import RunOptions
 from tiles.errors import InputError
 
 
@@ -75,7 +76,7 @@ class Away:
 
 def test_a_cluster_tries_again_and_refuses_what_would_give_other_bytes(tmp_path, run_folder):
     distributed = pytest.importorskip("distributed")
-    spec = ModelSpec.of(run_folder, "cpu", "fp32")
+    spec = RunOptions(run_folder, "cpu", "fp32")
     with distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=None) as local:
         with pytest.raises(InputError, match="has no workers"):
             Cluster(local.scheduler_address, spec)
@@ -111,7 +112,7 @@ def test_workers_that_die_of_a_task_are_one_sentence(monkeypatch, run_folder):
 
     died = Died()
     cluster = Cluster.__new__(Cluster)
-    cluster.model, cluster.client = ModelSpec.of(run_folder, "cpu", "fp32"), Client()
+    cluster.model, cluster.client = RunOptions(run_folder, "cpu", "fp32"), Client()
     monkeypatch.setattr("geodino.jobs.cluster.as_completed", lambda futures, loop: futures)
     with pytest.raises(InputError, match=r"died repeatedly on a\.tif"):
         list(cluster.run([Away(None, False)], "cpu float32"))

@@ -22,8 +22,9 @@ from geodino.dense.cube_reader import open_cube
 from geodino.dense.settings import DenseSettings
 from geodino.dense.tokens import tokens_from_cube
 from geodino.major_tom_cell import Cell
+from geodino.products.vector import check_vector_path
 from geodino.retrieval.likeness import Query, parse_points
-from geodino.retrieval.place_index import COLUMNS, check_hits, embed, search, write_index
+from geodino.retrieval.place_index import COLUMNS, embed, search, write_index
 from geodino.retrieval.similar import is_cube
 from tiles.errors import InputError, OutputError
 from tiles.scenes.opening import open_scene
@@ -152,7 +153,7 @@ def test_what_cannot_be_looked_for_is_one_sentence(scene, backbone, tmp_path):
         (lambda: search(tmp_path / "absent.parquet", np.ones(64)), "does not exist"),
         (lambda: search(tmp_path / "no.gpkg", np.ones(64)), "no GeoParquet"),
         (lambda: search(tmp_path / "bare.parquet", np.ones(64)), "no column 'embedding'"),
-        (lambda: check_hits(tmp_path / "hits.csv", overwrite=False), "hits.csv"),
+        (lambda: check_vector_path(tmp_path / "hits.csv", overwrite=False), "hits.csv"),
         (lambda: Query(polygons=tmp_path / "absent.gpkg").vector(cube), "absent"),
         (lambda: Query(polygons=tmp_path / "no.gpkg").vector(cube), "no.gpkg"),
         (lambda: Query(polygons=tmp_path / "far.gpkg").vector(cube), "no polygon"),

@@ -8,7 +8,9 @@ import numpy as np
 import pystac
 import pytest
 import rasterio
+import shapely
 from affine import Affine
+from odc.geo.geobox import GeoBox
 from pystac.validation.local_validator import LocalValidator
 from typer.testing import CliRunner
 
@@ -18,6 +20,7 @@ from geodino.cli import build
 from geodino.dense.extraction import draw
 from geodino.dense.settings import DenseSettings
 from geodino.dense.tokens import tokens_from_cube
+from geodino.products.stac import write_item
 from geodino.retrieval.place_index import COLUMNS, embed, search, write_hits, write_index
 from tiles.errors import InputError, OutputError
 from tiles.scenes.opening import open_scene
@@ -110,6 +113,29 @@ def test_a_quicklook_drawn_later_is_added_and_a_new_cube_starts_without(backbone
     (tmp_path / "f.zarr.stac.json").unlink()
     draw(cube, tmp_path / "q.png", overwrite=True)
     assert not (tmp_path / "f.zarr.stac.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("crs", "corner", "side", "box"),
+    [
+        ("EPSG:32660", (750_000, 1_000_000), 2000, (179.27, 7.89, -179.57, 9.04)),  # half a degree beyond it
+        ("EPSG:3031", (0, -1_400_000), 1000, (177.38, -77.17, 180, -76.57)),  # touches it from the west
+        ("EPSG:3857", (-20_037_506, 20_037_506), 626_172, (-180, -85.05, 180, 85.05)),  # goes around the world
+        ("EPSG:3413", (-32_000, 32_000), 1000, None),  # around the pole, which no outline in degrees is
+    ],
+)
+def test_an_outline_is_cut_at_the_antimeridian(tmp_path, crs, corner, side, box):
+    grid = GeoBox((64, 64), Affine(side, 0, corner[0], 0, -side, corner[1]), crs)
+    scenes = {"scene": make_scene(tmp_path)}
+    write_item(tmp_path / "f.zarr", scenes, None, task="feature-extraction", geobox=grid, data_type="float16")
+    item = read(tmp_path / "f.zarr")
+    if box is None:
+        assert item["geometry"] is None
+        return
+    assert item["bbox"] == pytest.approx(box, abs=0.02)
+    outline = shapely.geometry.shape(item["geometry"])
+    assert outline.is_valid and (outline.geom_type == "MultiPolygon") == (box[0] > box[2])
+    assert outline.area == pytest.approx(((box[2] - box[0]) % 360 or 360) * (box[3] - box[1]), rel=0.3)
 
 
 def test_a_quicklook_that_cannot_be_drawn_is_not_named(backbone, tmp_path):

@@ -120,6 +120,14 @@ def test_formats_keep_place_and_attributes(tmp_path: Path, suffix: str) -> None:
     assert sorted(p.name for p in tmp_path.iterdir() if ".part" in p.name) == []
 
 
+def test_geojson_is_cut_at_the_antimeridian(tmp_path: Path) -> None:
+    across = box(780_000, 1_000_000, 880_000, 1_010_000)
+    write_vector(gpd.GeoDataFrame(geometry=[across], crs="EPSG:32660"), tmp_path / "a.geojson", layer="change")
+    outline = gpd.read_file(tmp_path / "a.geojson").geometry[0]
+    halves = sorted((part.bounds[0], part.bounds[2]) for part in outline.geoms)
+    assert halves == [(-180, pytest.approx(-179.54, abs=0.02)), (pytest.approx(179.55, abs=0.02), 180)]
+
+
 def test_an_empty_result_is_still_a_file(tmp_path: Path) -> None:
     frame = polygonize(write(tmp_path / "a.tif", np.zeros((20, 20), np.uint8)), drop=(0,))
     write_vector(frame, tmp_path / "none.gpkg", layer="change")
