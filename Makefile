@@ -6,7 +6,7 @@
 PYTHON ?= python3
 SCENES ?=
 BIN := .venv/bin
-UV := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraints constraints.txt
+UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt
 
 .NOTPARALLEL:
 .PHONY: demo test test-all lint types imports bench bytecode frontend browser clean
@@ -45,9 +45,11 @@ $(BIN)/uv:
 # Installs what a pip without uv would, only faster; the stamp is made anew when a dependency changes.
 .venv/%.stamp: pyproject.toml constraints.txt | $(BIN)/uv
 	$(UV) --editable ".[$*]"
+	@$(BIN)/python -m compileall -qq -j 0 .venv/lib || true  # packages carry templates and files of other Pythons
 	@touch $@
 
-# Our own modules too, and where PYTHONDONTWRITEBYTECODE is set: without bytecode each command starts seconds later.
+# Our own modules too. Without bytecode each command starts seconds later, and where PYTHONDONTWRITEBYTECODE is set only
+# compileall writes it; uv's --compile-bytecode leaves out what was installed before.
 bytecode: | $(BIN)/uv
 	@$(BIN)/python -m compileall -q -x node_modules tiles geodino pretrain app
 
