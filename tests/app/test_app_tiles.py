@@ -59,6 +59,7 @@ def test_a_pixel_without_one_band_is_nodata_except_in_8_bit_pictures(tmp_path: P
     assert (numbers is not None) == shown
 
 
+@pytest.mark.filterwarnings("ignore::rio_tiler.errors.NoOverviewWarning")  # a small raster needs none
 def test_the_stretch_comes_from_the_whole_raster_so_tiles_agree(tmp_path: Path) -> None:
     """Two tiles paint the same number the same way: nothing is stretched by a tile's own range."""
     ramp = np.broadcast_to(np.arange(1024, dtype=np.uint16) + 1, (3, 1024, 1024)).copy()
