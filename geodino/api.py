@@ -58,7 +58,7 @@ def features(
     from geodino.jobs.features import make_features
 
     made = make_features(
-        _scene(scene), Path(output), RunOptions(**run), settings=settings, dtype=dtype, quicklook=_path(quicklook),
+        scene, Path(output), RunOptions(**run), settings=settings, dtype=dtype, quicklook=_path(quicklook),
         progress=progress,
     )  # fmt: skip
     return open_cube(made)
@@ -307,8 +307,6 @@ def similar(
 ) -> Path:
     """Map how much every place looks like the chosen ones, or find the places of an index that do.
 
-    A STAC item lies beside the result.
-
     Args:
         scene: A scene, what ``open_scene`` takes, or a feature cube, which needs no model.
         output: The map: float32 COG, cosine in [-1, 1], NaN = nodata, on the scene's pixel grid (on the token grid for
@@ -324,7 +322,7 @@ def similar(
         **run: See ``RunKeywords``.
 
     Returns:
-        Where the result is.
+        Where the result is; a STAC item lies beside it.
 
     Raises:
         InputError: A place lies outside the scene or on nodata, or a file cannot be used.

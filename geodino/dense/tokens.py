@@ -99,9 +99,9 @@ class Origin:
         self, product: Path, scenes: dict[str, Scene], *, task: str, settings: dict[str, Any] | None = None
     ) -> None:
         """Write the STAC item of a map of the tokens; see ``geodino.products.stac.write_item``."""
-        asked = self.settings | (settings or {})
+        asked = settings or {}
         if self.cube is None:
-            write_item(product, scenes, self.backbone, task=task, settings=asked)
+            write_item(product, scenes, self.backbone, task=task, settings=self.settings | asked)
         else:
             write_item_of_cube(product, self.cube, task=task, settings=asked)
 

@@ -7,11 +7,12 @@ from geodino.dense.settings import DenseSettings
 from geodino.inputs import check_not_input
 from geodino.jobs.run_options import RunOptions
 from tiles.progress import Progress
+from tiles.scenes.opening import open_scene
 from tiles.scenes.scene import Scene
 
 
 def make_features(
-    scene: Scene,
+    scene: str | Path | Scene,
     output: Path,
     run: RunOptions,
     *,
@@ -32,6 +33,7 @@ def make_features(
     """
     output = output.absolute()
     check_outputs(output, dtype=dtype, quicklook=quicklook, overwrite=run.overwrite)
+    scene = scene if isinstance(scene, Scene) else open_scene(scene)
     check_not_input((output, quicklook), scene)
     keep = not run.overwrite and lacks_quicklook(output, quicklook)
     with run.engine() as engine:

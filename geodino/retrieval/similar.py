@@ -68,7 +68,7 @@ class SimilarPlaces:
                 origin.write_item(self.output, scenes, task="similarity-search", settings=asked)
             else:
                 hits = search(self.index, vector, self.count, model=model_of(origin))
-                asked |= {"count": self.count, **origin.settings}
+                asked |= {"count": self.count} | (origin.settings if scene is not None else {})
                 where = scene if scene is not None else origin.cube or Path(origin.name)
                 write_hits(hits, self.output, index=self.index, query=where, settings=asked)
         finally:

@@ -239,7 +239,7 @@ def test_a_scene_with_its_cube_gives_the_map_of_the_scene(scene, backbone, tmp_p
     geodino.similar(scene, tmp_path / "cube.tif", features=tmp_path / "f.zarr", **ask)
     with rasterio.open(tmp_path / "once.tif") as once, rasterio.open(tmp_path / "cube.tif") as cube:
         np.testing.assert_array_equal(once.read(1), cube.read(1))
-    with pytest.raises(InputError, match=r"f\.zarr: leave --backbone, .* out"):
+    with pytest.raises(InputError, match=r"f\.zarr: leave --backbone out"):
         geodino.similar(scene, tmp_path / "o.tif", features=tmp_path / "f.zarr", backbone=backbone, **ask)
 
 
