@@ -9,16 +9,16 @@ BIN := .venv/bin
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt
 
 .NOTPARALLEL:
-.PHONY: demo test test-all lint types imports bench frontend browser clean
+.PHONY: demo test test-all lint types imports bench bytecode frontend browser clean
 
-demo: .venv/demo.stamp frontend
+demo: .venv/demo.stamp bytecode frontend
 	$(BIN)/geodino demo $(SCENES) -o demo --overwrite
 
-test: .venv/dev.stamp frontend browser
+test: .venv/dev.stamp bytecode frontend browser
 	$(BIN)/python app/frontend/build.py test
 	$(BIN)/python tests/run.py
 
-test-all: .venv/dev.stamp frontend browser
+test-all: .venv/dev.stamp bytecode frontend browser
 	$(BIN)/python app/frontend/build.py test
 	$(BIN)/python tests/run.py --all
 
@@ -34,7 +34,7 @@ imports: .venv/dev.stamp
 	$(BIN)/lint-imports
 
 BENCH ?=
-bench: .venv/dev.stamp
+bench: .venv/dev.stamp bytecode
 	$(BIN)/python benchmarks/run.py $(BENCH)
 
 $(BIN)/uv:
@@ -45,7 +45,13 @@ $(BIN)/uv:
 # Installs what a pip without uv would, only faster; the stamp is made anew when a dependency changes.
 .venv/%.stamp: pyproject.toml constraints.txt | $(BIN)/uv
 	$(UV) --editable ".[$*]"
+	@$(BIN)/python -m compileall -qq -j 0 .venv/lib || true  # packages carry templates and files of other Pythons
 	@touch $@
+
+# Our own modules too. Without bytecode each command starts seconds later, and where PYTHONDONTWRITEBYTECODE is set only
+# compileall writes it; uv's --compile-bytecode leaves out what was installed before.
+bytecode: | $(BIN)/uv
+	@$(BIN)/python -m compileall -q -x node_modules tiles geodino pretrain app
 
 # The map's JavaScript, with the machine's Node.js 20 or newer or with the one that comes through pip.
 frontend: | $(BIN)/uv

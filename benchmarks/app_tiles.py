@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import _share_cores  # noqa: F401 - before torch
 import morecantile
 import numpy as np
 import rasterio

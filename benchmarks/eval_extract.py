@@ -13,6 +13,7 @@ from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
+import _share_cores  # noqa: F401 - before torch
 import numpy as np
 import torch
 from PIL import Image

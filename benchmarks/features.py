@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import _share_cores  # noqa: F401 - before torch
 import numpy as np
 import numpy.typing as npt
 import rasterio

@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import _share_cores  # noqa: F401 - before torch
 from distributed import LocalCluster
 
 from geodino.backbones.backbone import save_backbone, untrained_backbone

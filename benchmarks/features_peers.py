@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import _share_cores  # noqa: F401 - before torch
 import numpy as np
 import numpy.typing as npt
 import rasterio

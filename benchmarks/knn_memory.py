@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 
+import _share_cores  # noqa: F401 - before torch
 import torch
 
 from geodino.evaluation.knn import QUERY_ROWS, TRAIN_ROWS, neighbours

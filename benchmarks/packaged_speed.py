@@ -13,6 +13,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import _share_cores  # noqa: F401 - before torch
 import geopandas
 import numpy as np
 from shapely.geometry import Point

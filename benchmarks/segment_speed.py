@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import _share_cores  # noqa: F401 - before torch
 import numpy as np
 import rasterio
 from affine import Affine

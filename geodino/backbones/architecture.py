@@ -4,12 +4,12 @@ import hashlib
 from functools import partial
 from typing import Any
 
-import timm
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
+from torch.overrides import TorchFunctionMode
 
+from geodino.backbones.timm_import import timm
 from tiles.errors import InputError
 
 
@@ -35,7 +35,7 @@ def create_module(architecture: str, bands: int, **model_args: Any) -> Any:
         module = timm.create_model(name, pretrained=False, **(args | model_args))
     except TypeError as error:
         raise InputError(f"'{architecture}' does not take these arguments: {error}") from None
-    if isinstance(module, VisionTransformer) and module.cls_token is not None and module.reg_token is None:
+    if isinstance(module, timm.models.VisionTransformer) and module.cls_token is not None and module.reg_token is None:
         module._pos_embed = partial(_add_positions, module)
     return module
 
@@ -55,6 +55,16 @@ class UntiedNorm(nn.LayerNorm):
         """Norm tokens ``[B, P + N, D]``, the first ``P`` with the prefix's norm."""
         prefix, patches = tokens[:, : self.prefix_tokens], tokens[:, self.prefix_tokens :]
         return torch.cat([self.prefix(prefix), super().forward(patches)], dim=1)
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Leaves out what initialises on the meta device, where no value exists: it loads the compiler and sympy."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func in _IN_PLACE else func(*args, **(kwargs or {}))
+
+
+_IN_PLACE = (Tensor.uniform_, Tensor.normal_, Tensor.erfinv_, Tensor.clamp_, Tensor.mul_, Tensor.add_, Tensor.div_)
 
 
 def _add_positions(module: Any, x: Tensor) -> Tensor:
@@ -92,7 +102,7 @@ def build_from_tensors(
     Raises:
         InputError: When a tensor has no place, is missing or has another shape.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), _NothingDrawn():
         module: Any = create_module(architecture, bands, **model_args)
         # two things that DINOv3's original files hold and timm's models lack: a norm for the prefix tokens alone, and
         # the rotary periods, whose rounding to bf16 is part of the published features
@@ -141,7 +151,7 @@ def _fill_buffers(module: Any) -> None:
         for name, buffer in owner.named_buffers(recurse=False):
             if buffer.is_meta:
                 persistent = name not in owner._non_persistent_buffers_set
-                owner.register_buffer(name, torch.empty_like(buffer, device="cpu"), persistent=persistent)
+                owner.register_buffer(name, torch.empty(buffer.shape, dtype=buffer.dtype), persistent=persistent)
     for owner in module.modules():
         if hasattr(owner, "init_non_persistent_buffers"):
             owner.init_non_persistent_buffers()

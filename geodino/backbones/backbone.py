@@ -199,14 +199,14 @@ def wrap(module: Any, card: BackboneCard, *, device: str = "auto", precision: st
 
     Args:
         module: A timm module that fits ``card``; it is moved and cast, not copied.
-        card: Facts about it.
+        card: Facts about it; a hash of weights is that of the module, as reading a file makes sure.
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``auto``, ``fp32`` or ``bf16``.
     """
     where = pick_device(device)
     dtype = pick_dtype(precision, where)
     check_fits(module, where, dtype, card.name or card.architecture)
-    digest = weights_hash(module)
+    digest = card.weights_hash or weights_hash(module)
     module = place(module.eval().requires_grad_(False), where, dtype)
     return Backbone(
         module=module,

@@ -8,10 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import timm
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.models import get_pretrained_cfg
 from torch import Tensor
 
 from geodino.backbones.architecture import build_from_tensors, hash_tensors, patch_size_of
@@ -20,6 +18,7 @@ from geodino.backbones.checkpoint_files import read_tensors
 from geodino.backbones.checkpoint_layouts import Converted, convert
 from geodino.backbones.normalize import IMAGENET, SATELLITE, Normalization
 from geodino.backbones.published import cached_weights
+from geodino.backbones.timm_import import timm
 from tiles.errors import InputError
 
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
@@ -104,7 +103,7 @@ def from_name(name: str) -> tuple[Any, BackboneCard]:
     Raises:
         InputError: When the weights are not on this machine.
     """
-    settings = get_pretrained_cfg(name)
+    settings = timm.get_pretrained_cfg(name)
     if settings is None or not settings.hf_hub_id:
         raise InputError(f"'{name}' names no weights; `geodino models` lists the names that do")
     full = f"{settings.architecture}.{settings.tag}"

@@ -97,7 +97,7 @@ def write_points(scene: Path, points: dict[str, tuple[tuple[int, int], ...]], pa
     with rasterio.open(scene) as source:
         crs, transform = source.crs, source.transform
     rows = [
-        {"class": name, "geometry": Point(*(transform * (column + 0.5, row + 0.5)))}
+        {"class": name, "geometry": Point(*(transform @ (column + 0.5, row + 0.5)))}
         for name, pixels in points.items()
         for column, row in pixels
     ]

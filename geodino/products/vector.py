@@ -9,9 +9,8 @@ import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import geopandas as gpd
 import numpy as np
 import pyproj
 import rasterio
@@ -24,6 +23,9 @@ from shapely.geometry import shape
 
 from tiles.errors import InputError, OutputError
 from tiles.writing.outputs import check_output, disk_errors, part_of
+
+if TYPE_CHECKING:
+    import geopandas as gpd
 
 _ROW_BAND = 4096
 # Driver of pyogrio and media type by suffix; GeoParquet is geopandas' own.
@@ -93,7 +95,7 @@ def pixels_of_area(area_m2: float, pixel_m2: float) -> int:
     return max(1, int(np.ceil(area_m2 / pixel_m2 - 1e-9)))
 
 
-def polygonize(path: str | Path, *, simplify_pixels: float = 0.0, drop: tuple[int, ...] = ()) -> gpd.GeoDataFrame:
+def polygonize(path: str | Path, *, simplify_pixels: float = 0.0, drop: tuple[int, ...] = ()) -> "gpd.GeoDataFrame":
     """Polygons of equal values of a raster's first band.
 
     Args:
@@ -105,6 +107,8 @@ def polygonize(path: str | Path, *, simplify_pixels: float = 0.0, drop: tuple[in
     Returns:
         Columns ``value`` (int) and ``geometry`` in the raster's coordinate reference system, ordered by position.
     """
+    import geopandas as gpd  # half a second that a map without polygons need not spend
+
     with rasterio.open(path) as source:
         side = float(np.sqrt(abs(source.transform.determinant)))
         found = [
@@ -122,7 +126,7 @@ def polygonize(path: str | Path, *, simplify_pixels: float = 0.0, drop: tuple[in
     return gpd.GeoDataFrame({"value": values}, geometry=gpd.GeoSeries(list(geometry), crs=crs), crs=crs)
 
 
-def areas_m2(frame: gpd.GeoDataFrame) -> NDArray[np.float64]:
+def areas_m2(frame: "gpd.GeoDataFrame") -> NDArray[np.float64]:
     """True area of each polygon in square metres: on the ellipsoid, whatever the projection does to areas.
 
     Without a coordinate reference system, in the square of the raster's own unit.
@@ -137,7 +141,7 @@ def areas_m2(frame: gpd.GeoDataFrame) -> NDArray[np.float64]:
     return np.array([abs(ellipsoid.geometry_area_perimeter(polygon)[0]) for polygon in degrees], dtype=np.float64)
 
 
-def write_vector(frame: gpd.GeoDataFrame, path: Path, *, layer: str, overwrite: bool = False) -> None:
+def write_vector(frame: "gpd.GeoDataFrame", path: Path, *, layer: str, overwrite: bool = False) -> None:
     """Write geometries with their attributes, whole or not at all; the suffix chooses the format.
 
     GeoJSON is as RFC 7946 has it: longitude and latitude, outlines cut at the antimeridian.

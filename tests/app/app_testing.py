@@ -148,10 +148,10 @@ class Server:
 
     def launch(self) -> None:
         """Begin to start."""
-        log = (self.folder / "server.log").open("ab")
         command = [sys.executable, "-c", "from geodino.cli import main; main()", "app", *self.arguments]
         options = ["--port", str(self.port), "--work", str(self.work)]
-        self.process = subprocess.Popen([*command, *options], cwd=self.folder, stdout=log, stderr=log)
+        with (self.folder / "server.log").open("ab") as log:
+            self.process = subprocess.Popen([*command, *options], cwd=self.folder, stdout=log, stderr=log)
 
     def wait(self) -> None:
         """Until it answers."""

@@ -168,7 +168,8 @@ def test_a_single_class_is_refused_and_named(tmp_path: Path) -> None:
 
 
 def test_labels_without_a_reference_system_are_refused(tmp_path: Path) -> None:
-    path = write(tmp_path / "n.shp", [square(0, 0, 3, 3), square(9, 9, 3, 3)], None, kind=["a", "b"])
+    with pytest.warns(UserWarning, match="'crs' was not provided"):
+        path = write(tmp_path / "n.shp", [square(0, 0, 3, 3), square(9, 9, 3, 3)], None, kind=["a", "b"])
     with pytest.raises(InputError, match="no coordinate reference system"):
         read_labels(path, GRID)
 

@@ -134,7 +134,8 @@ def test_what_cannot_be_looked_for_is_one_sentence(scene, backbone, tmp_path):
     (tmp_path / "no.gpkg").write_text("nothing")
     gpd.GeoSeries([shapely.box(0, 0, 1, 1)], crs="EPSG:32633").to_file(tmp_path / "far.gpkg")
     gpd.GeoSeries([shapely.Point(5e5, 5e6)], crs="EPSG:32633").to_file(tmp_path / "points.gpkg")
-    gpd.GeoSeries([shapely.box(0, 0, 1, 1)]).to_file(tmp_path / "placeless.gpkg")
+    with pytest.warns(UserWarning, match="'crs' was not provided"):
+        gpd.GeoSeries([shapely.box(0, 0, 1, 1)]).to_file(tmp_path / "placeless.gpkg")
     gpd.GeoDataFrame(geometry=[shapely.Point(9, 57)], crs="EPSG:4326").to_parquet(tmp_path / "bare.parquet")
     bare = replace(scene, geobox=GeoBox(scene.geobox.shape, scene.geobox.affine, None))
     geodino.features(bare, tmp_path / "bare.zarr", backbone=backbone, settings=SMALL)

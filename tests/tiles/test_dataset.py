@@ -157,7 +157,8 @@ def test_pictures_are_drawn(tile_set):
     write_previews(tile_set)
     sheet = np.asarray(Image.open(tile_set / "contact_sheet.png"))
     assert (sheet == (255, 0, 255)).all(axis=-1).any()  # invalid pixels of the first tile
-    assert Image.open(tile_set / "footprints.png").size[0] > 400
+    with Image.open(tile_set / "footprints.png") as footprints:
+        assert footprints.size[0] > 400
 
 
 def test_splits_outlive_additions(tile_set, write_raster, ramp):
