@@ -130,7 +130,7 @@ spec = importlib.util.spec_from_file_location("memory", sys.argv[1])
 memory = importlib.util.module_from_spec(spec); spec.loader.exec_module(memory)
 import torch
 torch.set_num_threads(1)
-from pretrain.recipes.recipe import merged, resolve
+from pretrain.recipes.loading import merged, resolve
 from pretrain.engine.run import Run, pretrain
 import yaml
 changes = yaml.safe_load(sys.argv[3])
