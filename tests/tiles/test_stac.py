@@ -173,6 +173,7 @@ def api(make_item):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}", asked
     server.shutdown()
+    server.server_close()
 
 
 def test_a_search_is_kept_and_asked_once(api, tmp_path):
