@@ -17,6 +17,7 @@ from rasterio.windows import Window
 from tiles.scenes.reader import SceneReader
 from tiles.scenes.scene import Scene
 from tiles.writing.cog import read_classes
+from tiles.writing.outputs import replacing
 
 PICTURE_PX = 760
 
@@ -74,9 +75,8 @@ def write_page(path: Path, introduction: str, sections: Sequence[Section], comma
         f'<h1>geodino demo</h1><p class="soft">{html.escape(introduction)}</p>{body}'
         f"<h2>The commands that made this page</h2><pre>{shell}</pre></body></html>"
     )
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    with replacing(path) as part:
+        part.write_text(page, encoding="utf-8")
 
 
 def scene_picture(scene: Scene, stretch: tuple[float, float] = (2, 98)) -> NDArray[np.uint8]:

@@ -19,6 +19,7 @@ from geodino.backbones.normalize import standardize
 from geodino.evaluation.dataset import ImageSet
 from geodino.evaluation.extract import load_batch
 from tiles.errors import InputError
+from tiles.writing.outputs import replacing
 
 PATCHES = 32  # patches a side unless a size is asked for: fewer show little
 HEADS = 6  # heads drawn at most
@@ -113,9 +114,8 @@ def draw(
             panels += [_grey(heads.mean(0)), *(_grey(head) for head in heads[:HEADS])]
         panels.append(colours[place])
         path = folder / f"{images.name}-{i:06d}.png"
-        part = path.with_name(path.name + ".part")
-        _row(panels, side).save(part, format="PNG")
-        part.replace(path)
+        with replacing(path) as part:
+            _row(panels, side).save(part, format="PNG")
         written.append(path)
     return written
 

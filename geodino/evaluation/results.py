@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from tiles.writing.outputs import replacing
+
 
 @dataclass(frozen=True)
 class Result:
@@ -103,6 +105,5 @@ def _cell(result: Result | None) -> str:
 def write(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    part.replace(path)
+    with replacing(path) as part:
+        part.write_text(text)

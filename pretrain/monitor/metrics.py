@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tiles.writing.outputs import replacing
+
 
 class StepTable:
     """A CSV file with a row a step, which a resumed run goes on with.
@@ -44,12 +46,10 @@ class StepTable:
 
     def _replace(self, rows: list[dict[str, str]]) -> None:
         self.columns = list(dict.fromkeys(name for row in rows for name in row))
-        part = self.path.with_name(f"{self.path.name}.part")
-        with part.open("w", newline="") as file:
+        with replacing(self.path) as part, part.open("w", newline="") as file:
             if rows:
                 csv.DictWriter(file, self.columns).writeheader()
             csv.DictWriter(file, self.columns).writerows(rows)
-        part.replace(self.path)
 
 
 class MetricsLog:
