@@ -217,6 +217,6 @@ def packed(folder: Path, name: str) -> bytes:
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in sorted(home.rglob("*")):
-            if file.is_file() and not file.name.startswith("."):
+            if file.is_file() and not file.name.startswith(".") and file.suffix != ".part":
                 archive.write(file, f"{home.name}/{file.relative_to(home)}")
     return target.getvalue()

@@ -8,7 +8,7 @@ import torch
 from odc.geo.geobox import GeoBox
 from rasterio.windows import Window
 
-from geodino.backbones.attention import attention_weights
+from geodino.backbones.attention import attention_maps
 from geodino.backbones.backbone import Backbone
 from geodino.backbones.normalize import standardize
 from tiles.scenes.opening import open_scene
@@ -51,12 +51,11 @@ def attention(model: Backbone, address: str, row: int, column: int, block: int) 
     with SceneReader(scene) as reader:
         pixels = reader.read(Window(left, top, columns * patch, rows * patch))
     values = standardize(pixels.values, pixels.valid, model.normalization)
-    with _lock:
-        found = attention_weights(model, torch.as_tensor(values)[None], block)[0].cpu().numpy()
     token = min((row - top) // patch, rows - 1) * columns + min((column - left) // patch, columns - 1)
-    maps = found[:, model.prefix_tokens + token, model.prefix_tokens :]
+    with _lock:
+        maps = attention_maps(model, torch.as_tensor(values)[None], block=block, token=model.prefix_tokens + token)
     window = scene.geobox[top : top + rows * patch, left : left + columns * patch]
-    return Attention(maps.reshape(-1, rows, columns), window.zoom_out(patch))
+    return Attention(maps[0].cpu().numpy(), window.zoom_out(patch))
 
 
 def _first(at: int, side: int, size: int, patch: int) -> int:

@@ -1,7 +1,8 @@
-"""Who looks at whom: the attention weights of a block, which fused kernels never hold."""
+"""What a token looks at: attention weights, which fused kernels never hold."""
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from geodino.backbones.backbone import Backbone
@@ -20,19 +21,21 @@ def blocks_of(backbone: Backbone) -> Any:
     return blocks
 
 
-def attention_weights(backbone: Backbone, x: Tensor, block: int) -> Tensor:
-    """Attention of every token to every token, a map a head.
+@torch.inference_mode()
+def attention_maps(backbone: Backbone, x: Tensor, *, block: int = -1, token: int = 0) -> Tensor:
+    """Attention of a token to the patches in a block, a map a head (DINO, section 4.2.2).
 
     The block computes without its fused kernel this once. (timm's ``AttentionExtract`` has no way to take its hooks out
-    of the model again.)
+    of the model again.) Register and class columns are dropped, so a map may sum to less than 1.
 
     Args:
         backbone: A ViT.
         x: As for ``Backbone.encode``, ``[B, C, H, W]``.
         block: Number of the block; negative ones count from the end.
+        token: Number of the token, prefix tokens first: 0 is the class token.
 
     Returns:
-        ``[B, heads, N, N]`` float32, rows of sum 1, prefix tokens first.
+        ``[B, heads, H/p, W/p]`` float32, each value the weight of one patch.
 
     Raises:
         InputError: When the backbone has no attention.
@@ -45,4 +48,5 @@ def attention_weights(backbone: Backbone, x: Tensor, block: int) -> Tensor:
     finally:
         hook.remove()
         attention.fused_attn = fused
-    return weights[0].float()
+    rows = weights[0][:, :, token, backbone.prefix_tokens :].float()  # [B, heads, N]
+    return rows.reshape(*rows.shape[:2], x.shape[-2] // backbone.patch_size, x.shape[-1] // backbone.patch_size)

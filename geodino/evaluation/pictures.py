@@ -8,11 +8,9 @@ fitted once over all images drawn, so that one colour means one thing throughout
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
-from geodino.backbones.attention import attention_weights
+from geodino.backbones.attention import attention_maps
 from geodino.backbones.backbone import Backbone
 from geodino.backbones.card import RGB
 from geodino.backbones.normalize import standardize
@@ -24,26 +22,6 @@ from tiles.writing.outputs import replacing
 PATCHES = 32  # patches a side unless a size is asked for: fewer show little
 HEADS = 6  # heads drawn at most
 GAP = 4  # pixels between panels
-
-
-@torch.inference_mode()
-def attention_maps(backbone: Backbone, x: Tensor) -> Tensor:
-    """Attention of the class token to the patches in the last block, a map a head (DINO, section 4.2.2).
-
-    Register and class columns are dropped, so a map may sum to less than 1.
-
-    Args:
-        backbone: A ViT with a class token.
-        x: As for ``Backbone.encode``, ``[B, C, H, W]``.
-
-    Returns:
-        ``[B, heads, H/p, W/p]`` float32, each value the weight of one patch.
-
-    Raises:
-        InputError: When the backbone has no attention.
-    """
-    rows = attention_weights(backbone, x, -1)[:, :, 0, backbone.prefix_tokens :]  # [B, heads, N]
-    return rows.reshape(*rows.shape[:2], x.shape[-2] // backbone.patch_size, x.shape[-1] // backbone.patch_size)
 
 
 def pca_colours(patches: np.ndarray) -> np.ndarray:
