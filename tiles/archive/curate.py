@@ -194,23 +194,19 @@ def even_shares(sizes: np.ndarray, target: int, generator: np.random.Generator) 
     return shares
 
 
-def balanced_sample(tree: Tree, target: int, seed: int = 0, among: np.ndarray | None = None) -> np.ndarray:
+def balanced_sample(tree: Tree, target: int, seed: int = 0) -> np.ndarray:
     """Tiles drawn evenly from the tree, from its top down: sorted numbers, int64.
 
     Args:
         tree: Clusters of all tiles.
         target: Number of tiles to draw.
         seed: Of the draw.
-        among: bool ``[N]``; draw only among these tiles (those that are no duplicates).
     """
     generator = np.random.default_rng(seed)
-    open_tiles = np.ones(len(tree.levels[0]), bool) if among is None else among
     top = len(tree.levels) - 1
     # For each level the members of every cluster: clusters of the level below, or tiles at the finest.
     members = [_members(parents, len(c)) for parents, c in zip(tree.levels, tree.centres, strict=True)]
-    held = [
-        np.bincount(tree.cluster_of(level)[open_tiles], minlength=len(tree.centres[level])) for level in range(top + 1)
-    ]
+    held = [np.bincount(tree.cluster_of(level), minlength=len(tree.centres[level])) for level in range(top + 1)]
     taken: list[np.ndarray] = []
 
     def draw(level: int, cluster: int, wanted: int) -> None:
@@ -218,8 +214,7 @@ def balanced_sample(tree: Tree, target: int, seed: int = 0, among: np.ndarray | 
             return
         children = members[level][cluster]
         if level == 0:
-            available = children[open_tiles[children]]
-            taken.append(generator.choice(available, wanted, replace=False))
+            taken.append(generator.choice(children, wanted, replace=False))
             return
         for child, share in zip(children, even_shares(held[level - 1][children], wanted, generator), strict=True):
             draw(level - 1, int(child), int(share))

@@ -26,9 +26,9 @@ def write_previews(path: Path) -> None:
     footprint_map(tiles).save(path / FOOTPRINT_MAP)
 
 
-def contact_sheet(tiles: TileDataset, count: int = _SHEET_TILES) -> Image.Image:
-    """Up to ``count`` tiles, evenly taken, each with its sensor and pixel size; invalid pixels are magenta."""
-    chosen = np.unique(np.linspace(0, len(tiles) - 1, min(count, len(tiles))).astype(np.int64))
+def contact_sheet(tiles: TileDataset) -> Image.Image:
+    """Up to 64 tiles, evenly taken, each with its sensor and pixel size; invalid pixels are magenta."""
+    chosen = np.unique(np.linspace(0, len(tiles) - 1, min(_SHEET_TILES, len(tiles))).astype(np.int64))
     across = max(1, math.ceil(math.sqrt(len(chosen))))
     down = math.ceil(len(chosen) / across)
     cell = (_THUMB + _GAP, _THUMB + _CAPTION + _GAP)
