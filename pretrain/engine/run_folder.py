@@ -5,7 +5,7 @@ import json
 import platform
 import time
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +27,6 @@ from tiles.errors import InputError, OutputError
 from tiles.writing.outputs import replacing
 
 RECIPE_FILE = "recipe.yaml"
-AnyRecipe = TypeVar("AnyRecipe", bound=Settings)
 
 
 def refuse_other_run(folder: Path, resume: bool) -> None:
