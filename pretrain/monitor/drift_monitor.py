@@ -43,7 +43,6 @@ DRIFT_FILE = "drift.csv"
 FIXED_TILES = 128
 _BATCH = 64
 _NEIGHBOURS = 5
-_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 class DriftMonitor:
