@@ -96,7 +96,7 @@ def open_set(name: str, root: Path, bands: tuple[str, ...]) -> ImageSet:
         official += [ours] * len(dataset)
     maps = np.array([sensor.to_unit(band) for band in bands], np.float32)
     labels = None if facts.classes else np.concatenate([_labels(part) for part in parts])
-    samples = ConcatDataset(parts)
+    samples: ConcatDataset[dict[str, Any]] = ConcatDataset(parts)
     digest = hashlib.sha256(f"{name} {official} {None if labels is None else labels.tolist()}".encode()).hexdigest()
     return ImageSet(
         name=name,
