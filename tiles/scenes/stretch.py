@@ -21,7 +21,7 @@ def stretched(bands: tuple[Band, ...], notes: list[str]) -> tuple[Band, ...]:
     """The bands with ``scale`` and ``offset`` that map their 2nd percentile to 0 and their 98th to 1."""
     done = []
     for band in bands:
-        low, high = _percentiles(band)
+        low, high = percentiles(band)
         if not high > low:
             high = low + 1.0
         notes.append(
@@ -31,7 +31,8 @@ def stretched(bands: tuple[Band, ...], notes: list[str]) -> tuple[Band, ...]:
     return tuple(done)
 
 
-def _percentiles(band: Band) -> tuple[float, float]:
+def percentiles(band: Band) -> tuple[float, float]:
+    """Percentiles 2 and 98 of a band's digital numbers over the whole raster; 0 and 1 where none is valid."""
     sample = _sample(band)
     good = Nodata.of([band]).valid(sample[None, None])[0]
     if not good.any():
