@@ -193,7 +193,7 @@ def _earth_engine(
     if _EE_S2_NAME.search(place.stem) or _EE_S2_NAME.search(place.parent.name):
         return f"by its name and its bands {listed}"
     stated = raster.scales[index - 1], raster.offsets[index - 1]
-    if stated[0] == 1e-4:
+    if abs(stated[0] / 1e-4 - 1) < 1e-3:
         return f"by its bands {listed} and the scale of 0.0001 that it states"
     if stated == (1.0, 0.0) and "B10" not in found and ("B8" in found or _sentinel2_pixels(raster.geobox)):
         low, _ = _range(raster, index)
