@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,16 @@ def load_items(path: str) -> list[pystac.Item]:
 
 def solar_day(item: pystac.Item) -> str:
     """Date of acquisition in the place's own solar time, ISO 8601."""
-    return parse_item(item).solar_date.date().isoformat()
+    return str(_parsed(item, lambda parsed: parsed.solar_date.date().isoformat()))
+
+
+def _parsed(item: pystac.Item, take: Callable[[ParsedItem], Any] = lambda parsed: parsed) -> Any:
+    """What odc-stac makes of an item, which raises much at dates, boxes and grids that are none."""
+    try:
+        return take(parse_item(item))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        text = " ".join(str(error).split())
+        raise InputError(f"STAC item {item.id} cannot be understood ({text}); mend it or leave it out.") from error
 
 
 def days(path: str) -> list[str]:
@@ -109,7 +118,7 @@ def open_item(item: pystac.Item, *, sensor: str | None = None, bands: Sequence[s
     Raises:
         InputError: Where an asset cannot be opened or a band is missing; the sentence names the item.
     """
-    parsed = parse_item(item)
+    parsed: ParsedItem = _parsed(item)
     row = detect.sensor_row(sensor) if sensor else _sensor(item)
     layers = [layer for layer in _layers(item, parsed, row) if bands is None or layer.name in bands]
     missing = [name for name in bands or () if name not in {layer.name for layer in layers}]
