@@ -38,6 +38,9 @@ def test_impossible_dates_are_no_dates(text):
         ("LC08_L2SP_001066_20200229_20200906_02", "2020-02-29"),
         ("x_20210229", None),
         ("120200601", None),
+        ("HLS.L30.T33UUP.2020153T100559.v2.0.B04", "2020-06-01T10:05:59Z"),
+        ("MOD09GA.A2020366.h18v04.061", "2020-12-31"),
+        ("MOD09GA.A2021366.h18v04.061", None),
     ],
 )
 def test_the_first_possible_date_of_a_name(text, date):

@@ -133,6 +133,15 @@ def test_a_file_for_each_band_from_earth_engine(write_raster):
     assert scene.sensor == "sentinel-2-l2a" and scene.band_names == ("blue", "green", "red", "nir")
 
 
+def test_harmonized_landsat_has_landsats_bands(write_raster):
+    for band in ("B02", "B04", "B05"):
+        name = f"H/HLS.L30.T33UUP.2020153T100559.v2.0.{band}.tif"
+        folder = write_raster(name, flat([2000], np.int16), nodata=-9999, scales=(1e-4,)).parent
+    scene = open_scene(folder)
+    assert scene.band_names == ("blue", "red", "nir08") and scene.datetime == "2020-06-01T10:05:59Z"
+    np.testing.assert_allclose(reflectance(scene), 0.2, rtol=1e-4)
+
+
 METADATA = """<?xml version="1.0" encoding="UTF-8"?>
 <n1:Level-2A_User_Product xmlns:n1="https://psd-14.sentinel2.eo.esa.int/PSD/User_Product_Level-2A.xsd">
   <n1:General_Info><Product_Info>

@@ -5,9 +5,12 @@ A date that no calendar has (30 February, month 13) is no date. Texts are compar
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 _DATE = re.compile(r"(?<!\d)((?:19|20)\d{2})[-_.:/]?(\d{2})[-_.:/]?(\d{2})(?:[T ](\d{2}):?(\d{2}):?(\d{2}))?(?!\d)")
+# Year and day of the year, as names of HLS and MODIS files have them: ``.2020153T100559.``, ``.A2020153.``.
+_ORDINAL = re.compile(r"(?<=\.)A?((?:19|20)\d{2}\d{3})(T\d{6})?(?=\.)")
 _COARSE = re.compile(r"(?:19|20)\d{2}(?:[-_]\d{2})?")  # a whole name that is a year or a month
 # Metadata that states when the picture was taken, in lower case, without a driver's prefix (``NC_GLOBAL#``).
 _TAKEN = (
@@ -76,6 +79,12 @@ def first_date(text: str) -> str | None:
             return moment
         if interval(date):
             return date
+    for found in _ORDINAL.finditer(text):
+        day, time = found.groups()
+        with suppress(ValueError):
+            if time:
+                return f"{datetime.strptime(day + time, '%Y%jT%H%M%S'):%Y-%m-%dT%H:%M:%SZ}"
+            return f"{datetime.strptime(day, '%Y%j'):%Y-%m-%d}"
     return None
 
 

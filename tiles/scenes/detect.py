@@ -21,6 +21,7 @@ from tiles.scenes.units import REFLECTANCE_TOP, Decision, Evidence, settle_units
 
 _S2_NAME = re.compile(r"S2[ABC]_|MSIL[12][AC]|SENTINEL-?_?2|(?:^|[_/])T\d{2}[A-Z]{3}_|EuroSAT_?MS", re.IGNORECASE)
 _LANDSAT_NAME = re.compile(r"L([COTEM])0([4-9])_L(1|2)[A-Z0-9]{2}_")
+_HLS_LANDSAT_NAME = re.compile(r"HLS\.L30\.")  # its bands are Landsat's, spelled as Sentinel-2's
 _NAIP_NAME = re.compile(r"(?:^|/)m_\d{7}_(?:ne|nw|se|sw)_\d{2}_", re.IGNORECASE)
 _PLANET_NAME = re.compile(r"_AnalyticMS_(8b_)?SR|AnalyticMS_SR_(8b)?", re.IGNORECASE)
 _MAXAR_NAME = re.compile(r"(?:^|[/_])(?:WV0[1-4]|GE01|QB02|103001|104001|105001)", re.IGNORECASE)
@@ -117,6 +118,8 @@ def _sensor_of(raster: Raster, product: SafeMetadata | None, notes: list[str]) -
     landsat = _LANDSAT_NAME.search(path)
     if landsat:
         return _said(_landsat_row(landsat, integer8), "by its file name", notes)
+    if _HLS_LANDSAT_NAME.search(path):
+        return _said("landsat-89-c2-l2", "by its file name (HLS)", notes)
     if _NAIP_NAME.search(path):
         return _said("naip", "by its file name", notes)
     planet = _PLANET_NAME.search(path)
@@ -241,6 +244,8 @@ def _sensor_of_stack(
     landsat = _LANDSAT_NAME.search(place)
     if landsat:
         return _said(_landsat_row(landsat, integer8), "by its file names", notes)
+    if _HLS_LANDSAT_NAME.search(place):
+        return _said("landsat-89-c2-l2", "by its file names (HLS)", notes)
     # Sentinel-2 writes B02 and B8A; Landsat writes B2, and Earth Engine for both.
     padded = [text for text in identifiers if text and (len(text) == 3 or text == "B8A")]
     esa = product or (padded and (_S2_NAME.search(place) or any(text.startswith("B0") for text in padded)))

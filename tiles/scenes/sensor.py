@@ -192,8 +192,9 @@ def band_id(text: str) -> str | None:
 def named(name: str, sensor: Sensor) -> str:
     """The common name of a band called ``name`` in a file of ``sensor``, else ``name`` in lower case."""
     identifier = band_id(name) or ""
-    # Sentinel-2's own files write B02; Earth Engine writes B2.
-    for spelling in (identifier, identifier.replace("B", "B0") if len(identifier) == 2 else ""):
+    # Sentinel-2's own files write B02 and Landsat's B2; Earth Engine writes B2 and HLS B02 for both.
+    padded = identifier.replace("B", "B0") if len(identifier) == 2 else ""
+    for spelling in (identifier, padded, identifier.replace("B0", "B")):
         if spelling in sensor.bands:
             return sensor.bands[spelling]
     if name.upper() in sensor.bands:
