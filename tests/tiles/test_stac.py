@@ -95,7 +95,7 @@ def test_the_baseline_offset_comes_from_the_item(make_item, tmp_path, properties
         ({"raster:bands": [{"scale": 1e-4, "offset": -0.1}]}, {"s2:processing_baseline": "02.14"}, -0.1),
         ({"raster:bands": [{"scale": 1e-4, "offset": -0.1}]}, {"earthsearch:boa_offset_applied": True}, 0.0),
         ({"raster:scale": 1e-4, "raster:offset": 0.0}, {}, 0.0),  # STAC 1.1
-        ({"raster:bands": [{"scale": "x", "nodata": "none"}]}, {}, -0.1),  # by its date
+        ({"raster:bands": [{"scale": "x", "offset": None}]}, {}, -0.1),  # by its date
     ],
 )
 def test_what_an_item_states_of_a_band_decides(make_item, tmp_path, fields, properties, offset):

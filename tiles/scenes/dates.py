@@ -82,9 +82,9 @@ def first_date(text: str) -> str | None:
     for found in _ORDINAL.finditer(text):
         day, time = found.groups()
         with suppress(ValueError):
-            if time:
-                return f"{datetime.strptime(day + time, '%Y%jT%H%M%S'):%Y-%m-%dT%H:%M:%SZ}"
-            return f"{datetime.strptime(day, '%Y%j'):%Y-%m-%d}"
+            taken = datetime.strptime(day + (time or "T000000"), "%Y%jT%H%M%S")
+            if taken.year == int(day[:4]):  # day 366 of other years would be the next year's first
+                return f"{taken:%Y-%m-%dT%H:%M:%SZ}" if time else f"{taken:%Y-%m-%d}"
     return None
 
 
