@@ -147,7 +147,7 @@ def outcome(path):
         for window in (Window(0, 0, min(32, scene.width), min(32, scene.height)), Window(-3, scene.height - 2, 9, 7)):
             pixels, numbers = reader.read(window), reader.read_dn(window)
             assert np.isfinite(pixels.values).all() and (pixels.values >= 0).all() and (pixels.values <= 1).all()
-            if window.col_off == 0 and not scene.masks:
+            if window.col_off == 0 and "damaged" not in path:  # GDAL reads some damage differently each time
                 with rasterio.open(path) as file:
                     raw = file.read([band.index for band in scene.bands], window=window)
                 assert np.array_equal(numbers.values[:, numbers.valid], raw[:, numbers.valid]), "wrong values"
@@ -265,6 +265,7 @@ def write_random(folder: Path, number: int, generator: np.random.Generator) -> N
         content = path.read_bytes()
         with suppress(IndexError, ValueError, OverflowError):
             path.write_bytes(damaged(content, kind, generator))
+        path.rename(path.with_stem(f"{path.stem}_damaged"))
 
 
 @pytest.mark.parametrize("count", [90, pytest.param(1000, marks=pytest.mark.slow)])
@@ -283,6 +284,7 @@ def test_random_rasters_end_in_values_or_one_sentence(tmp_path, count):
     assert done.returncode == 0 and len(outcomes) == count, done.stderr[-2000:]
     kinds = Counter(text.split()[0] for text in outcomes.values())
     print(f"{count} random rasters: {kinds}")
-    assert not [pair for pair in outcomes.items() if pair[1].startswith("BROKEN")]
+    broken = [f"{name}: {text}" for name, text in outcomes.items() if text.startswith("BROKEN")]
+    assert not broken, "\n".join(broken)
     assert not [text for text in outcomes.values() if "\n" in text]
     assert kinds["read"] > count // 4 and kinds["refused:"] > count // 10

@@ -10,6 +10,7 @@ from pathlib import Path
 import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
@@ -80,7 +81,7 @@ def reading(path: str) -> Iterator[None]:
     """Turn what GDAL and rasterio raise about ``path`` into an `InputError` that names it."""
     try:
         yield
-    except RasterioError as error:
+    except (RasterioError, CPLE_BaseError) as error:
         raise InputError(
             f"{path} cannot be read as a raster ({_short(error)}); is it complete and of a kind GDAL opens?"
         ) from error

@@ -186,7 +186,9 @@ def _layers(item: pystac.Item, parsed: ParsedItem, row: Sensor) -> Iterable[_Lay
         name = row.bands.get(str(own).upper()) or named(str(text or key), row)
         if name in found:
             name = key.lower()
-        whole = {key: fields[key] for key in ("nodata", "raster:scale", "raster:offset") if key in fields}
+        whole: dict[str, Any] = {
+            key: fields[key] for key in ("nodata", "raster:scale", "raster:offset") if key in fields
+        }
         found.setdefault(name, _Layer(name, source, {**whole, **spectral, **raster}))
     return found.values()
 
@@ -279,8 +281,8 @@ def _with_metadata(raster: Raster, layer: _Layer, row: Sensor, applied: bool) ->
 def _number(raw: dict[str, Any], field: str) -> float | None:
     """A number that an item states, in the spelling of STAC 1.0 or 1.1."""
     try:
-        return float(raw.get(field, raw.get(f"raster:{field}")))
-    except (TypeError, ValueError):
+        return float(raw[field] if field in raw else raw[f"raster:{field}"])
+    except (KeyError, TypeError, ValueError):
         return None
 
 

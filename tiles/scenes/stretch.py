@@ -15,6 +15,7 @@ LOW, HIGH = 2.0, 98.0
 _SAMPLE = 1024 * 1024
 _WHOLE = 16 * 1024 * 1024
 _BLOCKS = 256
+_LEAST_SPAN = 1e-30  # the inverse of less is no 32-bit float
 
 
 def stretched(bands: tuple[Band, ...], notes: list[str]) -> tuple[Band, ...]:
@@ -22,8 +23,8 @@ def stretched(bands: tuple[Band, ...], notes: list[str]) -> tuple[Band, ...]:
     done = []
     for band in bands:
         low, high = percentiles(band)
-        if not high > low:
-            high = low + 1.0
+        if not _LEAST_SPAN < high - low < np.inf:  # one value, or numbers that no measurement has
+            high = low + max(1.0, abs(low))
         notes.append(
             f"{band.name}: {low:g} … {high:g} stretched to 0 … 1 (percentiles {LOW:g} and {HIGH:g} of the scene)"
         )

@@ -164,7 +164,7 @@ def _unit(
             return as_float, ""
         unused = "" if stated is None else "the scale and offset that the file states are not used for display values"
         return row.to_unit(name), unused
-    if stated is not None and (is_reflectance(*stated) or (row.name == "reflectance" and all(map(isfinite, stated)))):
+    if stated is not None and (is_reflectance(*stated) or (row.name == "reflectance" and _sane(*stated))):
         scale, offset = stated
         values = f"stated with the bands, scale {scale:g} and offset {offset:g}"
         sentinel = row.name.startswith("sentinel-2-l")
@@ -183,6 +183,10 @@ def _unit(
         scale, shift, reason = _sentinel2(row, name, evidence)
         return to_display(name, scale, shift * scale), f"{odd}Sentinel-2 offset {_said(shift)}: {reason}"
     return row.to_unit(name), odd.removesuffix("; ")
+
+
+def _sane(scale: float, offset: float) -> bool:
+    return 0 < scale <= 10 and abs(offset) <= 1000
 
 
 def _said(shift: float) -> str:
