@@ -104,7 +104,7 @@ def test_of_several_outputs_the_old_ones_stay_where_one_cannot_be_made(tmp_path,
 
 @pytest.mark.parametrize("command", ["features", "segment", "change", "series", "similar", "index"])
 def test_a_second_writer_gets_one_sentence(tmp_path, backbone, run_folder, command):
-    first = ground(bands=3)
+    first = ground()
     dates = [write(tmp_path / f"{n}.tif", second_date(first, changed=n > 0)) for n in range(3)]
     output = tmp_path / {"features": "o.zarr", "index": "o.parquet"}.get(command, "o.tif")
     before = {path.name for path in tmp_path.iterdir()}
@@ -127,7 +127,7 @@ def test_a_second_writer_gets_one_sentence(tmp_path, backbone, run_folder, comma
 
 
 def test_a_series_takes_away_what_a_longer_one_left(tmp_path, backbone):
-    first = ground(bands=3)
+    first = ground()
     dates = [write(tmp_path / f"{n}.tif", second_date(first, changed=n > 0)) for n in range(3)]
     (tmp_path / "y.tif.date4.part").mkdir()
     (tmp_path / "y.tif.distances3_4.part").touch()

@@ -67,8 +67,8 @@ def test_one_process_writes_an_output_at_a_time(tmp_path, folder):
 def test_the_lock_of_a_process_that_died_is_free(tmp_path):
     target = tmp_path / "out"
     spawn = multiprocessing.get_context("spawn")
-    held = spawn.Event()
-    other = spawn.Process(target=hold, args=(target, held, spawn.Event()))
+    held, never = spawn.Event(), spawn.Event()
+    other = spawn.Process(target=hold, args=(target, held, never))
     other.start()
     assert held.wait(60)
     other.kill()
