@@ -11,7 +11,7 @@ from tiles.errors import InputError
 from tiles.progress import Progress
 from tiles.scenes.opening import open_scene
 from tiles.scenes.scene import Scene
-from tiles.writing.outputs import check_not_input
+from tiles.writing.outputs import check_not_input, check_output, locked
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -40,8 +40,7 @@ def features(
         settings: Window, halo, finer grid, layers and batch.
         dtype: ``auto`` (float16 in Zarr, one-byte code in GeoTIFF), ``float16``, ``float32`` or ``int8``.
         quicklook: Also a picture of the three main components, ``.png`` or ``.tif``, named in the cube's item. Where it
-            alone is missing, it is drawn from the cube that lies there, if that is of the same scene, model and
-            settings.
+            alone is missing, it is drawn from the cube there, if that is of the same scene, model and settings.
         progress: Reporter of the share done, 0 to 1.
         **run: See ``RunKeywords``.
 
@@ -50,8 +49,7 @@ def features(
         coordinates and CRS; ``p`` is the patch size divided by ``settings.upscale``.
 
     Raises:
-        InputError: The scene lacks a band of the backbone, a file is damaged, or an unfinished run with other inputs or
-            settings lies where the output goes.
+        InputError: The scene lacks a band of the backbone, a file is damaged, or another unfinished run lies there.
         OutputError: An output exists or cannot be written.
     """
     from geodino.dense.cube_reader import open_cube
@@ -133,7 +131,7 @@ def segment(
     if own is not None and upscale not in (None, own):
         raise InputError(f"{model} was trained with --upscale {own}; leave --upscale out")
     settings = map_settings(upscale or own or 1)
-    with options.tokens(scene, outputs.classes, features=features, settings=settings) as source:
+    with locked(*written), options.tokens(scene, outputs.classes, features=features, settings=settings) as source:
         return segment_scene(scene, source, outputs, question, progress=progress)
 
 
@@ -204,8 +202,7 @@ def change(
         features: Cubes that ``features`` made of both dates, which lie on one pixel grid: their tokens are compared as
             they are, and no backbone is run. Shift and light are then corrected in the bands only.
         upscale: Tokens per patch side, 1, 2 or 4 (1 if not given); a model and cubes bring their own.
-        layers: Layers of the backbone to compare instead of the last, each on its own; a model and cubes bring their
-            own.
+        layers: Layers of the backbone to compare instead of the last, each on its own; as for ``upscale``.
         progress: Reporter of the share done, 0 to 1.
         **run: See ``RunKeywords``.
 
@@ -235,7 +232,7 @@ def change(
     question = ChangeQuestion(chosen, threshold, objects, _path(like), field, trained, _path(model))
     settings, cubes = DenseSettings(upscale=upscale or 1, layers=tuple(layers)), [Path(cube) for cube in features]
     needed = not cubes and (chosen.reads_features or trained is not None)
-    with options.engine() if needed else nullcontext() as engine:
+    with locked(outputs.mask, outputs.score, outputs.vector), options.engine() if needed else nullcontext() as engine:
         return change_scenes(
             before, after, outputs, question, engine=engine, settings=settings, cubes=cubes, progress=progress
         )
@@ -279,12 +276,14 @@ def change_series(
     chosen = Method.named(method).settled()
     check_threshold(threshold)
     options.check_cubes(features, upscale=upscale, layers=layers)
+    check_output(Path(output), overwrite=options.overwrite)
     if features and not chosen.reads_features:
         raise InputError("method spectral compares no features; leave --features out or take another --method")
     opened = [_scene(scene) for scene in scenes]
     check_not_input((Path(output),), *opened, *features)
     settings, cubes = DenseSettings(upscale=upscale or 1, layers=tuple(layers)), [Path(cube) for cube in features]
-    with options.engine() if opened and chosen.reads_features and not cubes else nullcontext() as engine:
+    needed = opened and chosen.reads_features and not cubes
+    with locked(Path(output)), options.engine() if needed else nullcontext() as engine:
         return run_series(
             opened, Path(output), method=chosen, threshold=threshold, engine=engine, settings=settings, cubes=cubes,
             overwrite=options.overwrite, progress=progress,
@@ -338,7 +337,8 @@ def similar(
     alone = None if isinstance(scene, Scene) or not is_cube(scene) else scene
     opened, features = (_scene(scene), features) if alone is None else (None, alone)
     check_not_input((question.output,), opened, features, index, polygons)
-    with options.tokens(opened, question.output, features=features, settings=settings) as source:
+    made = options.tokens(opened, question.output, features=features, settings=settings)
+    with locked(question.output), made as source:
         return question.answer(source, opened, progress)
 
 

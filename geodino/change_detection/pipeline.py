@@ -24,7 +24,7 @@ from tiles.errors import InputError, OutputError
 from tiles.progress import Progress, Share, Silent
 from tiles.scenes.scene import Scene
 from tiles.writing.cog import CogWriter, MapClass
-from tiles.writing.outputs import check_output, part_of
+from tiles.writing.outputs import check_output, part_of, staged
 
 if TYPE_CHECKING:
     from geodino.change_detection.transitions import Transitions
@@ -168,33 +168,38 @@ def change_scenes(
     classes, transitions = None, None
     with contextlib.ExitStack() as stack:
         if outputs.score is None:
-            stack.callback(score.unlink, missing_ok=True)
+            stack.callback(part_of(outputs.mask, ".score").unlink, missing_ok=True)
         stack.enter_context(comparison)
-        if outputs.score is not None and score.exists() and not outputs.overwrite:
+        kept = outputs.score is not None and score.exists() and not outputs.overwrite
+        if kept:
             _same_run_or_refuse(score, identity)
             notes.append(f"the score in {score} was made from these dates and settings and is taken as it is")
-        else:
-            notes += _write_score(comparison, question, score, identity, progress)
-        limit = kept_threshold(score) if question.threshold is None else given_threshold(question.threshold)
-        share = write_mask(score, outputs.mask, limit, overwrite=outputs.overwrite)
-        if question.model is not None:
-            from geodino.change_detection.transitions import class_maps, count_transitions
+        with staged(outputs.mask, outputs.vector, None if kept else outputs.score) as (mask, vector, made):
+            assert mask is not None
+            score = made or score
+            if not kept:
+                notes += _write_score(comparison, question, score, identity, progress)
+            limit = kept_threshold(score) if question.threshold is None else given_threshold(question.threshold)
+            share = write_mask(score, mask, limit)
+            if question.model is not None:
+                from geodino.change_detection.transitions import class_maps, count_transitions
 
-            maps = stack.enter_context(class_maps(question.model, comparison, outputs.mask))
-            classes = maps, question.model.legend.names
-            transitions = count_transitions(outputs.mask, *classes, before.gsd_m**2)
-        if outputs.vector is not None:
-            from geodino.change_detection.change_polygons import write_polygons
+                maps = stack.enter_context(class_maps(question.model, comparison, outputs.mask))
+                classes = maps, question.model.legend.names
+                transitions = count_transitions(mask, *classes, before.gsd_m**2)
+            if vector is not None:
+                from geodino.change_detection.change_polygons import write_polygons
 
-            write_polygons(
-                outputs.mask, score, outputs.vector, dates=(before.datetime, after.datetime),
-                min_area_m2=outputs.min_area_m2, classes=classes, overwrite=outputs.overwrite,
-            )  # fmt: skip
-    compared = comparison.compared_tokens
-    write_item(
-        outputs.mask, {"before": before, "after": after}, None if compared is None else compared.origin.backbone,
-        task="change-detection", settings=question.identity() | ({} if compared is None else compared.settings),
-    )  # fmt: skip
+                write_polygons(
+                    mask, score, vector, dates=(before.datetime, after.datetime),
+                    min_area_m2=outputs.min_area_m2, classes=classes,
+                )  # fmt: skip
+            outputs.check()  # nothing has taken a name meanwhile
+        compared = comparison.compared_tokens
+        write_item(
+            outputs.mask, {"before": before, "after": after}, None if compared is None else compared.origin.backbone,
+            task="change-detection", settings=question.identity() | ({} if compared is None else compared.settings),
+        )  # fmt: skip
     return ChangeResult(outputs.mask, limit, share, tuple(notes), transitions)
 
 

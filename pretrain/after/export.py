@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from geodino.backbones.backbone import Backbone
 from geodino.backbones.card import BackboneCard
 from tiles.errors import InputError, OutputError
-from tiles.writing.outputs import replacing
+from tiles.writing.outputs import replace_folder, replacing
 
 TIMM_WEIGHTS, TIMM_CONFIG, CARD = "model.safetensors", "config.json", "model.json"
 # Opset 17 in IR version 8 is read by ONNX Runtime from 1.12 on; QGIS's Deepness plugin allows 1.12.1 to 1.17.
@@ -64,9 +64,9 @@ def export_folder(backbone: Backbone, folder: Path, *, overwrite: bool = False) 
     if backbone.card is not None:
         card = backbone.card.model_copy(update={"weights_hash": ""})
         (part / CARD).write_text(card.model_dump_json(indent=2) + "\n")
-    if folder.exists():
-        shutil.rmtree(folder)
-    part.replace(folder)
+    old = replace_folder(part, folder)
+    if old is not None:
+        shutil.rmtree(old)
 
 
 def _is_export(folder: Path) -> bool:

@@ -7,7 +7,16 @@ import pytest
 
 from tiles.errors import OutputError
 from tiles.scenes.opening import open_scene
-from tiles.writing.outputs import check_not_input, check_output, locked, replacing, write_json
+from tiles.writing.outputs import (
+    check_not_input,
+    check_output,
+    locked,
+    locked_folder,
+    replace_folder,
+    replacing,
+    staged,
+    write_json,
+)
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -30,7 +39,7 @@ def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path):
 
 
 def hold(target, held, release):
-    with locked(target):
+    with (locked_folder if target.is_dir() else locked)(target):
         held.set()
         release.wait(60)
 
@@ -45,13 +54,69 @@ def test_one_process_writes_an_output_at_a_time(tmp_path, folder):
     other = spawn.Process(target=hold, args=(target, held, release))
     other.start()
     assert held.wait(60)
-    with pytest.raises(OutputError, match=r"Another process is writing .*out"), locked(target):
+    lock = locked_folder if folder else locked
+    with pytest.raises(OutputError, match=r"Another process is writing .*out"), lock(target):
         raise AssertionError
     release.set()
     other.join()
-    with locked(target):
+    with lock(target):
         pass
     assert not list(tmp_path.rglob("*lock"))
+
+
+def test_the_lock_of_a_process_that_died_is_free(tmp_path):
+    target = tmp_path / "out"
+    spawn = multiprocessing.get_context("spawn")
+    held, never = spawn.Event(), spawn.Event()
+    other = spawn.Process(target=hold, args=(target, held, never))
+    other.start()
+    assert held.wait(60)
+    other.kill()
+    other.join()
+    assert (tmp_path / ".out.lock").exists()
+    with locked(target, None):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_several_outputs_appear_together(tmp_path):
+    first, second = tmp_path / "a.tif", tmp_path / "b.shp"
+    first.write_text("old")
+    with staged(first, None, second) as (one, none, two):
+        assert none is None and (one.name, two.name) == ("a.tif", "b.shp")
+        one.write_text("new")
+        two.write_text("shapes")
+        two.with_suffix(".dbf").write_text("table")
+        assert first.read_text() == "old" and not second.exists()
+    assert first.read_text() == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tif", "b.dbf", "b.shp"]
+
+
+def test_of_several_outputs_none_is_replaced_when_one_fails(tmp_path):
+    (tmp_path / "a.tif").write_text("old")
+    with pytest.raises(RuntimeError), staged(tmp_path / "a.tif", tmp_path / "b.gpkg") as (one, _):
+        one.write_text("new")
+        raise RuntimeError
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tif"] and (tmp_path / "a.tif").read_text() == "old"
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_a_folder_takes_the_place_of_another(tmp_path, monkeypatch, exchanges):
+    if not exchanges:
+        monkeypatch.setattr("tiles.writing.outputs._exchange", lambda one, other: False)
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.txt").touch()
+    left = replace_folder(tmp_path / "new", tmp_path / "old")
+    assert [path.name for path in (tmp_path / "old").iterdir()] == ["new.txt"]
+    assert left is not None and [path.name for path in left.iterdir()] == ["old.txt"]
+    assert replace_folder(left, tmp_path / "free") is None and (tmp_path / "free" / "old.txt").exists()
+
+
+def test_a_name_too_long_for_what_lies_beside_it_is_refused_at_once(tmp_path):
+    check_output(tmp_path / ("a" * 210 + ".tif"), overwrite=False)
+    with pytest.raises(OutputError, match="too long; choose one of at most 215 bytes"):
+        check_output(tmp_path / ("a" * 246 + ".tif"), overwrite=False)
 
 
 def test_outputs_that_cannot_be_written_are_refused(tmp_path):

@@ -8,6 +8,7 @@ import shapely
 from PIL import Image, ImageDraw, ImageFont
 
 from tiles.archive.dataset import TileDataset
+from tiles.writing.outputs import replacing
 
 CONTACT_SHEET = "contact_sheet.png"
 FOOTPRINT_MAP = "footprints.png"
@@ -22,8 +23,9 @@ _INK, _PAPER, _LINE = "#222222", "#ffffff", "#c9ced6"
 def write_previews(path: Path) -> None:
     """Write both pictures into the tile set's folder."""
     tiles = TileDataset(path)
-    contact_sheet(tiles).save(path / CONTACT_SHEET)
-    footprint_map(tiles).save(path / FOOTPRINT_MAP)
+    for name, picture in ((CONTACT_SHEET, contact_sheet(tiles)), (FOOTPRINT_MAP, footprint_map(tiles))):
+        with replacing(path / name) as part:
+            picture.save(part, "PNG")
 
 
 def contact_sheet(tiles: TileDataset) -> Image.Image:

@@ -287,7 +287,14 @@ def _number(raw: dict[str, Any], field: str) -> float | None:
 
 
 def search(
-    url: str, collections: Sequence[str], bbox: Sequence[float] | None, datetime: str | None, limit: int, target: Path
+    url: str,
+    collections: Sequence[str],
+    bbox: Sequence[float] | None,
+    datetime: str | None,
+    limit: int,
+    target: Path,
+    *,
+    again: bool = False,
 ) -> list[str]:
     """Search a STAC API and keep the answer, so that a repeated cut asks nobody.
 
@@ -298,6 +305,7 @@ def search(
         datetime: RFC 3339 moment or range, such as ``2024-06-01/2024-06-30``, or None.
         limit: Most items to take.
         target: File for the item collection; an existing one is used as it is.
+        again: Search all the same, and replace it by the new answer.
 
     Returns:
         One source a solar day, as `open_item_file` takes it.
@@ -306,7 +314,7 @@ def search(
     from pystac_client.exceptions import APIError
     from requests.exceptions import RequestException
 
-    if not target.exists():
+    if again or not target.exists():
         try:
             found = Client.open(url).search(
                 collections=list(collections), bbox=list(bbox) if bbox else None, datetime=datetime, max_items=limit
