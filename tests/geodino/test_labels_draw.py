@@ -81,7 +81,7 @@ def large_labels(folder: Path, kind: str) -> Path:
     import geopandas as gpd
 
     left, bottom, right, top = LARGE.boundingbox.bbox
-    country = box(left - 1e5, bottom - 1e5, right - 5000, top + 1e5).union(Point(left, bottom).buffer(2e5, 4))
+    country = box(left - 1e5, bottom - 1e5, right - 5000, top + 1e5).union(Point(left - 2e5, bottom).buffer(1.5e5, 4))
     sliver = box(left + 15001, bottom, left + 15002, top)  # over every block, and no pixel's centre
     others = [box(right - 3000, bottom, right, top), Point(right - 4005, top - 105)]
     shapes = gpd.GeoDataFrame(

@@ -88,5 +88,7 @@ def test_the_longest_name_has_room_for_what_lies_beside_it(tmp_path, ramp):
     check_output(path, overwrite=False)
     (tmp_path / f"{path.name}{'-half' * 9}.part").touch()
     grid = GeoBox((16, 16), Affine(10, 0, 500_000, 0, -10, 4_000_400), "EPSG:32618")
-    with CogWriter(path.with_name(f"{path.name}.classes_before.part"), grid, dtype="uint8", resampling="nearest") as out:
+    with CogWriter(
+        path.with_name(f"{path.name}.classes_before.part"), grid, dtype="uint8", nodata=0, resampling="nearest"
+    ) as out:
         out.write(0, np.ones((1, 16, 16), np.uint8))

@@ -13,6 +13,7 @@ from tiles.errors import InputError
 
 if TYPE_CHECKING:
     import geopandas as gpd
+    from shapely.geometry.base import BaseGeometry
 
 
 def is_vector(path: Path) -> bool:
@@ -55,7 +56,26 @@ def read_features(path: Path, geobox: GeoBox, layer: str | None) -> tuple["gpd.G
     gone = int((~present).sum())
     if gone:
         notes.append(f"{gone:,} labels have no geometry and are left out")
-    return frame[present].reset_index(drop=True), notes
+    frame = frame[present]
+    readable = [_is_readable(geometry) for geometry in frame.geometry]
+    if not all(readable):
+        notes.append(f"{len(readable) - sum(readable):,} labels are collections with curves and are left out")
+    if not any(readable):
+        raise InputError(f"{path} holds curves in collections only; convert them to straight lines")
+    return frame[readable].reset_index(drop=True), notes
+
+
+def _is_readable(geometry: "BaseGeometry") -> bool:
+    """Whether its coordinates can be read; GDAL makes straight lines of curves, but not within collections."""
+    import shapely
+
+    if geometry.geom_type != "GeometryCollection":
+        return True
+    try:
+        shapely.get_coordinates(geometry)
+    except shapely.errors.ShapelyError:
+        return False
+    return True
 
 
 def _read_layers(path: Path, layer: str | None, notes: list[str]) -> "gpd.GeoDataFrame":

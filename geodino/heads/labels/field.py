@@ -85,6 +85,11 @@ def classify(
     if pd.api.types.is_float_dtype(values) and _whole(values):
         values = values.astype("int64")
     codes, uniques = pd.factorize(values, sort=True)
+    if len(uniques) > LARGEST_CLASS:
+        raise InputError(
+            f"field {name!r} of {path} has {len(uniques)} values and a map at most {LARGEST_CLASS} classes; merge some "
+            "or name another with --field"
+        )
     legend = Legend.of([str(value) for value in uniques], _own_colors(frame, values))
     return frame, codes.astype(np.int64), legend, notes
 
@@ -109,9 +114,9 @@ def _own_colors(frame: "gpd.GeoDataFrame", values: "pd.Series[Any]") -> dict[str
     """Colours that the labels bring along for their classes: ``#rrggbb`` in a field ``color``."""
     if COLOR_FIELD not in frame.columns:
         return {}
-    pairs = zip(values, frame[COLOR_FIELD].astype(str), strict=True)
+    pairs = zip(values, frame[COLOR_FIELD], strict=True)
     return {
         str(value): (int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16))
         for value, text in pairs
-        if re.fullmatch("#[0-9a-fA-F]{6}", text)
+        if isinstance(text, str) and re.fullmatch("#[0-9a-fA-F]{6}", text)
     }

@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
 
 _MARGIN = 0.1  # of a scene's size, kept around it of labels that reach too far
+_EDGES = 1000  # the edges of those are at most this part of the surroundings' width and height, since they bend
 
 
 def on_scene(frame: "gpd.GeoDataFrame", geobox: GeoBox, path: Path) -> tuple["gpd.GeoSeries", list[str]]:
     """The labels' geometries in the scene's coordinates, one a label, empty where there is no place for it.
 
-    A label that reaches to where the scene's reference system ends is cut to the scene's surroundings first.
+    A label larger than the scene, or that reaches to where the scene's reference system ends, is cut to the scene's
+    surroundings first, in its own reference system, in which its edges are straight.
 
     Raises:
         InputError: the labels have no reference system or one that the scene's cannot be reached from.
@@ -40,11 +42,15 @@ def on_scene(frame: "gpd.GeoDataFrame", geobox: GeoBox, path: Path) -> tuple["gp
         target = pyproj.CRS.from_user_input(geobox.crs.to_wkt())
         _check_reachable(frame.crs, target)
         moved = geometries.to_crs(target)
-        lost = ~_finite(moved)
-        if lost.any():
+        if frame.crs != target:
             near = _surroundings(geobox, frame.crs)
-            cut = geometries[lost].make_valid().intersection(near)
-            moved[lost] = cut.to_crs(target)
+            west, south, east, north = near.bounds
+            bounds = geometries.bounds
+            large = ((bounds.maxx - bounds.minx) > east - west) | ((bounds.maxy - bounds.miny) > north - south)
+            cut_off = large.to_numpy() | ~_finite(moved)
+            if cut_off.any() and not near.is_empty:
+                cut = geometries[cut_off].make_valid().intersection(near)
+                moved[cut_off] = cut.segmentize((east - west + north - south) / _EDGES).to_crs(target)
     except ProjError as error:  # of which pyproj's CRSError is one
         raise InputError(
             f"{path} is in {frame.crs.name!r}, from which no way leads to the scene's {geobox.crs.proj.name!r}; "
