@@ -101,6 +101,7 @@ class ChangeQuestion:
         objects: pool the score over small image objects.
         like: examples of the wanted kind of change and of others, any vector format or raster.
         field: attribute of the examples that holds the class.
+        layer: layer of the examples' file; None for all.
         model: a trained segmentation model that says from what to what.
         model_path: its file, for messages.
     """
@@ -110,12 +111,15 @@ class ChangeQuestion:
     objects: bool = False
     like: Path | None = None
     field: str | None = None
+    layer: str | None = None
     model: "SegmentationModel | None" = None
     model_path: Path | None = None
 
     def identity(self) -> dict[str, Any]:
         """What a score depends on beside its inputs."""
         examples = None if self.like is None else [str(self.like), self.like.stat().st_mtime_ns, self.field]
+        if examples is not None and self.layer is not None:
+            examples.append(self.layer)
         return {"method": self.method.value, "objects": self.objects, "like": examples}
 
 
@@ -225,7 +229,7 @@ def _write_score(
         from geodino.change_detection.wanted_kind import learn_kind
         from geodino.heads.labels import read_labels
 
-        labels = read_labels(question.like, score.pair.before.geobox, field=question.field)
+        labels = read_labels(question.like, score.pair.before.geobox, field=question.field, layer=question.layer)
         notes += labels.notes
         kind = learn_kind(score, labels)
         rows, threshold = kind.rows(), kind.threshold()

@@ -23,8 +23,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _LEAST_FREE = 64 << 20
 # Of renameat2: names are relative to the working folder, and are exchanged.
 _HERE, _RENAME_EXCHANGE = -100, 2
-# Bytes that a file system takes for a name, and what the longest name that lies beside an output adds to its own.
-_LONGEST_NAME, _LONGEST_ADDITION = 255, 40
+# Bytes that the longest name beside an output adds to its own: a cube's smaller copies, "-half" each time, and ".part".
+_LONGEST_ENDING = 56
 
 
 class DiskFullError(OutputError):
@@ -46,18 +46,28 @@ def check_output(path: Path, *, overwrite: bool) -> None:
     """Refuse an output that cannot or must not be written, before any work is done for it.
 
     Raises:
-        OutputError: It exists and ``overwrite`` is false, its folder is missing or cannot be written, or its name is
-            too long for those of unfinished files beside it.
+        OutputError: It exists and ``overwrite`` is false, its folder is missing or cannot be written, or its name
+            leaves no room for those of what is unfinished and of its STAC item.
     """
+    _check_length(path)
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists already; choose another name or replace it with --overwrite")
     if not path.parent.is_dir():
         raise OutputError(f"the folder {path.parent} of the output {path.name} does not exist; make it first")
     if not os.access(path.parent, os.W_OK):
         raise OutputError(f"the folder {path.parent} cannot be written; choose another output")
-    most = _LONGEST_NAME - _LONGEST_ADDITION
-    if path.suffix != ".part" and len(os.fsencode(path.name)) > most:
-        raise OutputError(f"the name {path.name[:20]}… is too long; choose one of at most {most} bytes")
+
+
+def _check_length(path: Path) -> None:
+    if path.suffix == ".part" or not os.path.isdir(path.parent):
+        return
+    longest = os.pathconf(path.parent, "PC_NAME_MAX") - _LONGEST_ENDING
+    length = len(os.fsencode(path.name))
+    if length > longest:
+        raise OutputError(
+            f"the name of the output {path.name[:20]}... is {length} bytes long, and the file system of {path.parent} "
+            f"leaves room for {longest}; choose a shorter one"
+        )
 
 
 def check_not_input(outputs: Iterable[Path | None], *inputs: str | Path | Input | None) -> None:
