@@ -52,11 +52,12 @@ def draw_raster(path: Path, geobox: GeoBox, draw: Draw) -> tuple[Legend, tuple[s
                 raise _no_classes(path)
             with _on_scene(path, source, geobox) as read:
                 for start, stop in row_blocks(height, width):
-                    _add(numbers, start, width, *read(Window(0, start, width, stop - start)), nodata, path)
+                    values, valid = read(Window(0, start, width, stop - start))
+                    _add(numbers, start, width, values, valid, nodata, path)
     except (RasterioError, CPLE_BaseError, OSError, ValueError) as error:
         raise InputError(f"{path} cannot be laid on the scene as labels: {' '.join(str(error).split())}") from error
-    places, values, objects = numbers.sample()
-    draw.add(places, np.searchsorted(numbers.classes, values), objects)
+    places, classes, objects = numbers.sample()
+    draw.add(places, np.searchsorted(numbers.classes, classes), objects)
     own = {names.get(value, str(value)): color for value, color in colors.items()}
     return Legend.of([names.get(value, str(value)) for value in numbers.classes], own), notes
 
