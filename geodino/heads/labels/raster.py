@@ -56,8 +56,8 @@ def draw_raster(path: Path, geobox: GeoBox, draw: Draw) -> tuple[Legend, tuple[s
                     _add(numbers, start, width, values, valid, nodata, path)
     except (RasterioError, CPLE_BaseError, OSError, ValueError) as error:
         raise InputError(f"{path} cannot be laid on the scene as labels: {' '.join(str(error).split())}") from error
-    places, values, objects = numbers.sample()
-    draw.add(places, np.searchsorted(numbers.classes, values), objects)
+    places, classes, objects = numbers.sample()
+    draw.add(places, np.searchsorted(numbers.classes, classes), objects)
     own = {names.get(value, str(value)): color for value, color in colors.items()}
     return Legend.of([names.get(value, str(value)) for value in numbers.classes], own), notes
 

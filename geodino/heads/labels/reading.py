@@ -1,6 +1,9 @@
 """Reads labels of any kind onto a scene's pixel grid."""
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +49,19 @@ class Labels:
         return Labels(self.rows[keep], self.cols[keep], self.classes[keep], self.objects[keep], self.legend, self.notes)
 
 
+@contextmanager
+def _damaged_messages() -> Iterator[None]:
+    """Keep libraries from printing a traceback for each of GDAL's messages that is no UTF-8, as of damaged files."""
+    ignored, printed = sys.unraisablehook, sys.excepthook
+    sys.unraisablehook = lambda told: None if isinstance(told.exc_value, UnicodeError) else ignored(told)
+    sys.excepthook = lambda kind, *told: None if issubclass(kind, UnicodeError) else printed(kind, *told)
+    try:
+        yield
+    finally:
+        sys.unraisablehook, sys.excepthook = ignored, printed
+
+
+@_damaged_messages()
 def read_labels(
     path: str | Path,
     geobox: GeoBox,
