@@ -232,8 +232,14 @@ def change(
     trained = None if model is None else SegmentationModel.load(Path(model))
     before, after = _scene(before), _scene(after)
     check_not_input((outputs.mask, outputs.score, outputs.vector), before, after, like, model, *features)
+    own = None if trained is None else trained.recipe.upscale
+    if own is not None and upscale not in (None, own):
+        raise InputError(f"{model} was trained with --upscale {own}; leave --upscale out")
     question = ChangeQuestion(chosen, threshold, objects, _path(like), field, trained, _path(model))
-    settings, cubes = DenseSettings(upscale=upscale or 1, layers=tuple(layers)), [Path(cube) for cube in features]
+    settings, cubes = (
+        DenseSettings(upscale=upscale or own or 1, layers=tuple(layers)),
+        [Path(cube) for cube in features],
+    )
     needed = not cubes and (chosen.reads_features or trained is not None)
     with options.engine() if needed else nullcontext() as engine:
         return change_scenes(
