@@ -97,7 +97,7 @@ def _doubled(sides: list[tuple[FloatArray, FloatArray]], turn: float) -> FloatAr
     Where the abscissa comes back after a ``turn``, differences are taken the short way round.
     """
     (x0, y0), (x1, y1) = sides
-    diagonals = x1[1:] - x0[:-1], x0[1:] - x1[:-1]
+    diagonals = [x1[1:] - x0[:-1], x0[1:] - x1[:-1]]
     if turn:
-        diagonals = tuple(np.where(np.abs(d) > turn / 2, d - np.copysign(turn, d), d) for d in diagonals)
+        diagonals = [np.where(np.abs(d) > turn / 2, d - np.copysign(turn, d), d) for d in diagonals]
     return np.asarray(diagonals[0] * (y0[1:] - y1[:-1]) - diagonals[1] * (y1[1:] - y0[:-1]))

@@ -103,7 +103,9 @@ class Regions:
         pixels = PixelAreas(GeoBox.from_rio(source))
         part = pixels.typical / _PARTS
         step = band_rows or max(16, _BAND_PIXELS // source.width)
-        bands, areas, values = [], [np.zeros(0)], [np.zeros(0, np.uint8)]
+        bands: list[_Band] = []
+        areas: list[NDArray[np.float64]] = [np.zeros(0)]
+        values: list[NDArray[np.uint8]] = [np.zeros(0, np.uint8)]
         upper, lower = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]  # pieces that meet between two bands
         count, above_values, above = 0, None, None
         for start in range(0, source.height, step):
@@ -121,7 +123,7 @@ class Regions:
             pieces[labels] = np.arange(count, count + len(labels))
             value = np.zeros(found + 1, np.uint8)
             value[numbers.ravel()] = here.ravel()
-            areas.append(area[labels])
+            areas.append(np.asarray(area[labels], np.float64))
             values.append(value[labels])
             if above is not None:
                 meet = (here[0] > 0) & (here[0] == above_values)
