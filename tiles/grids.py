@@ -120,7 +120,8 @@ def cut_at_antimeridian(outline: Any) -> Any:
         strip = shapely.box(360 * turn - 180, -90, 360 * turn + 180, 90)
         found = shapely.get_parts(shapely.intersection(outline, strip))
         kept = found[shapely.get_dimensions(found) == shapely.get_dimensions(outline)]
-        parts += list(shapely.transform(kept, lambda points, turn=turn: points - [360.0 * turn, 0.0]))
+        points = shapely.get_coordinates(kept) - [360.0 * turn, 0.0]
+        parts += list(shapely.set_coordinates(shapely.force_2d(kept), points))
     return parts[0] if len(parts) == 1 else shapely.union_all(parts)
 
 
