@@ -127,10 +127,7 @@ def segment(
     check_not_input(written, scene, labels, model, features)
     found = None if labels is None else read_labels(labels, scene.geobox, field=field, layer=layer)
     question = SegmentationQuestion(found, clusters, trained, _path(model), validate)
-    own = None if trained is None else trained.recipe.upscale
-    if own is not None and upscale not in (None, own):
-        raise InputError(f"{model} was trained with --upscale {own}; leave --upscale out")
-    settings = map_settings(upscale or own or 1)
+    settings = map_settings(trained.upscale(upscale, model or "") if trained else upscale or 1)
     with locked(*written), options.tokens(scene, outputs.classes, features=features, settings=settings) as source:
         return segment_scene(scene, source, outputs, question, progress=progress)
 
@@ -231,7 +228,8 @@ def change(
     before, after = _scene(before), _scene(after)
     check_not_input((outputs.mask, outputs.score, outputs.vector), before, after, like, model, *features)
     question = ChangeQuestion(chosen, threshold, objects, _path(like), field, layer, trained, _path(model))
-    settings, cubes = DenseSettings(upscale=upscale or 1, layers=tuple(layers)), [Path(cube) for cube in features]
+    upscale = trained.upscale(upscale, model or "") if trained else upscale or 1
+    settings, cubes = DenseSettings(upscale=upscale, layers=tuple(layers)), [Path(cube) for cube in features]
     needed = not cubes and (chosen.reads_features or trained is not None)
     with locked(outputs.mask, outputs.score, outputs.vector), options.engine() if needed else nullcontext() as engine:
         return change_scenes(

@@ -7,8 +7,10 @@ Observation", section 3).
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import shapely
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from pyproj import CRS, Geod, Transformer
@@ -18,6 +20,8 @@ _CELL_KM = 10.0
 _EQUATOR_KM = 6378.137
 # Grids that agree to a hundredth of a pixel at the far corner are one grid: warping would only copy.
 _SAME_GRID_PIXELS = 0.01
+# Degrees that rounding may carry a grid past the antimeridian.
+_SAME_DEGREE = 1e-9
 
 
 def same_grid(one: GeoBox, other: GeoBox) -> bool:
@@ -43,7 +47,10 @@ def union(grids: Sequence[GeoBox]) -> GeoBox:
         extent = (
             grid.extent if grid.crs == first.crs else grid.extent.to_crs(first.crs, resolution=grid.resolution.x * 64)
         )
-        corners += [back @ point for point in extent.exterior.points]
+        x, y = np.array(extent.exterior.points).T
+        if grid.crs != first.crs:
+            x = turns_to(first, x)
+        corners += [back @ point for point in zip(x.tolist(), y.tolist(), strict=True)]
     left, top = (_whole(min(values)) for values in zip(*corners, strict=True))
     right, bottom = (-_whole(min(-v for v in values)) for values in zip(*corners, strict=True))
     return GeoBox((bottom - top, right - left), first.affine @ Affine.translation(left, top), first.crs)
@@ -63,6 +70,61 @@ def aligned(one: GeoBox, other: GeoBox) -> bool:
     return linear < 1e-9 and abs(shift.c - round(shift.c)) < 1e-2 and abs(shift.f - round(shift.f)) < 1e-2
 
 
+def turns_to(geobox: GeoBox, x: np.ndarray) -> np.ndarray:
+    """Abscissas of an outline in the grid's reference system, in the turn of the globe that the grid lies in.
+
+    Beyond the antimeridian a projection goes on from its other end, and a grid may go on past it: an outline that
+    crosses it is closed up, and moved by whole turns to where its middle is nearest to the grid's.
+
+    Args:
+        geobox: A grid in degrees or in a Mercator projection; others have no turns and keep ``x`` as it is.
+        x: Of the outline's points in order, ``[N]``.
+    """
+    turn = turn_of(geobox)
+    if not turn or not len(x):
+        return x
+    closed = np.unwrap(x, period=turn)
+    middle = (geobox.boundingbox.left + geobox.boundingbox.right) / 2
+    return np.asarray(closed - turn * np.round(((closed.min() + closed.max()) / 2 - middle) / turn))
+
+
+def turn_of(geobox: GeoBox) -> float:
+    """Length of a turn of the globe along a grid's abscissa; 0 where the projection knows none."""
+    if geobox.crs is None:
+        return 0.0
+    crs = CRS.from_user_input(str(geobox.crs))
+    unit = crs.axis_info[0].unit_conversion_factor if crs.axis_info else 1.0
+    if crs.is_geographic:
+        return 2 * math.pi / (unit or math.pi / 180)
+    if not _is_mercator(crs) or crs.geodetic_crs is None:
+        return 0.0
+    back = Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
+    middle, _ = back.transform(0.0, 0.0)
+    ends = back.transform([middle, middle + 90.0], [0.0, 0.0], direction="INVERSE")[0]
+    return 4 * abs(float(ends[1] - ends[0]))
+
+
+def cut_at_antimeridian(outline: Any) -> Any:
+    """A shape in longitude and latitude that may go on past 180 degrees: cut there, each part in its place.
+
+    Args:
+        outline: Any shapely geometry; one that lies within 180 degrees comes back as it is.
+    """
+    if outline is None or outline.is_empty:
+        return outline
+    west, _, east, _ = outline.bounds
+    if west >= -180 - _SAME_DEGREE and east <= 180 + _SAME_DEGREE:
+        return outline
+    parts: list[Any] = []
+    for turn in range(math.floor((west + 180) / 360), math.ceil((east + 180) / 360)):
+        strip = shapely.box(360 * turn - 180, -90, 360 * turn + 180, 90)
+        found = shapely.get_parts(shapely.intersection(outline, strip))
+        kept = found[shapely.get_dimensions(found) == shapely.get_dimensions(outline)]
+        points = shapely.get_coordinates(kept) - [360.0 * turn, 0.0]
+        parts += list(shapely.set_coordinates(shapely.force_2d(kept), points))
+    return parts[0] if len(parts) == 1 else shapely.union_all(parts)
+
+
 def ground_sample_distance_m(geobox: GeoBox) -> float:
     """Side in metres of the square that has the area of the pixel at the grid's centre.
 
@@ -74,8 +136,7 @@ def ground_sample_distance_m(geobox: GeoBox) -> float:
     if geobox.crs is None:
         return side
     crs = CRS.from_user_input(str(geobox.crs))
-    operation = crs.coordinate_operation.method_name.lower() if crs.coordinate_operation else ""
-    if crs.is_projected and "mercator" in operation and "transverse" not in operation and "oblique" not in operation:
+    if _is_mercator(crs):
         measured = _measured_side_m(geobox, crs)
         if measured:
             return measured
@@ -83,6 +144,13 @@ def ground_sample_distance_m(geobox: GeoBox) -> float:
         return _measured_side_m(geobox, crs) or side * 111_195.0
     factor = crs.axis_info[0].unit_conversion_factor if crs.axis_info else 1.0
     return side * (factor or 1.0)
+
+
+def _is_mercator(crs: CRS) -> bool:
+    operation = crs.coordinate_operation.method_name.lower() if crs.coordinate_operation else ""
+    return bool(
+        crs.is_projected and "mercator" in operation and "transverse" not in operation and "oblique" not in operation
+    )
 
 
 def _measured_side_m(geobox: GeoBox, crs: CRS) -> float | None:

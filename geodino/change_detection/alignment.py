@@ -11,6 +11,7 @@ from rasterio.windows import Window
 
 from geodino.change_detection.shift import Shift, combine_windows, phase_correlation
 from tiles.errors import InputError
+from tiles.grids import turn_of, turns_to
 from tiles.scenes.reader import SceneReader
 from tiles.scenes.scene import Scene
 
@@ -100,14 +101,15 @@ def _touched(grid: GeoBox, first: Scene, after: Scene) -> GeoBox:
         raise InputError(f"{without} has no coordinate reference system and the other date has; give it one")
     height, width = other.shape
     along = np.linspace(0, 1, _EDGE_POINTS)
-    cols = np.concatenate([along * width, along * width, np.zeros(_EDGE_POINTS), np.full(_EDGE_POINTS, width)])
-    rows = np.concatenate([np.zeros(_EDGE_POINTS), np.full(_EDGE_POINTS, height), along * height, along * height])
+    none, back = np.zeros(_EDGE_POINTS), 1 - along
+    cols = np.concatenate([along * width, none + width, back * width, none])
+    rows = np.concatenate([none, along * height, none + height, back * height])
     x, y = _apply(other.affine, cols, rows)
     if grid.crs is not None and grid.crs != other.crs:
         transformer = pyproj.Transformer.from_crs(other.crs.to_wkt(), grid.crs.to_wkt(), always_xy=True)
         x, y = transformer.transform(x, y)
         seen = np.isfinite(x) & np.isfinite(y)
-        x, y = x[seen], y[seen]
+        x, y = _turns_within(grid, turns_to(grid, x[seen]), y[seen])
     if len(x):
         cols, rows = _apply(~grid.affine, x, y)
         # Rounding of coordinates must not add a row of nothing.
@@ -116,6 +118,16 @@ def _touched(grid: GeoBox, first: Scene, after: Scene) -> GeoBox:
         if left < right and top < bottom:
             return grid[top:bottom, left:right]
     raise InputError(f"{first.source} and {after.source} do not overlap; give dates of one place")
+
+
+def _turns_within(grid: GeoBox, x: NDArray, y: NDArray) -> tuple[NDArray, NDArray]:
+    """An outline in all turns of the globe in which it overlaps a grid, where it may end and begin."""
+    turn, box = turn_of(grid), grid.boundingbox
+    if not turn or not len(x):
+        return x, y
+    moved = [x + turn * number for number in (-1, 0, 1)]
+    kept = [side for side in moved if side.max() > box.left and side.min() < box.right]
+    return (np.concatenate(kept), np.tile(y, len(kept))) if kept else (x, y)
 
 
 def align(first: Scene, other: Scene) -> AlignedDate:

@@ -190,7 +190,7 @@ def change_scenes(
 
                 maps = stack.enter_context(class_maps(question.model, comparison, outputs.mask))
                 classes = maps, question.model.legend.names
-                transitions = count_transitions(mask, *classes, before.gsd_m**2)
+                transitions = count_transitions(mask, *classes)
             if vector is not None:
                 from geodino.change_detection.change_polygons import write_polygons
 
@@ -214,6 +214,10 @@ def _settings(question: ChangeQuestion, settings: DenseSettings) -> DenseSetting
     recipe = question.model.recipe
     if settings.layers not in ((), recipe.layers):
         raise InputError(f"{question.model_path or 'the model'} reads layers of its own; leave --layers or --model out")
+    if settings.upscale not in (1, recipe.upscale):
+        raise InputError(
+            f"{question.model_path or 'the model'} was trained with --upscale {recipe.upscale}; leave --upscale out"
+        )
     return replace(settings, upscale=recipe.upscale, layers=recipe.layers)
 
 

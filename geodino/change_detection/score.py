@@ -176,7 +176,7 @@ class PairScore:
         if not self.objects:
             return self._pixelwise(readers, start, stop)
         top, bottom = max(start - object_pooling.HALO, 0), min(stop + object_pooling.HALO, self.pair.before.height)
-        objects = object_pooling.image_objects(*readers.read(self.pair, top, bottom))
+        objects = object_pooling.image_objects(*readers.read(self.pair, top, bottom), row=top)
         return object_pooling.pool(self._pixelwise(readers, top, bottom), objects)[start - top : stop - top]
 
     def _pixelwise(self, readers: Readers, start: int, stop: int) -> FloatArray:

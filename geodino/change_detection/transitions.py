@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
 
 from geodino.change_detection.pair import Comparison
 from geodino.heads.model_file import SegmentationModel
 from geodino.heads.render import render_classes
+from geodino.products.pixel_areas import PixelAreas
 from tiles.writing.cog import CogWriter, MapClass
 from tiles.writing.outputs import part_of
 
@@ -23,22 +25,21 @@ class Transitions:
     Attributes:
         names: class names.
         counts: changed pixels `[before, after]`.
-        pixel_m2: area of a pixel.
+        areas_m2: their area on the ellipsoid, `[before, after]`.
     """
 
     names: tuple[str, ...]
     counts: NDArray[np.int64]
-    pixel_m2: float
+    areas_m2: NDArray[np.float64]
 
     def describe(self) -> list[str]:
         """The ten largest transitions as lines."""
-        order = np.argsort(self.counts, axis=None)[::-1][:10]
+        order = np.argsort(self.areas_m2, axis=None)[::-1][:10]
         lines = []
         for place in order:
             before, after = np.unravel_index(int(place), self.counts.shape)
             if self.counts[before, after]:
-                area = self.counts[before, after] * self.pixel_m2
-                lines.append(f"{self.names[before]} → {self.names[after]}: {area:,.0f} m²")
+                lines.append(f"{self.names[before]} → {self.names[after]}: {self.areas_m2[before, after]:,.0f} m²")
         return lines
 
 
@@ -64,15 +65,17 @@ def class_maps(model: SegmentationModel, comparison: Comparison, target: Path) -
             path.unlink(missing_ok=True)
 
 
-def count_transitions(mask: Path, maps: tuple[Path, Path], names: tuple[str, ...], pixel_m2: float) -> Transitions:
+def count_transitions(mask: Path, maps: tuple[Path, Path], names: tuple[str, ...]) -> Transitions:
     """Count changed pixels by class before and after, row by row."""
     size = len(names)
-    counts = np.zeros((size, size), dtype=np.int64)
+    counts, areas = np.zeros(size * size, dtype=np.int64), np.zeros(size * size)
     with rasterio.open(mask) as changed, rasterio.open(maps[0]) as before, rasterio.open(maps[1]) as after:
+        pixels = PixelAreas(GeoBox.from_rio(changed))
         for start in range(0, changed.height, 512):
             window = ((start, min(start + 512, changed.height)), (0, changed.width))
             first, second = before.read(1, window=window), after.read(1, window=window)
             here = (changed.read(1, window=window) == 1) & (first > 0) & (second > 0)
             flat = (first[here].astype(np.int64) - 1) * size + second[here] - 1
-            counts += np.bincount(flat, minlength=size * size).reshape(size, size)
-    return Transitions(names, counts, pixel_m2)
+            counts += np.bincount(flat, minlength=size * size)
+            areas += np.bincount(flat, weights=pixels.rows(*window[0])[here], minlength=size * size)
+    return Transitions(names, counts.reshape(size, size), areas.reshape(size, size))

@@ -164,6 +164,17 @@ class SegmentationModel:
         except (OSError, SafetensorError) as error:
             raise OutputError(f"{path} cannot be written: {error}") from error
 
+    def upscale(self, asked: int | None, path: str | Path) -> int:
+        """Tokens per patch side that this head reads.
+
+        Raises:
+            InputError: another number is asked for beside the model of ``path``.
+        """
+        own = self.recipe.upscale
+        if asked not in (None, own):
+            raise InputError(f"{path} was trained with --upscale {own}; leave --upscale out")
+        return own
+
     @classmethod
     def load(cls, path: Path) -> "SegmentationModel":
         """Read a model.

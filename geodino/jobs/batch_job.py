@@ -100,7 +100,7 @@ class BatchJob(BaseModel):
         backbone: What ``--backbone`` takes.
         device: Where the backbone runs.
         precision: What it computes in.
-        upscale: Tokens per patch side; a model for ``segment`` brings its own.
+        upscale: Tokens per patch side; a model brings its own.
         window: Tokens along a window's side; by the backbone if not given.
         halo: Tokens of context on each side; by the backbone if not given.
         layers: Layers to take instead of the last; not for ``segment``.
@@ -144,6 +144,8 @@ class BatchJob(BaseModel):
             raise ValueError(f"{' and '.join(given)} does not go with task: {self.task}")
         if self.task == "segment" and self.model is None:
             raise ValueError("task: segment needs a model, which `geodino segment --save-model` writes")
+        if self.task == "change" and self.model is not None and "upscale" in self.model_fields_set:
+            raise ValueError("upscale does not go with a model, which brings its own")
         if "{name}" not in self.output:
             raise ValueError("output needs {name}, such as out/{name}.zarr")
         try:

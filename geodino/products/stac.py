@@ -26,6 +26,7 @@ from rasterio.errors import RasterioError
 import geodino
 from geodino.backbones.backbone import Backbone
 from geodino.products.dates import times_of, times_of_scenes
+from tiles.grids import cut_at_antimeridian
 from tiles.scenes.scene import Scene
 from tiles.writing.cog import read_classes
 from tiles.writing.outputs import disk_errors, part_of
@@ -301,7 +302,7 @@ def _footprint(geobox: GeoBox) -> Any:
     for wrapdateline in (True, False):  # a grid of the whole world begins and ends at the antimeridian: nothing to cut
         try:
             # The outline bends between the corners; a point for every hundredth of it is more than a metre asks for.
-            whole = geobox.footprint("EPSG:4326", wrapdateline=wrapdateline).geom
+            whole = cut_at_antimeridian(geobox.footprint("EPSG:4326", wrapdateline=wrapdateline).geom)
         except (ProjError, ValueError):  # another planet, or a plan of no known place
             return None
         # Cutting leaves slivers of no area; where cleaning changes the area, the outline goes around a pole.

@@ -16,6 +16,7 @@ import shapely
 from geodino.products.dates import times_of
 from geodino.products.stac import new_item, save_item
 from geodino.products.vector import media_type
+from tiles.grids import cut_at_antimeridian
 from tiles.scenes.dates import interval
 from tiles.scenes.scene import Scene
 
@@ -86,11 +87,26 @@ def _model(attrs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _bounds(table: gpd.GeoDataFrame) -> Any:
-    """Box around all rows in longitude and latitude; None where there is no row or no CRS."""
+    """Box around all rows in longitude and latitude, cut at the antimeridian; None without a row or a CRS.
+
+    Rows on both sides of the antimeridian have the box that crosses it and leaves out the widest gap between them.
+    """
     if table.empty or table.crs is None:
         return None
-    bounds = table.to_crs("EPSG:4326").total_bounds
-    return shapely.box(*bounds) if np.isfinite(bounds).all() else None
+    places = [cut_at_antimeridian(place) for place in table.to_crs("EPSG:4326").geometry]
+    west, south, east, north = shapely.total_bounds(places)
+    if not np.isfinite([west, south, east, north]).all():
+        return None
+    if west > -180 or east < 180:
+        return shapely.box(west, south, east, north)
+    parts = shapely.bounds(shapely.get_parts(places))[:, [0, 2]]
+    begins, ends = parts[np.argsort(parts[:, 0])].T
+    gaps = begins[1:] - np.maximum.accumulate(ends)[:-1]
+    widest = int(np.argmax(gaps)) if len(gaps) else 0
+    if not len(gaps) or gaps[widest] <= 0:
+        return shapely.box(west, south, east, north)
+    halves = shapely.box([begins[widest + 1], -180], south, [180, np.maximum.accumulate(ends)[widest]], north)
+    return shapely.multipolygons(halves)
 
 
 def _times(table: gpd.GeoDataFrame, sources: Sequence[Scene | Path]) -> tuple[datetime, datetime]:

@@ -7,9 +7,9 @@ so that neighbours keep one common border.
 
 import math
 import shutil
-from collections.abc import Iterator
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyproj
@@ -17,17 +17,18 @@ import rasterio
 import shapely
 from numpy.typing import NDArray
 from pyogrio.errors import DataSourceError
-from rasterio.features import shapes, sieve
-from rasterio.windows import Window
+from rasterio.features import shapes
 from shapely.geometry import shape
 
 from tiles.errors import InputError, OutputError
+from tiles.grids import cut_at_antimeridian
 from tiles.writing.outputs import check_output, disk_errors, part_of
 
 if TYPE_CHECKING:
     import geopandas as gpd
 
-_ROW_BAND = 4096
+# Longest straight edge that is measured as one, in parts of all polygons' extent: a parallel is no shortest way.
+_EDGES = 256
 # Driver of pyogrio and media type by suffix; GeoParquet is geopandas' own.
 _FORMATS = {
     ".gpkg": ("GPKG", "application/geopackage+sqlite3"),
@@ -55,31 +56,6 @@ def media_type(path: Path) -> str:
     return _FORMATS[path.suffix.lower()][1]
 
 
-def drop_small(values: NDArray[np.uint8], pixels: int) -> NDArray[np.uint8]:
-    """Merge objects of fewer than ``pixels`` 4-connected pixels into their largest neighbour, `[H, W]`.
-
-    0, nodata, neither joins an object nor is joined: an object that touches nothing else stays.
-    """
-    return sieve(values, pixels, mask=values > 0, connectivity=4) if pixels > 1 and values.size else values
-
-
-def drop_small_rows(source: Any, pixels: int, *, rows: int = _ROW_BAND) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """The same over an open raster in bands of rows, in memory that does not grow with its height.
-
-    Each band is read with ``pixels`` more rows on both sides. An object that is too small ends within them, and one
-    that leaves them is large enough, so the bands agree on which objects are small.
-
-    Yields:
-        First row and `[n, W]` of the first band of the raster.
-    """
-    halo = min(pixels, source.height)
-    for start in range(0, source.height, rows):
-        stop = min(start + rows, source.height)
-        top, bottom = max(start - halo, 0), min(stop + halo, source.height)
-        values = source.read(1, window=Window(0, top, source.width, bottom - top))
-        yield start, drop_small(values, pixels)[start - top : stop - top]
-
-
 def check_area(area_m2: float) -> None:
     """Refuse a smallest area that is no area, before any work.
 
@@ -88,11 +64,6 @@ def check_area(area_m2: float) -> None:
     """
     if not 0 <= area_m2 < math.inf:
         raise InputError(f"the smallest area is a number of m² from 0 on, not {area_m2:g}")
-
-
-def pixels_of_area(area_m2: float, pixel_m2: float) -> int:
-    """Whole pixels that an area in square metres takes, at least 1."""
-    return max(1, int(np.ceil(area_m2 / pixel_m2 - 1e-9)))
 
 
 def polygonize(path: str | Path, *, simplify_pixels: float = 0.0, drop: tuple[int, ...] = ()) -> "gpd.GeoDataFrame":
@@ -137,7 +108,10 @@ def areas_m2(frame: "gpd.GeoDataFrame") -> NDArray[np.float64]:
     ellipsoid = crs.get_geod()
     if ellipsoid is None or crs.geodetic_crs is None:
         return np.asarray(frame.geometry.area, dtype=np.float64)
-    degrees = frame.geometry.to_crs(crs.geodetic_crs)
+    west, south, east, north = frame.total_bounds
+    longest = max(east - west, north - south) / _EDGES
+    outlines = frame.geometry.segmentize(longest) if longest > 0 else frame.geometry
+    degrees = outlines.to_crs(crs.geodetic_crs)
     return np.array([abs(ellipsoid.geometry_area_perimeter(polygon)[0]) for polygon in degrees], dtype=np.float64)
 
 
@@ -160,6 +134,8 @@ def write_vector(frame: "gpd.GeoDataFrame", path: Path, *, layer: str, overwrite
     options = {"layer": layer} if driver == "GPKG" else {}
     if driver == "GeoJSON" and frame.crs is not None:
         options = {"RFC7946": "YES"}
+        if frame.crs.is_geographic:  # GDAL cuts what it brings from other systems, and only that
+            frame = frame.set_geometry([cut_at_antimeridian(outline) for outline in frame.geometry], crs=frame.crs)
     folder = part_of(path)
     shutil.rmtree(folder, ignore_errors=True)
     try:
@@ -169,7 +145,9 @@ def write_vector(frame: "gpd.GeoDataFrame", path: Path, *, layer: str, overwrite
             if driver is None:
                 frame.to_parquet(whole, index=False)
             else:
-                frame.to_file(whole, driver=driver, engine="pyogrio", **options)
+                with warnings.catch_warnings():  # a scene without a reference system has polygons without one
+                    warnings.filterwarnings("ignore", "'crs' was not provided")
+                    frame.to_file(whole, driver=driver, engine="pyogrio", **options)
             for file in folder.iterdir():  # a shapefile is several files
                 file.replace(path.with_name(file.name))
     except DataSourceError as error:

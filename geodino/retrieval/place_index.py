@@ -15,12 +15,13 @@ import numpy.typing as npt
 import pandas as pd
 import shapely
 from odc.geo.geobox import GeoBox
-from odc.geo.geom import Geometry
+from rasterio.windows import Window
 
 from geodino.dense.tokens import Origin, SceneTokens
 from geodino.products.stac_table import write_item_of_table
 from geodino.products.vector import write_vector
 from geodino.retrieval.likeness import token_rows, unit
+from tiles.cutting.tile_grid import Locator, Places
 from tiles.errors import InputError, OutputError
 from tiles.grids import cell_at, cell_name
 from tiles.scenes.scene import Scene
@@ -68,7 +69,7 @@ def embed(tokens: SceneTokens, product: str, *, side: int = 8, timestamp: str | 
     grid = tokens.geobox
     if grid.crs is None:
         raise InputError(f"{product} has no coordinate reference system, so it has no place in an index")
-    rows = []
+    windows: list[Window] = []
     held: list[npt.NDArray[np.float32]] = []
     for start, features, valid in token_rows(tokens):  # pieces of 64 rows: whole blocks for every power of two up to it
         for top in range(0, valid.shape[0], side):
@@ -78,10 +79,15 @@ def embed(tokens: SceneTokens, product: str, *, side: int = 8, timestamp: str | 
                     continue
                 block = features[:, top : top + side, left : left + side][:, inside]
                 height, width = inside.shape
-                window = grid[start + top : start + top + height, left : left + width]
-                bounds = [left, start + top, left + width, start + top + height]
-                rows.append(_row(window, product, timestamp, [n * tokens.pixels for n in bounds]))
+                windows.append(Window(left, start + top, width, height))
                 held.append(unit(block.mean(1)))
+    places = Locator(grid).locate(windows)
+    if not np.isfinite([places.longitude, places.latitude]).all():
+        raise InputError(f"{product} has blocks that lie nowhere on Earth, so it has no place in an index")
+    rows = [
+        {"timestamp": timestamp, "product_id": product} | _place(grid, places, number, window, tokens.pixels, product)
+        for number, window in enumerate(windows)
+    ]
     frame = gpd.GeoDataFrame(
         rows, columns=[c for c in COLUMNS if c != "embedding"], geometry="geometry", crs="EPSG:4326"
     )
@@ -118,22 +124,23 @@ def check_model(known: Mapping[str, Any], asked: Mapping[str, Any], index: str, 
         )
 
 
-def _row(window: GeoBox, product: str, timestamp: str | None, bounds: list[int]) -> dict[str, object]:
-    outline = window.geographic_extent.geom
-    centre = outline.centroid
-    row, column = (int(number[0]) for number in cell_at(np.array([centre.x]), np.array([centre.y])))
-    zone = 32601 + int((centre.x + 180) // 6) % 60 + (0 if centre.y >= 0 else 100)
-    utm = Geometry(outline, "EPSG:4326").to_crs(f"EPSG:{zone}").geom
+def _place(grid: GeoBox, places: Places, number: int, window: Window, pixels: int, product: str) -> dict[str, object]:
+    """Where one block of a product lies, and its name."""
+    longitude, latitude = float(places.longitude[number]), float(places.latitude[number])
+    row, column = (int(found[0]) for found in cell_at(np.array([longitude]), np.array([latitude])))
+    zone = 32601 + int((longitude + 180) // 6) % 60 + (0 if latitude >= 0 else 100)
+    left, top = window.col_off, window.row_off
+    right, bottom = left + window.width, top + window.height
+    utm = grid[top:bottom, left:right].extent.to_crs(f"EPSG:{zone}").geom
+    bounds = [n * pixels for n in (left, top, right, bottom)]
     return {
         "unique_id": f"{product}/{bounds[0]}_{bounds[1]}",
-        "timestamp": timestamp,
-        "product_id": product,
         "grid_cell": cell_name(row, column),
         "grid_row_u": row,
         "grid_col_r": column,
-        "geometry": outline,
-        "centre_lat": centre.y,
-        "centre_lon": centre.x,
+        "geometry": shapely.from_wkb(places.wkb[number]),
+        "centre_lat": latitude,
+        "centre_lon": longitude,
         "utm_footprint": shapely.to_wkt(utm, rounding_precision=2),
         "utm_crs": f"EPSG:{zone}",
         "pixel_bbox": bounds,

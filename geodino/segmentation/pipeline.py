@@ -261,20 +261,20 @@ def write_classes_vector(outputs: SegmentationOutputs, legend: Legend, scene: Sc
     """Polygons of the finished map: class, name and true area; those below the minimum mapping unit join another."""
     if outputs.vector is None:
         return
-    from geodino.products.vector import areas_m2, drop_small_rows, pixels_of_area, polygonize, write_vector
+    from geodino.products.sieve import merge_small_regions
+    from geodino.products.vector import areas_m2, polygonize, write_vector
 
     source = outputs.classes
     merged = part_of(outputs.classes, ".merged")
-    least = pixels_of_area(outputs.min_area_m2, scene.gsd_m**2)
     try:
-        if least > 1:
+        if outputs.min_area_m2 > 0:
             import rasterio
 
             with (
                 rasterio.open(source) as file,
                 CogWriter(merged, scene.geobox, dtype="uint8", nodata=0, resampling="nearest", overwrite=True) as out,
             ):
-                for row, values in drop_small_rows(file, least):
+                for row, values in merge_small_regions(file, outputs.min_area_m2):
                     out.write(row, values[None])
             source = merged
         frame = polygonize(source, simplify_pixels=_SIMPLIFY_PIXELS, drop=(0,))

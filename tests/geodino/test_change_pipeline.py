@@ -367,19 +367,6 @@ def test_dates_without_a_valid_pixel_in_common_are_refused(tmp_path: Path) -> No
         geodino.change(before, after, tmp_path / "c.tif", method="spectral")
 
 
-@pytest.mark.parametrize("rows", [32, 64, 1000])
-def test_pooled_scores_hardly_depend_on_the_blocks(tmp_path: Path, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    before, after = pair(tmp_path)
-    monkeypatch.setattr("geodino.change_detection.score._BLOCK_ROWS", rows)
-    geodino.change(before, after, tmp_path / "c.tif", score=tmp_path / "s.tif", method="spectral", objects=True)
-    score = read(tmp_path / "s.tif")
-    monkeypatch.setattr("geodino.change_detection.score._BLOCK_ROWS", 1000)
-    geodino.change(before, after, tmp_path / "d.tif", score=tmp_path / "t.tif", method="spectral", objects=True)
-    # Where a basin has two equal ways out, the block decides: less than two pixels in a hundred.
-    assert (np.abs(score - read(tmp_path / "t.tif")) > 1e-3).mean() < 0.02
-    assert (read(tmp_path / "c.tif")[truth()] == 1).mean() > 0.8
-
-
 @pytest.mark.parametrize("method", ["spectral", "fused"])
 def test_scores_do_not_depend_on_the_blocks(
     tmp_path: Path, backbone: Backbone, method: str, monkeypatch: pytest.MonkeyPatch

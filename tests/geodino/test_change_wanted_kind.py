@@ -100,6 +100,9 @@ def test_a_segmentation_model_says_from_what_to_what(tmp_path: Path, backbone: B
     assert result.transitions is not None
     assert result.transitions.counts[1, 0] > 800  # light to dark
     assert any("light → dark" in line for line in result.transitions.describe())
+    with pytest.raises(InputError, match=r"m\.safetensors was trained with --upscale 1; leave --upscale out"):
+        geodino.change(before, after, tmp_path / "d.tif", model=model, upscale=2, backbone=backbone)
+    assert not (tmp_path / "d.tif").exists()
     assert sorted(p.name for p in tmp_path.iterdir() if "part" in p.name) == []
 
 

@@ -193,6 +193,34 @@ def test_an_index_over_scenes_finds_the_texture_in_the_other_scene(scene, backbo
         write_index(frames, tmp_path / "i.csv", sources=[scene, other])
 
 
+@pytest.mark.parametrize(
+    ("crs", "transform"),
+    [
+        ("EPSG:32660", Affine(10, 0, 828_800, 0, -10, 1_000_000)),
+        ("EPSG:4326", Affine(1e-4, 0, 179.994, 0, -1e-4, 9.04)),
+    ],
+)
+def test_places_across_the_antimeridian_are_there(backbone, tmp_path, crs, transform):
+    with rasterio.open(tmp_path / "s.tif", "w", driver="GTiff", count=3, height=64, width=128, dtype="uint8", crs=crs,
+                       transform=transform) as out:  # fmt: skip
+        out.write(np.random.default_rng(0).integers(1, 255, (3, 64, 128), dtype=np.uint8))
+    scene = open_scene(tmp_path / "s.tif", band_names=["red", "green", "blue"])
+    geodino.features(scene, tmp_path / "s.zarr", backbone=backbone, settings=SMALL)
+    frame = embed(tokens(tmp_path / "s.zarr", scene), "s", side=4)
+    assert len(frame) == 2
+    west, south, east, north = frame.total_bounds
+    assert (west, east) == (-180, 180)
+    assert (frame.centre_lon.abs() > 179.9).all() and frame.centre_lon.between(-180, 180).all()
+    assert set(frame.utm_crs) <= {"EPSG:32660", "EPSG:32601"} and frame.centre_lat.between(8.9, 9.1).all()
+    assert frame.grid_col_r.abs().min() > 1900
+    assert shapely.area(frame.geometry.array).max() < 1e-3 and frame.geometry.is_valid.all()
+    for place in frame.itertuples():
+        assert shapely.from_wkt(place.utm_footprint).area == pytest.approx(640 * 640, rel=0.25)
+    write_index([frame], tmp_path / "i.parquet", sources=[scene])
+    west, south, east, north = json.loads((tmp_path / "i.parquet.stac.json").read_text())["bbox"]
+    assert west > 179.9 and east < -179.9 and 8.9 < south < north < 9.1
+
+
 def test_an_index_of_another_model_is_refused(scene, backbone, tmp_path):
     other = untrained_backbone("vit_small_patch16_dinov3", depth=1, embed_dim=64, num_heads=2, precision="fp32", seed=1)
     scaled = replace(backbone, normalization=Normalization((0.1, 0.2, 0.3), (1.0, 1.0, 1.0)))

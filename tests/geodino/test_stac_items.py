@@ -121,6 +121,8 @@ def test_a_quicklook_drawn_later_is_added_and_a_new_cube_starts_without(backbone
         ("EPSG:32660", (750_000, 1_000_000), 2000, (179.27, 7.89, -179.57, 9.04)),  # half a degree beyond it
         ("EPSG:3031", (0, -1_400_000), 1000, (177.38, -77.17, 180, -76.57)),  # touches it from the west
         ("EPSG:3857", (-20_037_506, 20_037_506), 626_172, (-180, -85.05, 180, 85.05)),  # goes around the world
+        ("EPSG:4326", (179, 10), 1 / 32, (179, 8, -179, 10)),  # a grid in degrees that goes on past it
+        ("EPSG:4326", (190, 10), 1 / 32, (-170, 8, -168, 10)),  # one that lies beyond it
         ("EPSG:3413", (-32_000, 32_000), 1000, None),  # around the pole, which no outline in degrees is
     ],
 )

@@ -13,9 +13,6 @@ from shapely.geometry import box
 from geodino.products.vector import (
     areas_m2,
     check_vector_path,
-    drop_small,
-    drop_small_rows,
-    pixels_of_area,
     polygonize,
     write_vector,
 )
@@ -61,44 +58,22 @@ def test_simplified_neighbours_keep_one_common_border(tmp_path: Path) -> None:
     assert shapely.get_num_coordinates(frame.geometry).sum() < 0.5 * shapely.get_num_coordinates(plain.geometry).sum()
 
 
-def test_small_objects_join_their_largest_neighbour() -> None:
-    values = np.ones((20, 20), np.uint8)
-    values[5:7, 5:7], values[12:18, 12:18] = 2, 3
-    cleaned = drop_small(values, 10)
-    assert (cleaned[5:7, 5:7] == 1).all()
-    assert (cleaned[12:18, 12:18] == 3).all()
-
-
-def test_small_holes_of_nodata_stay_and_no_object_joins_nodata() -> None:
-    values = np.ones((20, 20), np.uint8)
-    values[5:7, 5:7] = values[:, 12:] = 0
-    values[9:11, 15:17] = 2
-    np.testing.assert_array_equal(drop_small(values, 10), values)
-
-
-@pytest.mark.parametrize("rows", [16, 33, 100])
-def test_small_objects_are_the_same_whatever_the_bands_of_rows(tmp_path: Path, rows: int) -> None:
-    rng = np.random.default_rng(0)
-    values = np.ones((100, 60), np.uint8)
-    for _ in range(40):
-        row, col, size = rng.integers(0, 95), rng.integers(0, 55), rng.integers(1, 6)
-        values[row : row + size, col : col + size] = 2
-    with rasterio.open(write(tmp_path / "a.tif", values)) as source:
-        pieces = [piece for _, piece in drop_small_rows(source, 12, rows=rows)]
-    np.testing.assert_array_equal(np.concatenate(pieces), drop_small(values, 12))
-
-
-@pytest.mark.parametrize(("area", "pixels"), [(0, 1), (100, 1), (101, 2), (1000, 10)])
-def test_minimum_mapping_unit_in_pixels(area: float, pixels: int) -> None:
-    assert pixels_of_area(area, 100) == pixels
-
-
 def test_area_is_true_where_the_projection_is_not() -> None:
     # The same ground, about 1 km squared at 60 degrees north, in three reference systems.
     ground = gpd.GeoSeries([box(500_000, 6_651_000, 501_000, 6_652_000)], crs="EPSG:32633")
     for crs in ("EPSG:32633", "EPSG:3857", "EPSG:4326"):
         frame = gpd.GeoDataFrame(geometry=ground.segmentize(50).to_crs(crs))
         assert areas_m2(frame)[0] == pytest.approx(1_000_800, rel=5e-4)  # the UTM scale factor at its central meridian
+
+
+@pytest.mark.parametrize(
+    ("crs", "turned", "height"), [("EPSG:4326", 180, 10), ("EPSG:3857", 20_037_508.342789, 1_118_889.974858)]
+)
+def test_the_area_of_a_belt_around_the_globe_is_that_of_the_belt(crs: str, turned: float, height: float) -> None:
+    belt = gpd.GeoDataFrame(geometry=[box(-turned, 0, turned, height)], crs=crs)
+    sine, squared = np.sin(np.radians(10)), 0.0066943799901413165  # WGS 84
+    authalic = (1 - squared) / 2 * (sine / (1 - squared * sine**2) + np.arctanh(squared**0.5 * sine) / squared**0.5)
+    assert areas_m2(belt)[0] == pytest.approx(2 * np.pi * 6_378_137**2 * authalic, rel=1e-3)
 
 
 def test_a_hole_has_no_area() -> None:
@@ -126,6 +101,12 @@ def test_geojson_is_cut_at_the_antimeridian(tmp_path: Path) -> None:
     outline = gpd.read_file(tmp_path / "a.geojson").geometry[0]
     halves = sorted((part.bounds[0], part.bounds[2]) for part in outline.geoms)
     assert halves == [(-180, pytest.approx(-179.54, abs=0.02)), (pytest.approx(179.55, abs=0.02), 180)]
+
+
+def test_geojson_of_a_grid_that_goes_on_past_the_antimeridian_is_cut_there(tmp_path: Path) -> None:
+    write_vector(gpd.GeoDataFrame(geometry=[box(179, 0, 182, 1)], crs="EPSG:4326"), tmp_path / "a.geojson", layer="a")
+    outline = gpd.read_file(tmp_path / "a.geojson").geometry[0]
+    assert sorted(part.bounds for part in outline.geoms) == [(-180, 0, -178, 1), (179, 0, 180, 1)]
 
 
 def test_an_empty_result_is_still_a_file(tmp_path: Path) -> None:

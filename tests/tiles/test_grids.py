@@ -1,8 +1,12 @@
 """Grids: the cells of the Major TOM grid have their published names everywhere."""
 
 import numpy as np
+import pytest
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from shapely.geometry import Point, box
 
-from tiles.grids import cell_at, cell_name, cells
+from tiles.grids import cell_at, cell_name, cells, cut_at_antimeridian, turns_to, union
 
 
 def brute_force_cell(longitude: float, latitude: float) -> str:
@@ -44,3 +48,30 @@ def test_the_antimeridian_is_one_place():
     rows, columns = cell_at(np.array([180.0, -180.0, 540.0]), np.zeros(3))
     assert len(set(zip(rows.tolist(), columns.tolist(), strict=True))) == 1
     assert cell_name(0, int(columns[0])).endswith("L")
+
+
+def test_an_outline_past_the_antimeridian_is_cut_there():
+    assert cut_at_antimeridian(box(170, 0, 180, 1)) == box(170, 0, 180, 1)
+    assert cut_at_antimeridian(box(185, 0, 190, 1)).bounds == (-175, 0, -170, 1)
+    assert cut_at_antimeridian(Point(190, 5)) == Point(-170, 5)
+    parts = sorted(part.bounds for part in cut_at_antimeridian(box(170, 0, 190, 1)).geoms)
+    assert parts == [(-180, 0, -170, 1), (170, 0, 180, 1)]
+    whole = cut_at_antimeridian(box(0, -90, 360, 90))
+    assert whole.bounds == (-180, -90, 180, 90) and whole.area == pytest.approx(360 * 180)
+
+
+def test_an_outline_is_closed_up_in_the_turn_of_the_grid():
+    past = GeoBox((10, 200), Affine(0.1, 0, 170, 0, -0.1, 1), "EPSG:4326")
+    np.testing.assert_allclose(turns_to(past, np.array([179.0, -179.0, -178.0, 179.5])), [179, 181, 182, 179.5])
+    np.testing.assert_allclose(turns_to(past, np.array([-175.0, -174.0])), [185, 186])
+    world = 2 * np.pi * 6378137
+    mercator = GeoBox((10, 10), Affine(1000, 0, world / 2 - 5000, 0, -1000, 0), "EPSG:3857")
+    np.testing.assert_allclose(turns_to(mercator, np.array([4000 - world / 2])), [world / 2 + 4000])
+
+
+def test_a_union_across_the_antimeridian_does_not_go_around_the_world():
+    degrees = GeoBox((100, 100), Affine(0.01, 0, 179, 0, -0.01, 10), "EPSG:4326")
+    beyond = GeoBox((100, 100), Affine(1000, 0, 167_000, 0, -1000, 1_105_000), "EPSG:32601")  # from 180 degrees on
+    whole = union([degrees, beyond])
+    assert 150 < whole.shape[1] < 250
+    assert whole.boundingbox.right == pytest.approx(180.9, abs=0.1)

@@ -12,6 +12,8 @@ from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError, ProjError
 from rasterio.windows import Window
 
+from tiles.grids import cut_at_antimeridian
+
 # Tiles read together fill at most this much memory.
 READ_BYTES = 8 * 1024 * 1024
 # Points along each side of a footprint: a straight side on one grid is curved on another.
@@ -145,12 +147,19 @@ class Locator:
         lon, lat = longitude[:, :-1], latitude[:, :-1]  # the last point is the centre
         on_earth = np.isfinite(lon).all(axis=1) & np.isfinite(lat).all(axis=1)
         pole = np.array([self._pole_within(tile) for tile in tiles])
-        plain = on_earth & np.isnan(pole) & (np.ptp(np.where(on_earth[:, None], lon, 0.0), axis=1) <= 180)
+        known = np.where(on_earth[:, None], lon, 0.0)
+        beyond = np.abs(known).max(axis=1) > 180  # a grid in degrees that goes on past the antimeridian
+        plain = on_earth & np.isnan(pole) & ~beyond & (np.ptp(known, axis=1) <= 180)
         wkb = np.full(len(tiles), None, object)
         wkb[plain] = shapely.to_wkb(shapely.polygons(np.stack([lon[plain], lat[plain]], axis=-1)))
         for i in np.flatnonzero(on_earth & ~plain):
-            wkb[i] = shapely.to_wkb(_across(lon[i], lat[i]) if np.isnan(pole[i]) else _cap(lat[i], pole[i]))
-        return Places(wkb.tolist(), longitude[:, -1], latitude[:, -1])
+            if beyond[i]:
+                outline = cut_at_antimeridian(shapely.polygons(np.column_stack([lon[i], lat[i]])))
+            else:
+                outline = _across(lon[i], lat[i]) if np.isnan(pole[i]) else _cap(lat[i], pole[i])
+            wkb[i] = shapely.to_wkb(outline)
+        centre = longitude[:, -1]
+        return Places(wkb.tolist(), np.where(np.abs(centre) > 180, (centre + 180) % 360 - 180, centre), latitude[:, -1])
 
     def _pole_within(self, tile: Window) -> float:
         """Latitude of the pole that a tile holds, NaN where it holds none."""
