@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 from affine import Affine
 from odc.geo.geobox import GeoBox
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import MaskFlags
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
@@ -106,7 +106,7 @@ class SceneReader:
         return MaskFlags.per_dataset in flags and not (MaskFlags.alpha in flags and path in self.scene.spectral_alpha)
 
     def _file(self, path: str, bands: Sequence[tuple[int, Band]], resampling: str) -> list[View]:
-        """Views of bands of one file: one where its grid is the scene's, else one for each nodata value."""
+        """Views of bands of one file: one where its grid is the scene's, else one for each band with nodata."""
         source = self._open(path)
         grid = self._grid(path, source)
         masked = self._masked(path, source)
@@ -115,19 +115,19 @@ class SceneReader:
             return [
                 View(path, source, [b.index for _, b in bands], [place for place, _ in bands], nodata, None, masked)
             ]
-        # A warp knows one nodata value, and mixes that of other bands into their ground.
-        groups: dict[str, list[tuple[int, Band]]] = defaultdict(list)
-        for place, band in bands:
-            groups[f"{band.dtype} {band.nodata}"].append((place, band))
+        # A warp knows one nodata value, mixes that of other bands into their ground, and fills a band from its
+        # neighbours where only others are measured: so a band with nodata is warped alone, as from a file of its own.
+        alone = [[pair] for pair in bands if pair[1].unmeasured is not None]
+        others = [pair for pair in bands if pair[1].unmeasured is None]
+        groups = [*alone, others] if others else alone
         thin = self._thinned(grid) != grid.shape
-        if thin or path in self.scene.spectral_alpha:
+        # A warp takes all bands of what it warps, so a band alone is taken out first; so is the mask that counts.
+        if thin or masked or path in self.scene.spectral_alpha or (alone and source.count > 1):
             files = (path,) if masked else ()
-            return [self._stacked(source.shape, grid, group, files, path, resampling) for group in groups.values()]
-        alphas = [number for number, colour in enumerate(source.colorinterp, 1) if colour == ColorInterp.alpha]
-        alpha = alphas[0] if alphas else None
+            return [self._stacked(source.shape, grid, group, files, path, resampling) for group in groups]
         return [
-            self._warped(path, source, grid, group, [band.index for _, band in group], alpha, resampling)
-            for group in groups.values()
+            self._warped(path, source, grid, group, [band.index for _, band in group], None, resampling)
+            for group in groups
         ]
 
     def _thinned(self, grid: GeoBox) -> tuple[int, int]:
