@@ -1,56 +1,58 @@
-"""A tile of the map: numbers read through rio-tiler, painted, encoded as PNG.
+"""A tile of the map: numbers read as every other part of geodino reads them, painted, encoded as PNG.
 
-Readers stay open, some per thread: opening a file costs more than reading a tile of it. Nothing here knows of HTTP.
+Files stay open, some per thread: opening one costs more than reading a tile of it. Nothing here knows of HTTP.
 """
 
 import io
+import math
+import os
 import threading
 import zlib
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import rasterio
+from affine import Affine
+from odc.geo.geobox import GeoBox
 from PIL import Image
+from rasterio.io import DatasetReader
+from rasterio.warp import transform
+from rasterio.windows import Window
 from rio_tiler.colormap import cmap
-from rio_tiler.errors import PointOutsideBounds, TileOutsideBounds
-from rio_tiler.io import Reader
-from rio_tiler.models import ImageData
 
-from app.map.source import Channel, ClassColor, Source, file_fingerprint
+from app.map.source import WEB_MERCATOR_PIXEL_M, ClassColor, Source
 from app.map.style import Paint, Style
-from tiles.scenes.validity import is_picture, measured
+from tiles.scenes.raster import open_raster
+from tiles.scenes.reader import SceneReader
+from tiles.scenes.scene import Scene
 
 TILE = 256
-OPEN_READERS = 24  # a thread
+OPEN_FILES = 64  # a thread
+EARTH_RADIUS_M = 6_378_137.0  # of Web Mercator
 CODES = 65534  # a score is a code from 1 to 65535; 0 is nodata
 
 _local = threading.local()
 
-# Directories are not searched for sidecars at each opening; decoded blocks stay in memory; remote reads are joined.
-GDAL_OPTIONS = {
-    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
-    "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
-    "VSI_CACHE": "TRUE",
-}
+# Decoded blocks stay in memory; remote reads are joined.
+GDAL_OPTIONS = {"GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES", "VSI_CACHE": "TRUE"}
+# Sidecars beside a file count, but are not looked for on the network.
+REMOTE_OPTIONS = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
 
 
-def _reader(path: str) -> Reader:
-    """This thread's open reader of a file; a file that changed on disk is opened anew."""
-    readers: OrderedDict[str, tuple[str, Reader]] = _local.__dict__.setdefault("readers", OrderedDict())
-    state = file_fingerprint((path,))
-    kept = readers.get(path)
-    if kept and kept[0] == state:
-        readers.move_to_end(path)
-        return kept[1]
-    if kept:
-        kept[1].dataset.close()
-    readers[path] = (state, Reader(None, dataset=rasterio.open(path, sharing=False)))
-    readers.move_to_end(path)
-    while len(readers) > OPEN_READERS:
-        _, (_, oldest) = readers.popitem(last=False)
-        oldest.dataset.close()
-    return readers[path][1]
+def _kept(state: str, path: str) -> DatasetReader:
+    """This thread's open file of a path; where ``state`` is another, its files changed and it is opened anew."""
+    kept: OrderedDict[tuple[str, str], DatasetReader] = _local.__dict__.setdefault("kept", OrderedDict())
+    key = (path, state)
+    if key not in kept:
+        with rasterio.Env(**(REMOTE_OPTIONS if "://" in path or "/vsicurl" in path else {})):
+            kept[key] = open_raster(path)
+    kept.move_to_end(key)
+    while len(kept) > OPEN_FILES:
+        _, oldest = kept.popitem(last=False)
+        oldest.close()
+    return kept[key]
 
 
 @dataclass(frozen=True)
@@ -73,55 +75,51 @@ def read_tile(source: Source, channels: tuple[int, ...], z: int, x: int, y: int,
         smooth: Bilinear resampling; False (classes) takes the nearest pixel.
     """
     found: TileNumbers | None = None
+    grid = _grid(z, x, y)
+    # The ground that a pixel of the tile covers: Mercator's are smaller away from the equator.
+    pixel_m = abs(grid.affine.a) / math.cosh(grid.affine.f / EARTH_RADIUS_M)
+    # From afar, two pixels a side are averaged into one; classes are picked from more, lest stripes vanish.
+    pixel_m /= 2 if smooth else 8
     with rasterio.Env(**GDAL_OPTIONS):
         for part in source.parts:
-            numbers = _read_part([part[channel] for channel in channels], z, x, y, "bilinear" if smooth else "nearest")
-            if numbers is None:
+            seen = replace(
+                part,
+                bands=tuple(part.bands[channel] for channel in channels),
+                geobox=grid,
+                resampling="bilinear" if smooth else "nearest",
+            )
+            with SceneReader(seen, opener=partial(_kept, _state(part)), pixel_m=pixel_m) as reader:
+                pixels = reader.read_dn(Window(0, 0, TILE, TILE))
+            if not pixels.valid.any():
                 continue
             if found is None:
-                found = numbers
+                found = TileNumbers(pixels.values, pixels.valid)
             else:
-                fill = ~found.valid & numbers.valid
-                found.values[:, fill] = numbers.values[:, fill]
+                fill = ~found.valid & pixels.valid
+                found.values[:, fill] = pixels.values[:, fill]
                 found.valid[fill] = True
             if found.valid.all():
                 break
     return found
 
 
-def _read_part(channels: list[Channel], z: int, x: int, y: int, resampling: str) -> TileNumbers | None:
-    images: list[tuple[list[int], ImageData]] = []
-    for path in dict.fromkeys(channel.path for channel in channels):
-        at = [number for number, channel in enumerate(channels) if channel.path == path]
-        indexes = tuple(dict.fromkeys(channels[number].index for number in at))
-        try:
-            image = _reader(path).tile(
-                x,
-                y,
-                z,
-                indexes=indexes,
-                nodata=channels[at[0]].nodata,
-                resampling_method=resampling,
-                reproject_method=resampling,
-            )
-        except TileOutsideBounds:
-            return None
-        images.append((at, image))
-    values: np.ndarray | None = None
-    valid = np.ones((TILE, TILE), dtype=bool)
-    for at, image in images:
-        order = {index: number for number, index in enumerate(dict.fromkeys(channels[number].index for number in at))}
-        if values is None:
-            values = np.zeros((len(channels), TILE, TILE), dtype=image.array.dtype if len(images) == 1 else np.float32)
-        for number in at:
-            values[number] = image.array.data[order[channels[number].index]]
-        mask = np.ma.getmaskarray(image.array)
-        valid &= measured(mask, picture=is_picture([image.array.dtype.name]))
-    if values is None:
-        return None
-    if values.dtype.kind == "f":
-        valid &= np.isfinite(values).all(axis=0)
-    return TileNumbers(values, valid) if valid.any() else None
+def _grid(z: int, x: int, y: int) -> GeoBox:
+    """Pixels of a web tile."""
+    side = WEB_MERCATOR_PIXEL_M / 2**z
+    half = WEB_MERCATOR_PIXEL_M * TILE / 2
+    left, top = x * TILE * side - half, half - y * TILE * side
+    return GeoBox((TILE, TILE), Affine(side, 0, left, 0, -side, top), "EPSG:3857")
+
+
+def _state(scene: Scene) -> str:
+    """What tells that files of a scene, or beside them, changed since they were opened."""
+    told = []
+    for path in {band.path for band in scene.bands}:
+        for file in (path, f"{path}.msk", f"{path}.aux.xml"):
+            if os.path.exists(file):
+                found = os.stat(file)
+                told.append(f"{file}:{found.st_size}:{found.st_mtime_ns}")
+    return ",".join(sorted(told))
 
 
 def paint(numbers: TileNumbers, style: Style) -> np.ndarray:
@@ -184,31 +182,27 @@ def render(source: Source, style: Style, z: int, x: int, y: int) -> bytes | None
 
 @dataclass(frozen=True)
 class PointValue:
-    """A channel's number at a point; None for nodata; the class's name where there are classes."""
+    """A channel's number at a point; the class's name where there are classes."""
 
     band: str
-    value: float | None
+    value: float
     label: str | None
 
 
 def read_point(source: Source, lng: float, lat: float) -> list[PointValue]:
-    """Numbers of every channel at a place; nothing outside the source."""
+    """Numbers of every channel at a place; nothing outside the source, or where it has no data."""
+    labels = {one.value: one.name for one in source.classes}
     with rasterio.Env(**GDAL_OPTIONS):
         for part in source.parts:
-            values = [_point(channel, lng, lat) for channel in part]
-            if any(value is not None for value in values):
-                labels = {one.value: one.name for one in source.classes}
+            (east,), (north,) = transform("EPSG:4326", str(part.crs), [lng], [lat])
+            column, row = ~part.geobox.affine @ (east, north)
+            if not (0 <= column < part.width and 0 <= row < part.height):
+                continue
+            with SceneReader(part, opener=partial(_kept, _state(part))) as reader:
+                pixels = reader.read_dn(Window(int(column), int(row), 1, 1))
+            if pixels.valid.all():
                 return [
-                    PointValue(channel.name, value, labels.get(int(value)) if value is not None and labels else None)
-                    for channel, value in zip(part, values, strict=True)
+                    PointValue(name, float(value), labels.get(int(value)) if labels else None)
+                    for name, value in zip(part.band_names, pixels.values[:, 0, 0], strict=True)
                 ]
     return []
-
-
-def _point(channel: Channel, lng: float, lat: float) -> float | None:
-    try:
-        found = _reader(channel.path).point(lng, lat, indexes=(channel.index,), nodata=channel.nodata)
-    except PointOutsideBounds:
-        return None
-    value = found.array[0]
-    return None if np.ma.is_masked(value) or not np.isfinite(float(value)) else float(value)

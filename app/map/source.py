@@ -1,10 +1,9 @@
-"""What a layer of the map is made of: channels of files, where they lie on the Earth, and what they mean.
+"""What a layer of the map is made of: bands of scenes, where they lie on the Earth, and what they mean.
 
 Scenes come in through `tiles.scenes.opening`, which names their bands; maps that geodino made (classes, scores,
 changes) are read for the legend that they carry.
 """
 
-import hashlib
 import math
 import os
 from collections.abc import Iterable
@@ -14,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
-import rasterio
+from affine import Affine
 from odc.geo.geobox import GeoBox
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
@@ -41,16 +40,6 @@ class Meaning(StrEnum):
     classes = "classes"  # ids with names and colours
     score = "score"  # larger is more of something; cut at a threshold on the map
     values = "values"  # any other single quantity
-
-
-@dataclass(frozen=True)
-class Channel:
-    """One band of one file."""
-
-    name: str
-    path: str
-    index: int
-    nodata: float | None
 
 
 @dataclass(frozen=True)
@@ -81,7 +70,7 @@ class Source:
         name: What people call it.
         address: What was opened: the argument of the commands that use it.
         meaning: What its numbers are.
-        parts: Channels of each raster of a mosaic, earlier on top; one part for a plain raster.
+        parts: The scenes of a mosaic, earlier on top; one part for a plain raster. Their bands are the channels.
         geobox: Grid of the first part.
         bounds: West, south, east, north in degrees.
         dtype: NumPy name of the numbers' type.
@@ -96,7 +85,7 @@ class Source:
     name: str
     address: str
     meaning: Meaning
-    parts: tuple[tuple[Channel, ...], ...]
+    parts: tuple[Scene, ...]
     geobox: GeoBox
     bounds: tuple[float, float, float, float]
     dtype: str
@@ -110,7 +99,7 @@ class Source:
     @property
     def channel_names(self) -> tuple[str, ...]:
         """Names of the channels, in order."""
-        return tuple(channel.name for channel in self.parts[0])
+        return self.parts[0].band_names
 
     @property
     def max_zoom(self) -> int:
@@ -142,12 +131,11 @@ def _made_by_a_backbone(path: str) -> bool:
 
 
 def _of_scene(scene: Scene) -> Source:
-    scenes = scene.parts or (scene,)
     return Source(
         name=scene.name,
         address=scene.source,
         meaning=Meaning.imagery if len(scene.bands) > 1 else Meaning.values,
-        parts=tuple(tuple(_channel(band) for band in part.bands) for part in scenes),
+        parts=tuple(part for one in scene.parts or (scene,) for part in _round_the_globe(one)),
         geobox=scene.geobox,
         bounds=geographic_bounds(scene.geobox, scene.source),
         dtype=scene.bands[0].dtype,
@@ -159,8 +147,18 @@ def _of_scene(scene: Scene) -> Source:
     )
 
 
-def _channel(band: Band) -> Channel:
-    return Channel(band.name, band.path, band.index, band.nodata)
+def _round_the_globe(scene: Scene) -> tuple[Scene, ...]:
+    """The scene, and where its degrees go beyond 180 once more, a turn further, where the map looks for the rest."""
+    crs = scene.crs
+    box = scene.geobox.extent.boundingbox
+    if crs is None or not crs.geographic or -180 <= box.left <= box.right <= 180:
+        return (scene,)
+    turn = Affine.translation(-360 if box.right > 180 else 360, 0)
+    paths = {band.path for band in scene.bands} | {mask.path for mask in scene.masks}
+    grids = {path: inspect(path).geobox for path in paths}
+    turned = {path: GeoBox(grid.shape, turn @ grid.affine, grid.crs) for path, grid in grids.items()}
+    geobox = GeoBox(scene.geobox.shape, turn @ scene.geobox.affine, crs)
+    return scene, replace(scene, geobox=geobox, source_grids=turned)
 
 
 def _open_map(path: str) -> Source | None:
@@ -177,21 +175,34 @@ def _open_map(path: str) -> Source | None:
     if not classes and not floating:
         return None
 
+    index = raster.data_bands[0]
+    name = raster.descriptions[index - 1] or ("class" if classes else "value")
+    scene = Scene(
+        name=raster.stem,
+        source=path,
+        bands=(Band(name, path, index, raster.dtypes[index - 1], raster.nodata[index - 1], 1.0, 0.0),),
+        geobox=raster.geobox,
+        sensor="",
+        gsd_m=ground_sample_distance_m(raster.geobox),
+        block_shape=raster.block_shape,
+        datetime=None,
+        notes=(),
+    )
     threshold = _number(tags.get(THRESHOLD_TAG))
     score = floating and (threshold is not None or SCORE_TAG in tags)
     return Source(
         name=raster.stem,
         address=path,
         meaning=Meaning.classes if classes else Meaning.score if score else Meaning.values,
-        parts=((Channel(raster.descriptions[0] or ("class" if classes else "value"), path, 1, raster.nodata[0]),),),
+        parts=(scene,),
         geobox=raster.geobox,
         bounds=geographic_bounds(raster.geobox, path),
         dtype=raster.dtypes[0],
         classes=classes,
         threshold=threshold,
-        gsd_m=ground_sample_distance_m(raster.geobox),
+        gsd_m=scene.gsd_m,
         notes=(),
-        fingerprint=file_fingerprint((path,)),
+        fingerprint=scene.fingerprint(),
         tags=tags,
     )
 
@@ -258,19 +269,8 @@ def geographic_bounds(geobox: GeoBox, name: str) -> tuple[float, float, float, f
     return west, max(south, -85.05), east, min(north, 85.05)
 
 
-def file_fingerprint(paths: tuple[str, ...]) -> str:
-    """Hexadecimal digest of names, sizes and times of files."""
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(path.encode())
-        if os.path.exists(path):
-            found = os.stat(path)
-            digest.update(f"{found.st_size}:{found.st_mtime_ns}".encode())
-    return digest.hexdigest()[:32]
-
-
 def has_overviews(source: Source) -> bool:
     """Whether far views of the layer need not read every pixel."""
-    channel = source.parts[0][0]
-    with rasterio.open(channel.path) as opened:
-        return max(opened.shape) <= 4096 or bool(opened.overviews(channel.index))
+    band = source.parts[0].bands[0]
+    with open_raster(band.path) as opened:
+        return max(opened.shape) <= 4096 or bool(opened.overviews(band.index))

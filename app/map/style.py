@@ -14,7 +14,8 @@ from rasterio.enums import Resampling
 from rasterio.windows import Window
 from rio_tiler.colormap import cmap
 
-from app.map.source import Channel, ClassColor, Meaning, Source
+from app.map.source import ClassColor, Meaning, Source
+from tiles.scenes.band import Band
 from tiles.scenes.raster import open_raster, reading
 
 LOW_PERCENT, HIGH_PERCENT = 2.0, 98.0
@@ -92,7 +93,7 @@ def channel_statistics(source: Source, channel: int, cache: Path | None = None) 
     if file and file.exists():
         record = json.loads(file.read_text())
         return Statistics(**{**record, "histogram": tuple(record["histogram"])})
-    statistics = describe(_sample(source.parts[0][channel]))
+    statistics = describe(_sample(source.parts[0].bands[channel]))
     if file:
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(".part")
@@ -122,14 +123,14 @@ def describe(sample: np.ma.MaskedArray) -> Statistics:
     )
 
 
-def _sample(channel: Channel) -> np.ma.MaskedArray:
-    """Numbers of a channel spread over the whole raster, nodata masked."""
-    with open_raster(channel.path) as opened, reading(channel.path):
+def _sample(band: Band) -> np.ma.MaskedArray:
+    """Numbers of a band spread over the whole raster, nodata masked."""
+    with open_raster(band.path) as opened, reading(band.path):
         height, width = opened.shape
-        if opened.overviews(channel.index) or height * width <= 16 * SAMPLE_SIDE**2:
+        if opened.overviews(band.index) or height * width <= 16 * SAMPLE_SIDE**2:
             shrink = max(1.0, max(height, width) / SAMPLE_SIDE)
             shape = (max(1, round(height / shrink)), max(1, round(width / shrink)))
-            sample = opened.read(channel.index, out_shape=shape, masked=True, resampling=Resampling.nearest)
+            sample = opened.read(band.index, out_shape=shape, masked=True, resampling=Resampling.nearest)
         else:
             rng = np.random.default_rng(0)
             side = 256
@@ -139,9 +140,9 @@ def _sample(channel: Channel) -> np.ma.MaskedArray:
                 Window(int(left), int(top), min(side, width), min(side, height))
                 for top, left in zip(tops, lefts, strict=True)
             )
-            sample = np.ma.stack([opened.read(channel.index, window=window, masked=True) for window in windows])
-    if channel.nodata is not None and not np.isnan(channel.nodata):
-        sample = np.ma.masked_where(sample.data == channel.nodata, sample)
+            sample = np.ma.stack([opened.read(band.index, window=window, masked=True) for window in windows])
+    if band.nodata is not None and not np.isnan(band.nodata):
+        sample = np.ma.masked_where(sample.data == band.nodata, sample)
     return np.ma.masked_invalid(sample) if sample.dtype.kind == "f" else sample
 
 

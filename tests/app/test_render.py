@@ -7,10 +7,12 @@ from pathlib import Path
 import morecantile
 import numpy as np
 import pytest
+import rasterio
 from app_testing import landscape, write_raster
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from rasterio.transform import from_origin
 
 from app.map.render import TileNumbers, encode_scores, paint, png, read_point, read_tile, stretched
 from app.map.source import ClassColor, Meaning, open_source
@@ -47,6 +49,43 @@ def test_a_pixel_without_one_band_is_nodata_except_in_8_bit_pictures(tmp_path: P
     source = open_source(write_raster(tmp_path / "a.tif", values, nodata=0, crs="EPSG:3857", pixel=100.0))
     numbers = read_tile(source, (0, 1, 2), *tile_over(source, source.max_zoom - 1), smooth=False)
     assert (numbers is not None) == shown
+
+
+def test_a_mask_beside_the_file_counts_and_a_changed_one_is_read_anew(tmp_path: Path) -> None:
+    values = np.full((3, 64, 64), 9, np.uint8)
+    path = write_raster(tmp_path / "a.tif", values, crs="EPSG:3857", pixel=100.0)
+    for shown in (32, 16):
+        mask = np.zeros((64, 64), np.uint8)
+        mask[:, :shown] = 255
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(path, "r+") as file:
+            file.write_mask(mask)
+        assert Path(f"{path}.msk").exists()
+        source = open_source(path)
+        west, south, east, north = source.bounds
+        seen = [len(read_point(source, west + (east - west) * share, (south + north) / 2)) for share in (0.2, 0.4, 0.7)]
+        assert seen == [3, 3 if shown == 32 else 0, 0]
+        numbers = read_tile(source, (0, 1, 2), *tile_over(source, source.max_zoom - 2), smooth=True)
+        assert numbers is not None and set(np.unique(numbers.values[:, numbers.valid])) == {9}
+
+
+def test_georeference_in_sidecars_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    values = np.random.default_rng(0).integers(1, 255, (3, 64, 64), np.uint8)
+    profile = {"driver": "PNG", "count": 3, "height": 64, "width": 64, "dtype": "uint8", "crs": "EPSG:32633"}
+    with rasterio.open(path, "w", transform=from_origin(500_000, 5_000_000, 10, 10), **profile) as file:
+        file.write(values)
+    source = open_source(path)
+    numbers = read_tile(source, (0, 1, 2), *tile_over(source, source.max_zoom), smooth=False)
+    assert numbers is not None and numbers.valid.any()
+
+
+def test_a_look_from_afar_reads_a_thinned_raster(tmp_path: Path) -> None:
+    values = np.full((3, 512, 512), 9, np.uint16)
+    values[:, :, 256:] = 0
+    source = open_source(write_raster(tmp_path / "a.tif", values, nodata=0, crs="EPSG:3857", pixel=10.0))
+    numbers = read_tile(source, (0, 1, 2), *tile_over(source, source.max_zoom - 5), smooth=True)
+    assert numbers is not None and numbers.valid.any() and not numbers.valid.all()
+    assert (numbers.values[:, numbers.valid] == 9).all()
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))

@@ -82,6 +82,54 @@ def test_a_raster_without_reference_system_needs_its_pixel_size(write_raster, ra
     assert read_all(scene.at_gsd(1.0)).values.shape == (3, 4, 4)
 
 
+def test_a_world_file_places_a_raster_without_reference_system(write_raster, ramp):
+    at = Affine(2, 0, 1000, 0, -2, 2000)
+    path = write_raster("a.tif", ramp(3, 8, 8), crs=None, transform=at)
+    scene = open_scene(path)
+    assert scene.gsd_m == 2 and scene.geobox.affine == at and any("transform is kept" in note for note in scene.notes)
+    given = open_scene(path, gsd_m=3)
+    assert given.gsd_m == 3 and given.geobox.affine == at
+    degrees = write_raster("d.tif", ramp(3, 8, 8), crs=None, transform=Affine(1e-4, 0, 15, 0, -1e-4, 50))
+    with pytest.raises(InputError, match="no metres"):
+        open_scene(degrees)
+
+
+VRT = """<VRTDataset rasterXSize="4" rasterYSize="4"><SRS>EPSG:32633</SRS>
+<GeoTransform>400000, 10, 0, 5000000, 0, -10</GeoTransform>
+<VRTRasterBand dataType="Byte" band="1"><SimpleSource><SourceFilename relativeToVRT="1">a.tif</SourceFilename>
+<SourceBand>1</SourceBand></SimpleSource></VRTRasterBand></VRTDataset>"""
+
+
+@pytest.mark.parametrize("changed", ["a.tif", "a.tif.msk", "a.tif.aux.xml", "inner.vrt"])
+def test_a_fingerprint_knows_every_file_that_decides_about_the_pixels(write_raster, ramp, tmp_path, changed):
+    write_raster("a.tif", ramp(1, 4, 4))
+    (tmp_path / "inner.vrt").write_text(VRT)
+    (tmp_path / "outer.vrt").write_text(VRT.replace("a.tif", "inner.vrt"))
+    names = ("a.tif",) if changed.startswith("a.tif.") else ("a.tif", "outer.vrt")
+    sources = [tmp_path / name for name in names if name != changed or name == "a.tif"]
+    before = {path: open_scene(path).fingerprint() for path in sources}
+    if changed == "a.tif":
+        write_raster("a.tif", np.concatenate([ramp(1, 4, 4)] * 2, 2))
+    elif changed == "a.tif.msk":
+        mask = np.zeros((4, 4), bool)
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(tmp_path / "a.tif", "r+") as file:
+            file.write_mask(mask)
+    elif changed == "a.tif.aux.xml":
+        (tmp_path / changed).write_text("<PAMDataset><Metadata><MDI key='A'>1</MDI></Metadata></PAMDataset>")
+    else:
+        (tmp_path / changed).write_text(VRT + " ")
+        before.pop(tmp_path / "a.tif", None)
+    assert all(open_scene(path).fingerprint() != state for path, state in before.items())
+
+
+def test_reading_writes_nothing_beside_the_file(write_raster, ramp, tmp_path):
+    scene = open_scene(write_raster("a.tif", ramp(3, 64, 64, "uint16")))
+    for seen in (scene, scene.at_gsd(20)):
+        with SceneReader(seen) as reader:
+            reader.read(Window(0, 0, seen.width, seen.height))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tif"]
+
+
 def test_ground_control_points_alone_are_refused(write_raster, ramp):
     path = write_raster("a.tif", ramp(1, 8, 8), crs=None, transform=Affine.identity())
     points = [GroundControlPoint(row=r, col=c, x=10 + c, y=50 - r) for r in (0, 8) for c in (0, 8)]

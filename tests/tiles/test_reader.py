@@ -12,6 +12,7 @@ from odc.geo.geobox import GeoBox
 from rasterio.windows import Window
 
 from tiles.errors import InputError
+from tiles.scenes.mosaic import mosaic
 from tiles.scenes.opening import open_scene
 from tiles.scenes.reader import SceneReader
 
@@ -137,6 +138,127 @@ def test_shrinking_weighs_by_area_and_takes_valid_pixels_only(write_raster):
     expected = blocks.sum((1, 3)) / (blocks > 0).sum((1, 3))
     assert pixels.values.shape == (1, 2, 3) and pixels.valid.all()
     np.testing.assert_allclose(pixels.values[0], expected, atol=0.51)
+
+
+def picture_zeros() -> tuple[np.ndarray, np.ndarray]:
+    """Dark water clipped in one band, and a border clipped in all; with what is measured."""
+    values = np.full((4, 12, 12), 60, np.uint8)
+    values[:, :, 8:] = 0
+    values[3, :, 2:4] = 0
+    values[:3, :, 4:6] = 0
+    valid = np.ones((12, 12), bool)
+    valid[:, 8:] = False
+    return values, valid
+
+
+@pytest.mark.parametrize("grid", ["native", "finer", "coarser"])
+@pytest.mark.parametrize("chosen", [["red", "green", "blue", "nir"], ["red", "green", "blue"], ["nir"]])
+@pytest.mark.parametrize("packaging", ["file", "folder"])
+def test_a_picture_has_the_same_valid_pixels_by_every_packaging_and_choice(write_raster, packaging, chosen, grid):
+    values, valid = picture_zeros()
+    names = ["red", "green", "blue", "nir"]
+    if packaging == "file":
+        scene = open_scene(write_raster("a.tif", values, nodata=0, descriptions=tuple(names)))
+    else:
+        for name, plane in zip(names, values, strict=True):
+            folder = write_raster(f"s/{name}.tif", plane[None], nodata=0).parent
+        scene = open_scene(folder)
+    scene = scene.select(chosen)
+    if grid != "native":
+        scene = scene.at_gsd(5 if grid == "finer" else 20)
+        valid = np.repeat(np.repeat(valid, 2, 0), 2, 1) if grid == "finer" else valid[::2, ::2]
+    pixels = read_all(scene, dn=True)
+    np.testing.assert_array_equal(pixels.valid, valid)
+    # The border is not mixed into the ground beside it.
+    beside = {"native": 7, "finer": 15, "coarser": 3}[grid]
+    assert (pixels.values[:, :, beside] == 60).all()
+
+
+def test_each_band_is_warped_with_its_own_nodata(write_raster):
+    values = np.full((3, 24, 24), 1000, np.uint16)
+    marks = (0, 65535, 9999)
+    for number, (name, mark) in enumerate(zip(("B02", "B03", "B04"), marks, strict=True)):
+        values[number, 8 * number + 2 : 8 * number + 6, 6:12] = mark
+        folder = write_raster(f"S2/{name}.tif", values[number][None], nodata=mark).parent
+    for gsd in (4, 17):
+        pixels = read_all(open_scene(folder, sensor="reflectance").at_gsd(gsd), dn=True)
+        assert pixels.valid.mean() > 0.5
+        assert (pixels.values[:, pixels.valid] == 1000).all()
+
+
+def test_near_infrared_tagged_as_alpha_is_a_measurement(write_raster):
+    values = np.full((4, 64, 64), 90, np.uint8)
+    values[3, :, 32:] = 0  # water
+    path = write_raster("m_3807762_nw_18_060_20180815.tif", values)
+    with rasterio.open(path) as file:
+        assert file.colorinterp[3].name == "alpha"
+    scene = open_scene(path)
+    assert scene.band_names == ("red", "green", "blue", "nir") and any("measurement" in note for note in scene.notes)
+    for seen in (scene, scene.select(["red", "green", "blue"]), scene.at_gsd(4), scene.at_gsd(17)):
+        assert read_all(seen).valid.all()
+
+
+@pytest.mark.parametrize(
+    ("fourth", "names", "measurement"),
+    [
+        ("opacity", None, False),
+        ("opacity", ["r", "g", "b", "n"], True),
+        ("opacity", ["r", "g", "b"], False),
+        ("spread", None, True),
+        ("spread", ["r", "g", "b"], False),
+    ],
+)
+def test_an_alpha_band_is_opacity_unless_its_values_or_names_say_otherwise(write_raster, fourth, names, measurement):
+    values = np.full((4, 64, 64), 90, np.uint8)
+    values[3] = 255
+    values[3, :, :16] = 0
+    if fourth == "spread":
+        values[3, :, 16:] = np.arange(48) + 60
+    scene = open_scene(write_raster("a.tif", values, photometric="RGB", alpha="YES"), band_names=names)
+    assert len(scene.bands) == (4 if measurement else 3)
+    assert any("alpha" in note for note in scene.notes)
+    assert read_all(scene).valid.mean() == (1.0 if measurement else 0.75)
+
+
+def test_cloud_over_a_mosaic_is_the_cloud_of_its_tiles(write_raster, ramp):
+    scenes = []
+    for number, east in enumerate((400000, 400080)):
+        at = Affine(10, 0, east, 0, -10, 5000000)
+        for name in ("B02", "B03", "B04"):
+            write_raster(f"S2_{number}/{name}.tif", ramp(1, 8, 8, "uint16") + np.uint16(1000), transform=at)
+        classes = np.full((1, 8, 8), 4, np.uint8)
+        classes[0, :4] = 9
+        scenes.append(open_scene(write_raster(f"S2_{number}/SCL.tif", classes, transform=at).parent))
+    with SceneReader(mosaic(scenes, name="both", source="both")) as reader:
+        cloud = reader.read_cloud(Window(0, 0, 16, 8))
+    assert cloud[:4].all() and not cloud[4:].any()
+
+
+def test_clear_ground_below_another_tiles_cloud_is_no_cloud(write_raster, ramp):
+    scenes = []
+    for number in range(2):
+        for name in ("B02", "B03", "B04"):
+            write_raster(f"S2_{number}/{name}.tif", ramp(1, 8, 8, "uint16") + np.uint16(1000))
+        classes = np.full((1, 8, 8), 4, np.uint8)
+        classes[0, :4, 4 * number :] = 9
+        scenes.append(open_scene(write_raster(f"S2_{number}/SCL.tif", classes).parent))
+    with SceneReader(mosaic(scenes, name="both", source="both")) as reader:
+        cloud, valid = reader.read_cloud(Window(0, 0, 8, 8)), reader.read(Window(0, 0, 8, 8)).valid
+    np.testing.assert_array_equal(cloud, ~valid)
+    assert cloud[:4, 4:].all() and cloud.sum() == 16
+
+
+@pytest.mark.parametrize(("scene_crs", "mask_crs"), [(None, None), (None, "EPSG:32633"), ("EPSG:32633", None)])
+def test_a_mask_without_common_reference_system_is_laid_pixel_by_pixel(write_raster, ramp, scene_crs, mask_crs):
+    path = write_raster("a.tif", ramp(3, 8, 8), crs=scene_crs)
+    mask = np.ones((1, 8, 8), np.uint8)
+    mask[0, :, :4] = 0
+    scene = open_scene(path, gsd_m=10, mask=write_raster("m.tif", mask, crs=mask_crs))
+    np.testing.assert_array_equal(read_all(scene).valid, mask[0] > 0)
+    assert read_all(scene.at_gsd(5)).valid.mean() == 0.5
+    assert any("pixel by pixel" in note for note in scene.notes)
+    with pytest.raises(InputError, match="cannot be laid on"):
+        open_scene(path, gsd_m=10, mask=write_raster("n.tif", mask[:, 1:], crs=mask_crs))
 
 
 @pytest.mark.parametrize(

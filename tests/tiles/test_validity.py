@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tiles.scenes.band import Band
-from tiles.scenes.validity import Fill, MaskKind, Nodata, cloudy, fits, is_picture, measured, opaque, usable
+from tiles.scenes.validity import MaskKind, cloudy, fits, measured, opaque, settle_picture, usable
 
 
 def band(dtype: str, nodata: float | None) -> Band:
@@ -12,32 +12,47 @@ def band(dtype: str, nodata: float | None) -> Band:
 
 
 # Two bands of three pixels: no band, the first, both are 0.
-ZEROS = {"uint8": [[[5, 0, 0]], [[5, 5, 0]]]}
+ZEROS = np.array([[[5, 0, 0]], [[5, 5, 0]]])
 
 
 @pytest.mark.parametrize(
-    ("dtypes", "nodata", "expected"),
+    ("nodata", "expected"),
     [
-        (("uint8", "uint8"), (0, 0), [True, True, False]),  # a picture: nodata in every band
-        (("uint16", "uint16"), (0, 0), [True, False, False]),  # a measurement: nodata in any
-        (("uint8", "uint16"), (0, 0), [True, False, False]),
-        (("uint8", "uint8"), (0, None), [True, True, True]),  # a picture whose second band always counts
-        (("uint16", "uint16"), (None, 0), [True, True, False]),
-        (("uint8", "uint8"), (-9999, -9999), [True, True, True]),  # no digital number can be that
+        ((0, 0), [True, False, False]),
+        ((None, 0), [True, True, False]),
+        ((0, 5), [False, False, False]),
+        ((-9999, -9999), [True, True, True]),  # no digital number can be that
     ],
 )
-def test_nodata_of_bands_read_together(dtypes, nodata, expected):
-    values = np.array(ZEROS["uint8"], np.result_type(*dtypes))
-    found = Nodata.of([band(*pair) for pair in zip(dtypes, nodata, strict=True)]).valid(values)
-    assert found.tolist() == [expected]
-    if None not in nodata and nodata[0] == 0:
-        assert measured(values == 0, picture=is_picture(dtypes)).tolist() == [expected]
+def test_a_measurement_needs_every_band(nodata, expected):
+    assert measured(ZEROS.astype(np.uint16), nodata).tolist() == [expected]
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "nodata", "together", "said"),
+    [
+        (("uint8", "uint8"), (0, 0), (0, 0), ""),
+        (("uint8", "uint8"), (0, 255), (0, 255), ""),
+        (("uint8", "uint8"), (0, None), None, "every pixel counts"),
+        (("uint8", "uint8"), (-9999, -9999), None, ""),
+        (("uint8", "uint16"), (0, 0), None, ""),
+        (("uint8",), (0,), None, ""),
+    ],
+)
+def test_bands_of_an_8_bit_picture_are_nodata_together_only(dtypes, nodata, together, said):
+    bands = [band(*pair) for pair in zip(dtypes, nodata, strict=True)]
+    notes: list[str] = []
+    settled, blank = settle_picture(bands, [True] * len(bands), notes)
+    picture = len(dtypes) > 1 and set(dtypes) == {"uint8"}
+    assert [one.nodata for one in settled] == ([None] * len(bands) if picture else list(nodata))
+    assert (None if blank is None else blank.values) == together
+    assert any(said in note for note in notes) if said else not notes
 
 
 @pytest.mark.parametrize("nodata", [None, np.nan, -1.0])
 def test_nan_and_infinity_are_never_measured(nodata):
     values = np.array([[[1.0, np.nan, np.inf, -np.inf]]], np.float32)
-    assert Nodata.of([band("float32", nodata)]).valid(values).tolist() == [[True, False, False, False]]
+    assert measured(values, [nodata]).tolist() == [[True, False, False, False]]
 
 
 @pytest.mark.parametrize(
@@ -58,12 +73,3 @@ def test_masks_tell_ground_from_cloud():
     alpha = np.array([[0, 1, 255]], np.uint8)
     assert usable(alpha, MaskKind.explicit).tolist() == opaque(alpha).tolist() == [[False, True, True]]
     assert not cloudy(alpha, MaskKind.explicit).any()
-
-
-def test_fill_is_where_witness_and_bands_have_it():
-    witness = np.array([[0, 0, 5, 5]])
-    values = np.array([[[0, 7, 0, 5]]])
-    fill = Fill(0, band("uint8", None))
-    assert fill.covers(witness, values, resampled=False).tolist() == [[True, False, False, False]]
-    # Resampled, the witness alone decides, one pixel round.
-    assert fill.covers(witness, values, resampled=True).tolist() == [[True, True, True, False]]

@@ -15,7 +15,7 @@ class Band:
         path: What GDAL opens.
         index: Number of the band in the file, from 1.
         dtype: NumPy name of the digital numbers' type.
-        nodata: Digital number that means "no measurement", or None.
+        nodata: Digital number that means "no measurement" in this band alone, or None.
         scale: Unit value = ``clip(dn * scale + offset, 0, 1)``.
         offset: See ``scale``.
     """
@@ -28,6 +28,17 @@ class Band:
     scale: float
     offset: float
 
+    @property
+    def unmeasured(self) -> float | None:
+        """The number that resampling leaves out: nodata where it can occur, NaN among floats without one."""
+        dtype = np.dtype(self.dtype)
+        if self.nodata is None:
+            return float("nan") if dtype.kind == "f" else None
+        if dtype.kind == "f":
+            return self.nodata
+        limits = np.iinfo(dtype)
+        return self.nodata if float(self.nodata).is_integer() and limits.min <= self.nodata <= limits.max else None
+
 
 @dataclass(frozen=True)
 class Pixels:
@@ -35,7 +46,7 @@ class Pixels:
 
     Attributes:
         values: ``[C, H, W]``; float32 in [0, 1], 0 where invalid, or native digital numbers when read as such.
-        valid: bool ``[H, W]``; True where every band has a measurement (in 8-bit pictures: any band).
+        valid: bool ``[H, W]``; True where every band has a measurement (in 8-bit pictures: any band of the scene).
     """
 
     values: np.ndarray

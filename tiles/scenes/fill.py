@@ -1,8 +1,7 @@
 """Undeclared fill: the white or black round a rotated or clipped scene that its file does not call nodata.
 
 A value that every band has at a corner of the raster and over at least a hundredth of it is no measurement. Single
-bands do reach it (surf and roofs saturate), so one *witness* band, the one that reaches it least elsewhere, decides
-together with the bands that are read.
+bands do reach it (surf and roofs saturate), so all bands decide together.
 """
 
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from rasterio.windows import Window
 
 from tiles.scenes.band import Band
 from tiles.scenes.raster import open_raster, reading
-from tiles.scenes.validity import Fill
+from tiles.scenes.validity import Blank
 
 _LEAST_SHARE = 0.01
 _LEAST_BANDS = 3  # a lone band of zeros may well be a class
@@ -21,7 +20,7 @@ _SAMPLE_SIDE = 1024
 _LARGE = 64 * 1024 * 1024
 
 
-def find_fill(bands: Sequence[Band], notes: list[str]) -> Fill | None:
+def find_fill(bands: Sequence[Band], notes: list[str]) -> Blank | None:
     """Look for undeclared fill in bands of one grid; what is found is said in a note."""
     if len(bands) < _LEAST_BANDS or any(b.nodata is not None or np.dtype(b.dtype).kind not in "iu" for b in bands):
         return None
@@ -31,13 +30,12 @@ def find_fill(bands: Sequence[Band], notes: list[str]) -> Fill | None:
     top = np.iinfo(bands[0].dtype).max
     for value in (0, top):
         if (at == value).all(axis=0).any():
-            found = _measure(bands, value)
-            if found is not None:
-                share, witness = found
+            share = _share(bands, value)
+            if share >= _LEAST_SHARE:
                 notes.append(
                     f"{share:.0%} of the scene is {value} in every band, a corner included: taken as undeclared nodata"
                 )
-                return Fill(value, witness)
+                return Blank(tuple(bands), (float(value),) * len(bands))
     return None
 
 
@@ -57,10 +55,9 @@ def _corners(bands: Sequence[Band]) -> np.ndarray | None:
     return np.array([found[band] for band in bands])
 
 
-def _measure(bands: Sequence[Band], value: int) -> tuple[float, Band] | None:
-    """Share of pixels that have the value in all bands, and the band that has it least often elsewhere."""
+def _share(bands: Sequence[Band], value: int) -> float:
+    """Share of pixels that have the value in all bands."""
     together: np.ndarray | None = None
-    counts = []
     for band in bands:
         with open_raster(band.path) as source, reading(band.path):
             height, width = source.shape
@@ -71,8 +68,6 @@ def _measure(bands: Sequence[Band], value: int) -> tuple[float, Band] | None:
             else:
                 shape = (min(height, _SAMPLE_SIDE), min(width, _SAMPLE_SIDE))
                 hit = source.read(band.index, out_shape=shape, resampling=Resampling.nearest) == value
-        counts.append(int(np.count_nonzero(hit)))
         together = hit if together is None else together & hit
     assert together is not None
-    share = float(together.mean())
-    return (share, bands[int(np.argmin(counts))]) if share >= _LEAST_SHARE else None
+    return float(together.mean())

@@ -1,5 +1,6 @@
 """Image folders and zips without georeference, in EuroSAT's layout: ``CLASS/NAME.jpg``."""
 
+import hashlib
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -62,8 +63,12 @@ class ImageSet:
 
     def state(self) -> list[object]:
         """What tells whether the images are still the same, without reading them."""
-        found = Path(self.source).stat()
-        return [self.source, found.st_size, found.st_mtime_ns]
+        top = Path(self.source)
+        digest = hashlib.sha256()
+        for file in (top / member for member in self.members) if top.is_dir() else (top,):
+            found = file.stat()
+            digest.update(f"{file}:{found.st_size}:{found.st_mtime_ns}".encode())
+        return [self.source, digest.hexdigest()]
 
     def open(self) -> "ImageReader":
         """Open for reading in one thread, as a context manager."""

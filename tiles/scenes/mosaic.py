@@ -37,5 +37,6 @@ def mosaic(scenes: Sequence[Scene], *, name: str, source: str) -> Scene:
         masks=(),
         notes=(*first.notes, note),
         source_grids={},
-        fill=None,
+        blank=None,
+        spectral_alpha=(),
     )

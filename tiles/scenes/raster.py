@@ -16,6 +16,7 @@ from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
 from tiles.errors import InputError
+from tiles.grids import ground_sample_distance_m
 
 # A header may claim any size; a raster of more pixels than this is taken for a lie (the Earth at 0.2 m has 1.3e16).
 _MOST_PIXELS = 10**14
@@ -23,6 +24,8 @@ _MOST_PIXELS = 10**14
 _DRIVER = re.compile(r"[A-Za-z][A-Za-z0-9_]+:")
 _PART = re.compile(r'(?:[A-Za-z][A-Za-z0-9_]+:)+(?!//)((?:\d+:)?)"?([^":]+)"?((?::.*)?)')
 _WORD = re.compile(r"[^A-Za-z0-9]+")
+# Without a reference system, smaller pixels are degrees rather than metres.
+_LEAST_SIDE = 0.005
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,30 @@ def open_raster(path: str) -> DatasetReader:
         return rasterio.open(path, sharing=False)
 
 
+def files_of(path: str) -> list[str]:
+    """The files that decide about the pixels read from ``path``: itself, its sidecars, and a VRT's sources with theirs.
+
+    Overviews are left out. Of what lies on the network only the address is known.
+
+    Raises:
+        InputError: Where a local file cannot be opened.
+    """
+    found: dict[str, None] = {}
+    waiting = [path]
+    while waiting:
+        file = waiting.pop()
+        if file in found:
+            continue
+        found[file] = None
+        if "://" in file or file.startswith("/vsi"):
+            continue
+        if file == path or file.lower().endswith(".vrt"):
+            with open_raster(file) as opened, reading(file):
+                waiting += opened.files
+        waiting += [side for side in (f"{file}.msk", f"{file}.aux.xml") if Path(side).is_file()]
+    return [file for file in found if not file.lower().endswith(".ovr")]
+
+
 def inspect(path: str) -> Raster:
     """Read the header of one file.
 
@@ -152,14 +179,25 @@ def inspect(path: str) -> Raster:
 
 
 def placed(raster: Raster, gsd_m: float | None, notes: list[str]) -> GeoBox:
-    """The grid of a raster, given a pixel size where the file has no CRS.
+    """The grid of a raster; one without a CRS keeps its transform, else it needs a pixel size.
 
     Raises:
         InputError: Where nothing places the raster on the ground.
     """
+    if abs(raster.geobox.affine.determinant) == 0:
+        raise InputError(f"{raster.path} has pixels without area; its georeference is damaged.")
     if raster.geobox.crs is not None:
-        if abs(raster.geobox.affine.determinant) == 0:
-            raise InputError(f"{raster.path} has pixels without area; its georeference is damaged.")
+        return raster.geobox
+    side = ground_sample_distance_m(raster.geobox)
+    if not raster.gcps and raster.geobox.affine != Affine.identity():
+        if gsd_m is None and side < _LEAST_SIDE:
+            raise InputError(
+                f"{raster.path} has no coordinate reference system, and pixels of {side:g} units, which are no metres; "
+                "give their size in metres with --gsd."
+            )
+        notes.append(
+            f"no coordinate reference system: its transform is kept, pixels taken as squares of {gsd_m or side:g} m"
+        )
         return raster.geobox
     if gsd_m is not None:
         notes.append(f"no coordinate reference system: pixels taken as squares of {gsd_m:g} m")

@@ -1,96 +1,29 @@
 """Reading windows of a scene: natively where a file's grid is the scene's, through a warp where it is not."""
 
+import math
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import lru_cache
 from typing import Self
 
 import numpy as np
+from affine import Affine
 from odc.geo.geobox import GeoBox
-from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.enums import MaskFlags
 from rasterio.io import DatasetReader
-from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from tiles.grids import same_grid
+from tiles.grids import ground_sample_distance_m, same_grid
 from tiles.scenes.band import Band, Pixels, to_unit
 from tiles.scenes.raster import open_raster, reading
 from tiles.scenes.scene import Scene
-from tiles.scenes.validity import MaskKind, Nodata, cloudy, opaque, usable
+from tiles.scenes.stacked import Stacked
+from tiles.scenes.validity import Mask, MaskKind, cloudy, usable
+from tiles.scenes.view import View, warped
 
-# GDAL warps nothing without a reference system; rasters in bare pixels are placed in this plane, source and target.
-_PLANE = "EPSG:3857"
-
-
-class _File:
-    """One open file (or mask file) of a scene, with the bands that the scene takes from it."""
-
-    def __init__(
-        self, stack: ExitStack, scene: Scene, path: str, bands: list[tuple[int, Band]], resampling: str
-    ) -> None:
-        self.path = path
-        self.places = [place for place, _ in bands]  # where the bands stand in the scene
-        self.indexes = [band.index for _, band in bands]
-        self.nodata = Nodata.of([band for _, band in bands])
-        source = stack.enter_context(open_raster(path))
-        own = scene.source_grids.get(path)
-        with reading(path):
-            grid = own if own is not None else GeoBox(source.shape, source.transform, _crs_text(source))
-            self.native = same_grid(grid, scene.geobox)
-            flags = [source.mask_flag_enums[index - 1] for index in self.indexes]
-            self.masked = any(MaskFlags.per_dataset in flag for flag in flags)
-            self.dataset: DatasetReader | WarpedVRT = source
-            self.alpha: int | None = None
-            if not self.native:
-                self.dataset = stack.enter_context(self._warp(source, grid, scene, resampling))
-
-    def _warp(self, source: DatasetReader, grid: GeoBox, scene: Scene, resampling: str) -> WarpedVRT:
-        options: dict[str, object] = {}
-        alphas = [i for i, colour in enumerate(source.colorinterp, 1) if colour == ColorInterp.alpha]
-        if alphas:
-            self.alpha = alphas[0]
-        else:
-            self.alpha = source.count + 1
-            options["add_alpha"] = True
-        known = {value for value in self.nodata.values if value is not None}
-        if known:
-            options["src_nodata"] = known.pop()
-            options["UNIFIED_SRC_NODATA"] = "YES" if self.nodata.picture else "NO"
-        if grid.crs is None:
-            options |= {"src_crs": _PLANE, "src_transform": grid.affine}
-        target = scene.geobox
-        return WarpedVRT(
-            source,
-            crs=_PLANE if target.crs is None else target.crs.to_wkt(),
-            transform=target.affine,
-            height=target.shape[0],
-            width=target.shape[1],
-            resampling=Resampling[resampling],
-            **options,
-        )
-
-    def read(self, inside: Window, out: np.ndarray, valid: np.ndarray) -> None:
-        """Read a window within the grid into ``out[places]``; clear ``valid`` where nothing was measured."""
-        with reading(self.path):
-            if self.places == list(range(len(out))) and out.flags.c_contiguous:
-                self.dataset.read(self.indexes, window=inside, out=out)
-                values = out
-            else:
-                values = self.dataset.read(self.indexes, window=inside)
-                out[self.places] = values
-            if self.alpha is not None:
-                valid &= opaque(self.dataset.read(self.alpha, window=inside))
-            elif self.masked:
-                valid &= opaque(self.dataset.read_masks(self.indexes[0], window=inside))
-        valid &= self.nodata.valid(values)
-
-    def read_plane(self, inside: Window) -> np.ndarray:
-        """Raw values of the first band alone, ``[H, W]``: of a mask, or of the witness of fill."""
-        with reading(self.path):
-            return self.dataset.read(self.indexes[0], window=inside)
-
-
-def _crs_text(source: DatasetReader) -> str | None:
-    return None if source.crs is None else source.crs.to_wkt()
+# Many small reads of one file ask the same.
+_side_m = lru_cache(maxsize=256)(ground_sample_distance_m)
 
 
 class SceneReader:
@@ -99,32 +32,180 @@ class SceneReader:
     Use as a context manager: ``with SceneReader(scene) as reader: reader.read(Window(0, 0, 512, 512))``.
     """
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(
+        self, scene: Scene, *, opener: Callable[[str], DatasetReader] | None = None, pixel_m: float | None = None
+    ) -> None:
+        """Open every file of a scene.
+
+        Args:
+            scene: What to read.
+            opener: Opens a file and keeps it open for later readers; None opens and closes here.
+            pixel_m: Side in metres of the pixels wanted, for a look from afar: where a file's own are at least half as
+                small, their nearest stand for all, and overviews are used; None reads every pixel.
+        """
         self.scene = scene
         self._stack = ExitStack()
+        self._opener, self._pixel_m = opener, pixel_m
+        self._opened: dict[str, DatasetReader] = {}
         self.dtype = np.result_type(*(np.dtype(band.dtype) for band in scene.bands))
         self._scale = np.array([band.scale for band in scene.bands], np.float32)
         self._offset = np.array([band.offset for band in scene.bands], np.float32)
+        self._parts: list[SceneReader] = []
+        self._views: list[View] = []
+        self._blank: dict[Band, View] | None = None  # bands that say what is blank, read natively; None: warps tell
         try:
-            self._parts = [self._stack.enter_context(SceneReader(part)) for part in scene.parts]
-            by_path: dict[str, list[tuple[int, Band]]] = defaultdict(list)
+            for part in scene.parts:
+                self._parts.append(self._stack.enter_context(SceneReader(part, opener=opener, pixel_m=pixel_m)))
             if not self._parts:
-                for place, band in enumerate(scene.bands):
-                    by_path[band.path].append((place, band))
-            self._files = [_File(self._stack, scene, path, bands, scene.resampling) for path, bands in by_path.items()]
-            self._fill = None if self._parts else scene.fill
-            if self._fill is not None:
-                self._witness = self._plane(self._fill.witness)
-            self._masks = [
-                (mask.kind, self._plane(Band("mask", mask.path, mask.index, "", None, 1, 0))) for mask in scene.masks
-            ]
+                self._views = self._views_of_scene()
+            self._masks = [(mask.kind, self._mask(mask)) for mask in scene.masks]
         except BaseException:
             self._stack.close()
             raise
 
-    def _plane(self, band: Band) -> _File:
+    def _open(self, path: str) -> DatasetReader:
+        if path not in self._opened:
+            if self._opener is None:
+                self._opened[path] = self._stack.enter_context(open_raster(path))
+            else:
+                self._opened[path] = self._opener(path)
+        return self._opened[path]
+
+    def _grid(self, path: str, source: DatasetReader) -> GeoBox:
+        own = self.scene.source_grids.get(path)
+        if own is not None:
+            return own
+        with reading(path):
+            return GeoBox(source.shape, source.transform, None if source.crs is None else source.crs.to_wkt())
+
+    def _views_of_scene(self) -> list[View]:
+        scene = self.scene
+        by_path: dict[str, list[tuple[int, Band]]] = defaultdict(list)
+        for place, band in enumerate(scene.bands):
+            by_path[band.path].append((place, band))
+        views = []
+        if scene.blank is not None:
+            # The bands that are nodata together lie on one grid: native, or warped together.
+            together = list(dict.fromkeys(band.path for band in scene.blank.bands))
+            first = self._open(together[0])
+            grid = self._grid(together[0], first)
+            if same_grid(grid, scene.geobox):
+                self._blank = {}
+            else:
+                masked = tuple(path for path in together if path in by_path and self._masked(path, self._open(path)))
+                chosen = [pair for path in together for pair in by_path.pop(path, [])]
+                views.append(self._stacked(first.shape, grid, chosen, masked, scene.source, scene.resampling))
+        for path, bands in by_path.items():
+            views += self._file(path, bands, scene.resampling)
+        return views
+
+    def _masked(self, path: str, source: DatasetReader) -> bool:
+        """Whether the file's own mask or alpha counts."""
+        with reading(path):
+            flags = source.mask_flag_enums[0]
+        return MaskFlags.per_dataset in flags and not (MaskFlags.alpha in flags and path in self.scene.spectral_alpha)
+
+    def _file(self, path: str, bands: Sequence[tuple[int, Band]], resampling: str) -> list[View]:
+        """Views of bands of one file: one where its grid is the scene's, else one for each band with nodata."""
+        source = self._open(path)
+        grid = self._grid(path, source)
+        masked = self._masked(path, source)
+        if same_grid(grid, self.scene.geobox):
+            nodata = tuple(band.nodata for _, band in bands)
+            return [
+                View(path, source, [b.index for _, b in bands], [place for place, _ in bands], nodata, None, masked)
+            ]
+        # A warp knows one nodata value, mixes that of other bands into their ground, and fills a band from its
+        # neighbours where only others are measured: so a band with nodata is warped alone, as from a file of its own.
+        alone = [[pair] for pair in bands if pair[1].unmeasured is not None]
+        others = [pair for pair in bands if pair[1].unmeasured is None]
+        groups = [*alone, others] if others else alone
+        thin = self._thinned(grid) != grid.shape
+        # A warp takes all bands of what it warps, so a band alone is taken out first; so is the mask that counts.
+        if thin or masked or path in self.scene.spectral_alpha or (alone and source.count > 1):
+            files = (path,) if masked else ()
+            return [self._stacked(source.shape, grid, group, files, path, resampling) for group in groups]
+        return [
+            self._warped(path, source, grid, group, [band.index for _, band in group], None, resampling)
+            for group in groups
+        ]
+
+    def _thinned(self, grid: GeoBox) -> tuple[int, int]:
+        """Shape of a grid after leaving out pixels that a look from afar does not need."""
+        height, width = grid.shape
+        if self._pixel_m is None:
+            return height, width
+        shrink = 2 ** max(0, math.floor(math.log2(self._pixel_m / _side_m(grid))))
+        return max(1, height // shrink), max(1, width // shrink)
+
+    def _stacked(
+        self,
+        shape: tuple[int, int],
+        grid: GeoBox,
+        bands: Sequence[tuple[int, Band]],
+        masked: tuple[str, ...],
+        name: str,
+        resampling: str,
+    ) -> View:
+        """A view of bands of files on one grid, warped together."""
+        blank = self.scene.blank
+        if blank is not None and not {band.path for _, band in bands} <= {band.path for band in blank.bands}:
+            blank = None
+        read = tuple(band for _, band in bands) or (blank.bands[:1] if blank else ())
+        thinned = self._thinned(grid)
+        stacked = Stacked(shape, thinned, read, masked, blank)
+        on = GeoBox(thinned, grid.affine @ Affine.scale(shape[1] / thinned[1], shape[0] / thinned[0]), grid.crs)
+        alpha = len(read) + 1 if stacked.has_alpha else None
+        indexes = list(range(1, len(read) + 1))
+        return self._warped(name, self._open(stacked.xml()), on, bands, indexes, alpha, resampling)
+
+    def _warped(
+        self,
+        name: str,
+        source: DatasetReader,
+        grid: GeoBox,
+        bands: Sequence[tuple[int, Band]],
+        indexes: list[int],
+        alpha: int | None,
+        resampling: str,
+    ) -> View:
+        nodata = bands[0][1].unmeasured if bands else None
+        dataset = warped(name, source, grid, self.scene.geobox, resampling, nodata=nodata, add_alpha=alpha is None)
+        self._stack.enter_context(dataset)
+        alpha = source.count + 1 if alpha is None else alpha
+        return View(
+            name, dataset, indexes, [place for place, _ in bands], tuple(band.nodata for _, band in bands), alpha, False
+        )
+
+    def _plane(self, band: Band) -> View:
         """A band that says something about pixels: never mixed with its neighbours."""
-        return _File(self._stack, self.scene, band.path, [(0, band)], "nearest")
+        return self._file(band.path, [(0, band)], "nearest")[0]
+
+    def _mask(self, mask: Mask) -> View:
+        dtype = self._open(mask.path).dtypes[mask.index - 1]
+        return self._plane(Band("", mask.path, mask.index, dtype, None, 1, 0))
+
+    def _blank_at(self, inside: Window, values: np.ndarray) -> np.ndarray | None:
+        """Where the bands that are nodata only together all are, bool ``[H, W]``; None where warps have told."""
+        if self._blank is None or self.scene.blank is None:
+            return None
+        found = np.ones(values.shape[1:], bool)
+        later = []
+        for band, value in zip(self.scene.blank.bands, self.scene.blank.values, strict=True):
+            place = next(
+                (i for i, one in enumerate(self.scene.bands) if (one.path, one.index) == (band.path, band.index)), None
+            )
+            if place is None:
+                later.append((band, value))
+            else:
+                found &= values[place] == value
+        for band, value in later:
+            if not found.any():
+                break
+            if band not in self._blank:
+                self._blank[band] = self._plane(band)
+            found &= self._blank[band].read_plane(inside) == value
+        return found
 
     def read(self, window: Window) -> Pixels:
         """Read a window as float32 in [0, 1].
@@ -159,14 +240,14 @@ class SceneReader:
         valid = np.ones(values.shape[1:], bool)
         if self._parts:
             self._read_parts(inside, values, valid)
-        for file in self._files:
-            file.read(inside, values, valid)
-        for kind, raw in self._raw_masks(inside):
-            valid &= usable(raw, kind)
-        if self._fill is not None:
-            witness = self._witness
-            fill = self._fill.covers(witness.read_plane(inside), values, resampled=not witness.native)
-            valid &= ~fill
+        for view in self._views:
+            view.read(inside, values, valid)
+        blank = self._blank_at(inside, values)
+        if blank is not None:
+            valid &= ~blank
+        for kind, view in self._masks:
+            valid &= usable(view.read_plane(inside), kind)
+            view.mark_covered(inside, valid)
         if whole:
             return Pixels(values, valid)
         padded = np.zeros((len(values), height, width), self.dtype)
@@ -176,17 +257,30 @@ class SceneReader:
 
     def read_cloud(self, window: Window) -> np.ndarray | None:
         """Cloud, cirrus or cloud shadow, bool ``[H, W]``, False beyond the scene; None where no mask tells."""
+        sky = self._sky(window)
+        return None if sky is None else sky[0] & ~sky[1]
+
+    def _sky(self, window: Window) -> tuple[np.ndarray, np.ndarray] | None:
+        """Where a mask tells of cloud, and where one tells of clear ground; in a mosaic, of any part."""
         if self._parts:
-            layers = [layer for part in self._parts if (layer := part.read_cloud(window)) is not None]
-            return np.logical_and.reduce(layers) if layers else None
+            told = [sky for part in self._parts if (sky := part._sky(window)) is not None]
+            if not told:
+                return None
+            cloud, clear = (np.logical_or.reduce(planes) for planes in zip(*told, strict=True))
+            return cloud, clear
         if all(kind is MaskKind.explicit for kind, _ in self._masks):
             return None
-        cloud = np.zeros((int(window.height), int(window.width)), bool)
+        shape = (int(window.height), int(window.width))
+        cloud, clear = np.zeros(shape, bool), np.zeros(shape, bool)
         inside, place = self._inside(window)
         if inside is not None:
-            for kind, raw in self._raw_masks(inside):
-                cloud[place] |= cloudy(raw, kind)
-        return cloud
+            clear[place] = True
+            for kind, view in self._masks:
+                raw, covered = view.read_plane(inside), np.ones((inside.height, inside.width), bool)
+                view.mark_covered(inside, covered)
+                cloud[place] |= cloudy(raw, kind) & covered
+                clear[place] &= usable(raw, kind) & covered
+        return cloud, clear
 
     def _inside(self, window: Window) -> tuple[Window | None, tuple[slice, slice]]:
         """The part of a window that lies within the scene (None: none does), and its place in the window."""
@@ -195,9 +289,6 @@ class SceneReader:
         left, right = max(column, 0), min(column + int(window.width), self.scene.width)
         place = np.s_[top - row : bottom - row, left - column : right - column]
         return None if top >= bottom or left >= right else Window(left, top, right - left, bottom - top), place
-
-    def _raw_masks(self, inside: Window) -> list[tuple[MaskKind, np.ndarray]]:
-        return [(kind, file.read_plane(inside)) for kind, file in self._masks]
 
     def _read_parts(self, inside: Window, values: np.ndarray, valid: np.ndarray) -> None:
         """Fill from the parts of a mosaic in turn: the first valid measurement of a pixel stays."""

@@ -16,8 +16,8 @@ from odc.geo.geobox import GeoBox
 from tiles.errors import InputError
 from tiles.grids import ground_sample_distance_m, same_grid
 from tiles.scenes.band import Band
-from tiles.scenes.raster import open_raster
-from tiles.scenes.validity import Fill, Mask
+from tiles.scenes.raster import files_of
+from tiles.scenes.validity import Blank, Mask
 
 if TYPE_CHECKING:
     from odc.geo.crs import CRS
@@ -41,7 +41,9 @@ class Scene:
         resampling: How bands on other grids are brought onto this one.
         parts: Scenes of which this one is the mosaic, earlier ones on top; empty for a plain scene.
         source_grids: Grids of files that cannot state their own.
-        fill: Undeclared nodata round the scene, or None.
+        blank: What is nodata in several bands together only (pictures, undeclared fill); the bands' own nodata counts
+            band by band beside it.
+        spectral_alpha: Files whose band tagged alpha holds a measurement.
     """
 
     name: str
@@ -57,7 +59,8 @@ class Scene:
     resampling: str = "bilinear"
     parts: tuple["Scene", ...] = ()
     source_grids: dict[str, GeoBox] = field(default_factory=dict)
-    fill: Fill | None = None
+    blank: Blank | None = None
+    spectral_alpha: tuple[str, ...] = ()
 
     @property
     def height(self) -> int:
@@ -123,26 +126,28 @@ class Scene:
         geobox = GeoBox(shape, self.geobox.affine @ Affine.scale(factor), self.geobox.crs)
         return replace(self.on(geobox, "average" if factor > 1 else "bilinear"), gsd_m=gsd_m)
 
+    def _paths(self) -> list[str]:
+        """What is opened for the scene, its parts aside, sorted."""
+        together = () if self.blank is None else self.blank.bands
+        return sorted({band.path for band in (*self.bands, *together)} | {mask.path for mask in self.masks})
+
     def files(self) -> Iterator[str]:
-        """Paths and addresses that are read for the scene; of a VRT also what it refers to."""
+        """Paths and addresses that are read for the scene, with the files beside them and those they refer to."""
         yield self.source
-        for path in {band.path for band in self.bands} | {mask.path for mask in self.masks}:
-            yield path
-            if path.lower().endswith(".vrt"):
-                with open_raster(path) as raster:
-                    yield from raster.files
+        for path in self._paths():
+            yield from files_of(path)
         for part in self.parts:
             yield from part.files()
 
     def fingerprint(self) -> str:
-        """Hexadecimal digest that changes when an input file, the band choice, the scaling or the grid changes."""
+        """Hexadecimal digest that changes when a file read, the band choice, the scaling or the grid changes."""
         digest = hashlib.sha256()
         bands = [[b.name, b.path, b.index, b.dtype, repr(b.nodata), repr(b.scale), repr(b.offset)] for b in self.bands]
         masks = [[m.path, m.index, m.kind] for m in self.masks]
         grid = [list(self.geobox.shape), list(self.geobox.affine)[:6], str(self.geobox.crs), self.resampling]
-        files = [_state(path) for path in sorted({b.path for b in self.bands} | {m.path for m in self.masks})]
-        fill = None if self.fill is None else [self.fill.value, self.fill.witness.path, self.fill.witness.index]
-        digest.update(json.dumps([bands, masks, grid, files, fill]).encode())
+        files = [_state(path) for path in sorted({file for path in self._paths() for file in files_of(path)})]
+        blank = None if self.blank is None else [[b.path, b.index] for b in self.blank.bands] + [*self.blank.values]
+        digest.update(json.dumps([bands, masks, grid, files, blank, self.spectral_alpha]).encode())
         for part in self.parts:
             digest.update(part.fingerprint().encode())
         return digest.hexdigest()[:32]

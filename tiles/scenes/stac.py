@@ -10,6 +10,7 @@ from typing import Any
 import pystac
 from odc.stac import ParsedItem, RasterSource, parse_item
 from pystac.errors import STACError, STACTypeError
+from rasterio.enums import ColorInterp
 
 from tiles.errors import InputError
 from tiles.grids import ground_sample_distance_m, same_grid
@@ -20,7 +21,7 @@ from tiles.scenes.raster import Raster, inspect, placed
 from tiles.scenes.scene import Scene
 from tiles.scenes.sensor import SENSORS, Sensor, common_name, is_reflectance, named
 from tiles.scenes.units import Decision, Evidence, make_bands, settle_units
-from tiles.scenes.validity import Mask, MaskKind
+from tiles.scenes.validity import Mask, MaskKind, is_picture, settle_picture
 from tiles.writing.outputs import write_json
 
 _MASK_ASSETS = {"scl": MaskKind.scl, "qa_pixel": MaskKind.qa_pixel}
@@ -120,25 +121,33 @@ def open_item(item: pystac.Item, *, sensor: str | None = None, bands: Sequence[s
     """
     parsed: ParsedItem = _parsed(item)
     row = detect.sensor_row(sensor) if sensor else _sensor(item)
-    layers = [layer for layer in _layers(item, parsed, row) if bands is None or layer.name in bands]
+    every = list(_layers(item, parsed, row))
+    layers = [layer for layer in every if bands is None or layer.name in bands]
     missing = [name for name in bands or () if name not in {layer.name for layer in layers}]
     if missing:
-        names = ", ".join(layer.name for layer in _layers(item, parsed, row))
+        names = ", ".join(layer.name for layer in every)
         raise InputError(f"STAC item {item.id} has no band called {', '.join(missing)}; it has {names}.")
     if not layers:
         raise InputError(f"STAC item {item.id} has no raster asset.")
     rasters: dict[str, Raster] = {}
-    for layer in layers:
-        if layer.source.uri not in rasters:
-            rasters[layer.source.uri] = _inspect(layer.source.uri, item)
+    _inspect(layers, rasters, item)
+    if _may_be_blank(layers, rasters):
+        # What is nodata in a picture, all bands tell together, whichever are read.
+        layers = every
+        _inspect(layers, rasters, item)
     notes: list[str] = []
     applied = bool(item.properties.get("earthsearch:boa_offset_applied"))
     sources = [(_with_metadata(rasters[layer.source.uri], layer, row, applied), layer.source.band) for layer in layers]
     decision = _decide(item, row, layers, sources, sensor is not None)
     grids = {uri: placed(raster, None, notes) for uri, raster in rasters.items()}
     finest = min(grids, key=lambda uri: ground_sample_distance_m(grids[uri]))
-    made = make_bands(sources, decision, notes)
-    resampled = [layer.name for layer in layers if not same_grid(grids[layer.source.uri], grids[finest])]
+    on_grid = [same_grid(grids[layer.source.uri], grids[finest]) for layer in layers]
+    made, blank = settle_picture(make_bands(sources, decision, notes), on_grid, notes)
+    spectral = {b.path for b in made if rasters[b.path].colours[b.index - 1] is ColorInterp.alpha}
+    notes += [
+        f"the band of {path} that is tagged alpha is a measurement: the item names it" for path in sorted(spectral)
+    ]
+    resampled = [layer.name for layer, on in zip(layers, on_grid, strict=True) if not on]
     if resampled:
         notes.append(f"bands {', '.join(resampled)} are resampled onto the finest grid")
     scene = Scene(
@@ -152,13 +161,25 @@ def open_item(item: pystac.Item, *, sensor: str | None = None, bands: Sequence[s
         datetime=decision.datetime,
         notes=(*decision.notes, *notes),
         masks=_masks(item),
+        blank=blank,
+        spectral_alpha=tuple(sorted(spectral)),
     )
     return scene if bands is None else scene.select(bands)
 
 
-def _inspect(uri: str, item: pystac.Item) -> Raster:
+def _may_be_blank(layers: Sequence[_Layer], rasters: dict[str, Raster]) -> bool:
+    """Whether bands look like an 8-bit picture whose nodata its other bands have a say in."""
+    places = [(layer, rasters[layer.source.uri], layer.source.band - 1) for layer in layers]
+    stated = all(raster.nodata[at] is not None or layer.raw.get("nodata") is not None for layer, raster, at in places)
+    return stated and is_picture(raster.dtypes[at] for _, raster, at in places)
+
+
+def _inspect(layers: Iterable[_Layer], rasters: dict[str, Raster], item: pystac.Item) -> None:
+    """Read the headers of files that are not yet in ``rasters``."""
     try:
-        return inspect(uri)
+        for layer in layers:
+            if layer.source.uri not in rasters:
+                rasters[layer.source.uri] = inspect(layer.source.uri)
     except InputError as error:
         raise InputError(f"STAC item {item.id}: {error}") from error
 

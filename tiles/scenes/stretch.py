@@ -8,7 +8,7 @@ from rasterio.windows import Window
 
 from tiles.scenes.band import Band
 from tiles.scenes.raster import open_raster, reading
-from tiles.scenes.validity import Nodata, opaque
+from tiles.scenes.validity import measured, opaque
 
 LOW, HIGH = 2.0, 98.0
 # A sample of this many pixels fixes a percentile to about 0.1 of a percentile point.
@@ -35,7 +35,7 @@ def stretched(bands: tuple[Band, ...], notes: list[str]) -> tuple[Band, ...]:
 def percentiles(band: Band) -> tuple[float, float]:
     """Percentiles 2 and 98 of a band's digital numbers over the whole raster; 0 and 1 where none is valid."""
     sample = _sample(band)
-    good = Nodata.of([band]).valid(sample[None, None])[0]
+    good = measured(sample[None, None], [band.nodata])[0]
     if not good.any():
         return 0.0, 1.0
     low, high = np.percentile(sample[good].astype(np.float64), (LOW, HIGH))

@@ -15,7 +15,7 @@ from tiles.errors import InputError
 from tiles.scenes.band import Band
 from tiles.scenes.images import DecodedImage, ImageSet
 from tiles.scenes.sensor import SENSORS, named
-from tiles.scenes.validity import Nodata
+from tiles.scenes.validity import measured
 
 TORCHGEO = "torchgeo:"
 # So many chips tell in which units a data set is.
@@ -90,7 +90,7 @@ class TorchgeoReader:
         except (OSError, ValueError, RuntimeError, LookupError) as error:
             raise InputError(f"{self.images.source}:{member} cannot be read ({error}).") from error
         values = _image(sample, self.images.source)[[band.index - 1 for band in self.images.bands]]
-        valid = Nodata((None,) * len(values), picture=False).valid(values)
+        valid = measured(values, (None,) * len(values))
         label, classes = sample.get("label"), getattr(self._dataset, "classes", None)
         text = None
         if label is not None and getattr(label, "ndim", 1) == 0:

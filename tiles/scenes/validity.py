@@ -4,9 +4,8 @@ Whoever reads a raster hands its arrays to these functions; nothing here opens a
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Self
 
 import numpy as np
 
@@ -29,6 +28,8 @@ class Mask:
     index: int
     kind: MaskKind
 
+
+_PICTURE_BANDS = 2  # a lone band has nothing to be nodata together with
 
 # Sentinel-2 L2A scene classification: 0 no data, 1 saturated or defective, 3 cloud shadow, 8 and 9 cloud, 10 cirrus
 # (Sen2Cor configuration and user manual, ref. S2-PDGS-MPC-L2A-SUM, table of SCL labels).
@@ -65,7 +66,7 @@ def opaque(alpha: np.ndarray) -> np.ndarray:
 
 
 def is_picture(dtypes: Iterable[str]) -> bool:
-    """Whether bands of these types, read from one file, are an 8-bit picture.
+    """Whether the bands of a scene are an 8-bit picture, given the types of all of them.
 
     A picture clips dark water to the nodata value band by band: two thirds of a Landsat scene of San Francisco Bay have
     a 0 in some band, a tenth has it in all. There only a pixel without any band is nodata, elsewhere one that lacks a
@@ -74,42 +75,20 @@ def is_picture(dtypes: Iterable[str]) -> bool:
     return all(dtype == "uint8" for dtype in dtypes)
 
 
-def measured(missing: np.ndarray, *, picture: bool) -> np.ndarray:
-    """True where a pixel counts, given which bands are ``missing`` there; bool ``[C, H, W]`` to ``[H, W]``."""
-    return ~np.asarray(missing.all(axis=0) if picture else missing.any(axis=0))
+def measured(values: np.ndarray, nodata: Sequence[float | None]) -> np.ndarray:
+    """True where every band has a measurement; bool ``[H, W]``. NaN and infinity never are one.
 
-
-@dataclass(frozen=True)
-class Nodata:
-    """Which digital numbers of the bands of one file mean "no measurement".
-
-    Attributes:
-        values: One number a band, or None.
-        picture: See `is_picture`.
+    Args:
+        values: Digital numbers ``[C, H, W]``.
+        nodata: One number a band, or None.
     """
-
-    values: tuple[float | None, ...]
-    picture: bool
-
-    @classmethod
-    def of(cls, bands: Sequence[Band]) -> Self:
-        """What the bands state."""
-        return cls(tuple(band.nodata for band in bands), is_picture(band.dtype for band in bands))
-
-    def valid(self, values: np.ndarray) -> np.ndarray:
-        """True where digital numbers ``[C, H, W]`` were measured; bool ``[H, W]``. NaN and infinity never are."""
-        if self.picture:
-            stated = [value for value in self.values if value is not None and fits(value, values.dtype)]
-            if len(stated) < len(values):
-                return np.ones(values.shape[1:], bool)
-            return (values != np.array(stated, values.dtype)[:, None, None]).any(axis=0)
-        valid = np.ones(values.shape[1:], bool)
-        for plane, nodata in zip(values, self.values, strict=True):
-            if plane.dtype.kind == "f":
-                valid &= np.isfinite(plane)
-            if nodata is not None and nodata == nodata and fits(nodata, plane.dtype):
-                valid &= plane != plane.dtype.type(nodata)
-        return valid
+    valid = np.ones(values.shape[1:], bool)
+    for plane, number in zip(values, nodata, strict=True):
+        if plane.dtype.kind == "f":
+            valid &= np.isfinite(plane)
+        if number is not None and number == number and fits(number, plane.dtype):
+            valid &= plane != plane.dtype.type(number)
+    return valid
 
 
 def fits(value: float, dtype: np.dtype) -> bool:
@@ -121,33 +100,41 @@ def fits(value: float, dtype: np.dtype) -> bool:
 
 
 @dataclass(frozen=True)
-class Fill:
-    """A digital number that stands for "no measurement" where the witness and all bands read have it.
+class Blank:
+    """Bands that are nodata only together: a pixel was not measured where each of them has its number.
+
+    They are bands of the whole scene, on one grid, whichever of its bands are read: choosing bands does not change what
+    is valid.
 
     Attributes:
-        value: The number.
-        witness: The band that has it least often elsewhere.
+        bands: The bands.
+        values: The number of each.
     """
 
-    value: float
-    witness: Band
+    bands: tuple[Band, ...]
+    values: tuple[float, ...]
 
-    def covers(self, witness: np.ndarray, values: np.ndarray, *, resampled: bool) -> np.ndarray:
-        """True where undeclared fill lies; bool ``[H, W]``.
 
-        Args:
-            witness: Digital numbers of the witness, ``[H, W]``.
-            values: Digital numbers of the bands read, ``[C, H, W]``.
-            resampled: The bands are not on their own grid.
-        """
-        covered: np.ndarray = witness == self.value
-        if not covered.any():
-            return covered
-        if resampled:
-            from scipy.ndimage import binary_dilation  # a third of a second that most scenes need not spend
+def settle_picture(
+    bands: Sequence[Band], on_grid: Sequence[bool], notes: list[str]
+) -> tuple[tuple[Band, ...], Blank | None]:
+    """Decide how the nodata of a scene's bands counts: band by band, or in an 8-bit picture only together.
 
-            # Resampling mixes fill into the pixels beside it.
-            return binary_dilation(covered, np.ones((3, 3), bool))
-        for plane in values:
-            covered &= plane == self.value
-        return covered
+    Args:
+        bands: All bands of the scene.
+        on_grid: Which of them lie on the scene's own grid; they are asked.
+        notes: What was decided is said here.
+
+    Returns:
+        The bands, those of a picture without nodata values of their own, and what is nodata together in them.
+    """
+    if not is_picture(band.dtype for band in bands) or len(bands) < _PICTURE_BANDS:
+        return tuple(bands), None
+    plain = tuple(replace(band, nodata=None) for band in bands)
+    asked = [band for band, on in zip(bands, on_grid, strict=True) if on]
+    stated = [band.nodata for band in asked if band.nodata is not None and fits(band.nodata, np.dtype(band.dtype))]
+    if len(stated) == len(asked):
+        return plain, Blank(tuple(replace(band, nodata=None) for band in asked), tuple(map(float, stated)))
+    if stated:
+        notes.append("only some bands of this 8-bit picture have a nodata value: every pixel counts")
+    return plain, None
