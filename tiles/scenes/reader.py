@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 from affine import Affine
 from odc.geo.geobox import GeoBox
-from rasterio.enums import MaskFlags
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
@@ -92,18 +92,25 @@ class SceneReader:
             if same_grid(grid, scene.geobox):
                 self._blank = {}
             else:
-                masked = tuple(path for path in together if path in by_path and self._masked(path, self._open(path)))
+                told = ((path, self._masked(path, self._open(path))) for path in together if path in by_path)
+                masked = tuple(pair for pair in told if pair[1])
                 chosen = [pair for path in together for pair in by_path.pop(path, [])]
                 views.append(self._stacked(first.shape, grid, chosen, masked, scene.source, scene.resampling))
         for path, bands in by_path.items():
             views += self._file(path, bands, scene.resampling)
         return views
 
-    def _masked(self, path: str, source: DatasetReader) -> bool:
-        """Whether the file's own mask or alpha counts."""
+    def _masked(self, path: str, source: DatasetReader) -> str:
+        """The band of the file that is its mask, as a virtual raster names it, or nothing.
+
+        GDAL itself leaves alpha out where a nodata value is stated, and where it has not 8 or 16 bits.
+        """
         with reading(path):
-            flags = source.mask_flag_enums[0]
-        return MaskFlags.per_dataset in flags and not (MaskFlags.alpha in flags and path in self.scene.spectral_alpha)
+            flags, colours = source.mask_flag_enums[0], source.colorinterp
+        spectral = path in self.scene.spectral_alpha
+        if ColorInterp.alpha in colours and not spectral:
+            return str(colours.index(ColorInterp.alpha) + 1)
+        return "mask,1" if MaskFlags.per_dataset in flags and not (MaskFlags.alpha in flags and spectral) else ""
 
     def _file(self, path: str, bands: Sequence[tuple[int, Band]], resampling: str) -> list[View]:
         """Views of bands of one file: one where its grid is the scene's, else one for each band with nodata."""
@@ -112,8 +119,17 @@ class SceneReader:
         masked = self._masked(path, source)
         if same_grid(grid, self.scene.geobox):
             nodata = tuple(band.nodata for _, band in bands)
+            alpha = int(masked) if masked.isdigit() else None
             return [
-                View(path, source, [b.index for _, b in bands], [place for place, _ in bands], nodata, None, masked)
+                View(
+                    path,
+                    source,
+                    [b.index for _, b in bands],
+                    [place for place, _ in bands],
+                    nodata,
+                    alpha,
+                    masked == "mask,1",
+                )
             ]
         # A warp knows one nodata value, mixes that of other bands into their ground, and fills a band from its
         # neighbours where only others are measured: so a band with nodata is warped alone, as from a file of its own.
@@ -123,7 +139,7 @@ class SceneReader:
         thin = self._thinned(grid) != grid.shape
         # A warp takes all bands of what it warps, so a band alone is taken out first; so is the mask that counts.
         if thin or masked or path in self.scene.spectral_alpha or (alone and source.count > 1):
-            files = (path,) if masked else ()
+            files = ((path, masked),) if masked else ()
             return [self._stacked(source.shape, grid, group, files, path, resampling) for group in groups]
         return [
             self._warped(path, source, grid, group, [band.index for _, band in group], None, resampling)
@@ -143,7 +159,7 @@ class SceneReader:
         shape: tuple[int, int],
         grid: GeoBox,
         bands: Sequence[tuple[int, Band]],
-        masked: tuple[str, ...],
+        masked: tuple[tuple[str, str], ...],
         name: str,
         resampling: str,
     ) -> View:

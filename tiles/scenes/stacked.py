@@ -20,14 +20,14 @@ class Stacked:
         shape: Rows and columns of the files, which share one grid.
         thinned: Rows and columns of the result; where fewer, the nearest pixels are kept and overviews are used.
         bands: The bands, in order.
-        masked: Files whose mask or alpha counts.
+        masked: Files whose mask or alpha counts, each with the band that is it.
         blank: What is nodata in several bands together, or None.
     """
 
     shape: tuple[int, int]
     thinned: tuple[int, int]
     bands: tuple[Band, ...]
-    masked: tuple[str, ...]
+    masked: tuple[tuple[str, str], ...]
     blank: Blank | None
 
     @property
@@ -42,7 +42,7 @@ class Stacked:
             for number, band in enumerate(self.bands, 1)
         ]
         if self.has_alpha:
-            factors = [self._source(path, "mask,1") for path in self.masked]
+            factors = [self._source(path, band) for path, band in self.masked]
             if self.blank is not None:
                 factors.append(self._source(_measured_xml(self.shape, self.blank), "1"))
             rows.append(_band(len(rows) + 1, "uint8", factors, joined="mul", colour="Alpha"))
