@@ -11,7 +11,7 @@ from tiles.errors import InputError
 from tiles.progress import Progress
 from tiles.scenes.opening import open_scene
 from tiles.scenes.scene import Scene
-from tiles.writing.outputs import check_not_input
+from tiles.writing.outputs import check_not_input, check_output, locked
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -40,8 +40,7 @@ def features(
         settings: Window, halo, finer grid, layers and batch.
         dtype: ``auto`` (float16 in Zarr, one-byte code in GeoTIFF), ``float16``, ``float32`` or ``int8``.
         quicklook: Also a picture of the three main components, ``.png`` or ``.tif``, named in the cube's item. Where it
-            alone is missing, it is drawn from the cube that lies there, if that is of the same scene, model and
-            settings.
+            alone is missing, it is drawn from the cube there, if that is of the same scene, model and settings.
         progress: Reporter of the share done, 0 to 1.
         **run: See ``RunKeywords``.
 
@@ -50,8 +49,7 @@ def features(
         coordinates and CRS; ``p`` is the patch size divided by ``settings.upscale``.
 
     Raises:
-        InputError: The scene lacks a band of the backbone, a file is damaged, or an unfinished run with other inputs or
-            settings lies where the output goes.
+        InputError: The scene lacks a band of the backbone, a file is damaged, or another unfinished run lies there.
         OutputError: An output exists or cannot be written.
     """
     from geodino.dense.cube_reader import open_cube
@@ -70,6 +68,7 @@ def segment(
     *,
     labels: str | Path | None = None,
     field: str | None = None,
+    layer: str | None = None,
     clusters: int | None = None,
     model: str | Path | None = None,
     save_model: str | Path | None = None,
@@ -86,18 +85,17 @@ def segment(
 
     Args:
         scene: a scene, or what ``open_scene`` takes. It may be larger than memory.
-        output: the map: a Cloud-Optimized GeoTIFF on the scene's pixel grid, uint8, 0 = nodata, classes from 1 with
-            names and colours in the file.
-        labels: points, polygons or a raster of classes, any format, any coordinate reference system.
+        output: the map: a COG on the scene's pixel grid, uint8, 0 = nodata, classes from 1 named and coloured in it.
+        labels: points, polygons, a table of points or a raster of classes, any coordinate reference system.
         field: attribute of the labels that holds the class; chosen when there is one choice.
+        layer: layer of the labels' file; None for all of them together.
         clusters: number of k-means classes, 2 to 254.
         model: a model that ``save_model`` wrote, made with the same backbone and normalisation.
         save_model: where to keep the trained head (safetensors with a JSON header).
         vector: polygons of the classes with their area in m²; the suffix chooses the format.
         min_area_m2: polygons below this area join their largest neighbour.
         confidence: probability of the class in percent, uint8, 255 = nodata, same grid.
-        validate: also cross-validate the classes of ``labels`` on places apart, beside a forest on the pixels' bands;
-            it takes longer than the map. ``validate`` does it alone.
+        validate: also do what ``validate`` does alone; it takes longer than the map.
         features: a cube that ``features`` made of this scene: its tokens are taken, and no backbone is run.
         upscale: tokens per patch side, 1, 2 or 4 (1 if not given); a model and a cube bring their own.
         progress: reporter of the share done, 0 to 1.
@@ -127,19 +125,20 @@ def segment(
     scene = _scene(scene)
     written = (outputs.classes, outputs.confidence, outputs.vector, outputs.model)
     check_not_input(written, scene, labels, model, features)
-    found = None if labels is None else read_labels(labels, scene.geobox, field=field)
+    found = None if labels is None else read_labels(labels, scene.geobox, field=field, layer=layer)
     question = SegmentationQuestion(found, clusters, trained, _path(model), validate)
     own = None if trained is None else trained.recipe.upscale
     if own is not None and upscale not in (None, own):
         raise InputError(f"{model} was trained with --upscale {own}; leave --upscale out")
     settings = map_settings(upscale or own or 1)
-    with options.tokens(scene, outputs.classes, features=features, settings=settings) as source:
+    with locked(*written), options.tokens(scene, outputs.classes, features=features, settings=settings) as source:
         return segment_scene(scene, source, outputs, question, progress=progress)
 
 
 def validate(
-    scene: str | Path | Scene, labels: str | Path, features: str | Path, *, field: str | None = None
-) -> "Validation | None":
+    scene: str | Path | Scene, labels: str | Path, features: str | Path, *,
+    field: str | None = None, layer: str | None = None,
+) -> "Validation | None":  # fmt: skip
     """How good ``segment``'s map from these labels is likely to be, without making it.
 
     Args:
@@ -147,6 +146,7 @@ def validate(
         labels: as for ``segment``.
         features: a cube that ``features`` made of the scene.
         field: attribute of the labels that holds the class.
+        layer: layer of the labels' file.
 
     Returns:
         Agreement of the head, and of a forest on the pixels' bands, with labels of places kept apart; None where the
@@ -159,7 +159,7 @@ def validate(
     from geodino.segmentation.pipeline import validate_labels
 
     scene = _scene(scene)
-    return validate_labels(scene, read_labels(labels, scene.geobox, field=field), Path(features))
+    return validate_labels(scene, read_labels(labels, scene.geobox, field=field, layer=layer), Path(features))
 
 
 def change(
@@ -173,6 +173,7 @@ def change(
     objects: bool = False,
     like: str | Path | None = None,
     field: str | None = None,
+    layer: str | None = None,
     model: str | Path | None = None,
     vector: str | Path | None = None,
     min_area_m2: float = 0.0,
@@ -189,23 +190,20 @@ def change(
         after: Second date; any coordinate reference system, resolution and extent that overlaps.
         output: The mask: a Cloud-Optimized GeoTIFF, uint8, 0 no change, 1 change, 255 nodata (of either date).
         score: Where to keep the score: float32, standard deviations of the log distance above the stable background,
-            larger = more change, NaN nodata. One that exists and was made from the same inputs and settings is taken as
-            it is, so that another threshold costs a moment.
+            larger = more change, NaN nodata. One that exists and was made from the same inputs and settings is taken.
         threshold: Scores above are change; None for the automatic one, calibrated on the stable background.
-        method: ``features`` (tokens of the backbone), ``spectral`` (IR-MAD over the shared bands), ``fused`` (both), or
-            ``auto`` (fused).
+        method: ``features`` (tokens), ``spectral`` (IR-MAD of shared bands), ``fused`` or ``auto`` (both).
         objects: Pool the score over small image objects; for objects many pixels wide.
-        like: Examples of the wanted kind of change and of others (points, polygons or a raster, two classes, the wanted
-            one called 1, change or yes); the score becomes the log odds of that kind.
+        like: Labels of two classes, the wanted one called 1, change or yes; the score becomes its log odds.
         field: Attribute of the examples that holds the class.
+        layer: Layer of the examples' file; None for all of them together.
         model: A model that ``segment(save_model=...)`` wrote: says what changed places were and became.
         vector: Polygons of change with area, score, dates and, with a model, classes; the suffix chooses the format.
         min_area_m2: Smaller polygons are left out.
         features: Cubes that ``features`` made of both dates, which lie on one pixel grid: their tokens are compared as
             they are, and no backbone is run. Shift and light are then corrected in the bands only.
         upscale: Tokens per patch side, 1, 2 or 4 (1 if not given); a model and cubes bring their own.
-        layers: Layers of the backbone to compare instead of the last, each on its own; a model and cubes bring their
-            own.
+        layers: Layers of the backbone to compare instead of the last, each on its own; as for ``upscale``.
         progress: Reporter of the share done, 0 to 1.
         **run: See ``RunKeywords``.
 
@@ -235,13 +233,13 @@ def change(
     own = None if trained is None else trained.recipe.upscale
     if own is not None and upscale not in (None, own):
         raise InputError(f"{model} was trained with --upscale {own}; leave --upscale out")
-    question = ChangeQuestion(chosen, threshold, objects, _path(like), field, trained, _path(model))
+    question = ChangeQuestion(chosen, threshold, objects, _path(like), field, layer, trained, _path(model))
     settings, cubes = (
         DenseSettings(upscale=upscale or own or 1, layers=tuple(layers)),
         [Path(cube) for cube in features],
     )
     needed = not cubes and (chosen.reads_features or trained is not None)
-    with options.engine() if needed else nullcontext() as engine:
+    with locked(outputs.mask, outputs.score, outputs.vector), options.engine() if needed else nullcontext() as engine:
         return change_scenes(
             before, after, outputs, question, engine=engine, settings=settings, cubes=cubes, progress=progress
         )
@@ -285,12 +283,14 @@ def change_series(
     chosen = Method.named(method).settled()
     check_threshold(threshold)
     options.check_cubes(features, upscale=upscale, layers=layers)
+    check_output(Path(output), overwrite=options.overwrite)
     if features and not chosen.reads_features:
         raise InputError("method spectral compares no features; leave --features out or take another --method")
     opened = [_scene(scene) for scene in scenes]
     check_not_input((Path(output),), *opened, *features)
     settings, cubes = DenseSettings(upscale=upscale or 1, layers=tuple(layers)), [Path(cube) for cube in features]
-    with options.engine() if opened and chosen.reads_features and not cubes else nullcontext() as engine:
+    needed = opened and chosen.reads_features and not cubes
+    with locked(Path(output)), options.engine() if needed else nullcontext() as engine:
         return run_series(
             opened, Path(output), method=chosen, threshold=threshold, engine=engine, settings=settings, cubes=cubes,
             overwrite=options.overwrite, progress=progress,
@@ -344,7 +344,7 @@ def similar(
     alone = None if isinstance(scene, Scene) or not is_cube(scene) else scene
     opened, features = (_scene(scene), features) if alone is None else (None, alone)
     check_not_input((question.output,), opened, features, index, polygons)
-    with options.tokens(opened, question.output, features=features, settings=settings) as source:
+    with locked(made := question.output), options.tokens(opened, made, features=features, settings=settings) as source:
         return question.answer(source, opened, progress)
 
 

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
@@ -42,7 +42,7 @@ def in_order(
     ahead: int,
     name: str,
     begin: Callable[[], object] | None = None,
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Yield the results of works in their order, done by threads while the caller uses earlier ones.
 
     Args:

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from app.map.layers import Layer
 from app.map.render import TILE, paint, read_tile
 from app.map.style import CHANGE_COLOR, Paint, ramp_colors
+from tiles.writing.outputs import replacing
 
 WIDTH = 1600
 MARGIN, LINE = 24, 26
@@ -46,9 +47,8 @@ def draw_map(layers: list[Layer], bounds: tuple[float, float, float, float], pat
     if picture.width > WIDTH:
         picture = picture.resize((WIDTH, round(picture.height * WIDTH / picture.width)))
     page = _page(picture, shown, title, bounds)
-    part = path.with_name(f".{path.name}.part")
-    page.convert("RGB").save(part, "PNG")
-    part.replace(path)
+    with replacing(path) as part:
+        page.convert("RGB").save(part, "PNG")
     return path
 
 

@@ -7,6 +7,8 @@ import numpy as np
 import rasterio
 from odc.geo.geobox import GeoBox
 
+from tiles.writing.outputs import replacing
+
 
 @dataclass(frozen=True)
 class Preview:
@@ -26,9 +28,8 @@ class Preview:
 
     def write(self, path: Path) -> Path:
         """Write it as a tiled GeoTIFF, under its name in one step."""
-        part = path.with_name(f".{path.name}.part")
         count, height, width = self.values.shape
-        with rasterio.open(
+        with replacing(path) as part, rasterio.open(
             part, "w", driver="GTiff", count=count, height=height, width=width, dtype=self.values.dtype.name,
             crs=None if self.geobox.crs is None else self.geobox.crs.to_wkt(), transform=self.geobox.affine,
             nodata=self.nodata, tiled=True, blockxsize=256, blockysize=256, interleave="pixel",
@@ -36,5 +37,4 @@ class Preview:
             target.write(self.values)
             target.descriptions = self.names
             target.update_tags(GEODINO_BACKBONE="a preview")  # no imagery that a backbone should look at
-        part.replace(path)
         return path

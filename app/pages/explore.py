@@ -111,8 +111,9 @@ def _alike(mine: Session, workspace: Workspace, layer: Layer, cube: Cube, events
 
 def _attention(mine: Session, workspace: Workspace, layer: Layer, events: MapResult) -> None:
     with st.spinner("Loading the backbone"):
-        from app.work.attention import attention, blocks_of
+        from app.work.attention import attention
         from app.work.backbone import backbone
+        from geodino.backbones.attention import blocks_of
 
         model = backbone(workspace.backbone)
     blocks = blocks_of(model)

@@ -69,12 +69,12 @@ def plain(text: str) -> str:
     return marked
 
 
-def choose_layer(title: str, layers: list[Layer], key: str, *, help: str | None = None) -> Layer | None:
+def choose_layer(title: str, layers: list[Layer], key: str) -> Layer | None:
     """A box to choose one of some layers; None where there is none."""
     if not layers:
         return None
     names = {layer.key: layer.name for layer in layers}
-    chosen = st.selectbox(title, list(names), format_func=lambda one: names[one], key=key, help=help)
+    chosen = st.selectbox(title, list(names), format_func=lambda one: names[one], key=key)
     return next(layer for layer in layers if layer.key == chosen)
 
 

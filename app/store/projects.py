@@ -24,6 +24,7 @@ from app.map.source import ClassColor, open_source
 from app.map.style import Paint, Style, default_style
 from app.store.access import SCENES, Access
 from tiles.errors import InputError
+from tiles.writing.outputs import replacing
 
 FORMAT = 1
 EXAMPLES = "examples.gpkg"
@@ -123,18 +124,16 @@ def save(folder: Path, name: str, project: Project) -> Path:
         (home / EXAMPLES).unlink(missing_ok=True)
     for model in project.models:
         _keep_model(model, home / "models" / f"{model.parent.name}.safetensors")
-    part = home / f".{RECORD}.part"
-    part.write_text(yaml.safe_dump(record.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
-    part.replace(home / RECORD)
+    with replacing(home / RECORD) as part:
+        part.write_text(yaml.safe_dump(record.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
     return home
 
 
 def _keep_model(model: Path, kept: Path) -> None:
     if not kept.exists():
         kept.parent.mkdir(exist_ok=True)
-        part = kept.with_name(f".{kept.name}.part")
-        shutil.copy2(model, part)
-        part.replace(kept)
+        with replacing(kept) as part:
+            shutil.copy2(model, part)
 
 
 def trained_models(results: Path, projects: Path) -> dict[Path, str]:
@@ -218,6 +217,6 @@ def packed(folder: Path, name: str) -> bytes:
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in sorted(home.rglob("*")):
-            if file.is_file() and not file.name.startswith("."):
+            if file.is_file() and not file.name.startswith(".") and file.suffix != ".part":
                 archive.write(file, f"{home.name}/{file.relative_to(home)}")
     return target.getvalue()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tiles.errors import InputError
+from tiles.writing.outputs import replacing
 
 MOST_BYTES = 2 * 1024**3
 SIGNATURES = {
@@ -50,10 +51,8 @@ def store(name: str, content: BinaryIO, folder: Path) -> Path:
     content.seek(0)
     folder.mkdir(parents=True, exist_ok=True)
     target = _free(folder / safe)
-    part = target.with_name(f".{target.name}.part")
-    with part.open("wb") as copy:
+    with replacing(target) as part, part.open("wb") as copy:
         shutil.copyfileobj(content, copy, 1 << 20)
-    part.replace(target)
     return target
 
 

@@ -2,18 +2,15 @@
 
 import threading
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
 
 import numpy as np
 import torch
 from odc.geo.geobox import GeoBox
 from rasterio.windows import Window
-from timm.utils import AttentionExtract
 
+from geodino.backbones.attention import attention_maps
 from geodino.backbones.backbone import Backbone
 from geodino.backbones.normalize import standardize
-from tiles.errors import InputError
 from tiles.scenes.opening import open_scene
 from tiles.scenes.reader import SceneReader
 
@@ -34,18 +31,6 @@ class Attention:
     geobox: GeoBox
 
 
-def blocks_of(model: Backbone) -> Any:
-    """The blocks of a vision transformer.
-
-    Raises:
-        InputError: Where the backbone is none (ConvNeXt).
-    """
-    blocks = getattr(model.module, "blocks", None)
-    if blocks is None:
-        raise InputError(f"{model.name} has no attention maps: it is no vision transformer.")
-    return blocks
-
-
 def attention(model: Backbone, address: str, row: int, column: int, block: int) -> Attention:
     """Attention of the patch at a pixel to the patches around it.
 
@@ -59,7 +44,6 @@ def attention(model: Backbone, address: str, row: int, column: int, block: int) 
     Raises:
         InputError: Where the backbone has no attention (ConvNeXt) or the scene lacks its bands.
     """
-    block %= len(blocks_of(model))
     scene = open_scene(address).select(model.bands)
     patch = model.patch_size
     rows, columns = (min(SIDE_TOKENS, max(1, size // patch)) for size in (scene.height, scene.width))
@@ -67,31 +51,13 @@ def attention(model: Backbone, address: str, row: int, column: int, block: int) 
     with SceneReader(scene) as reader:
         pixels = reader.read(Window(left, top, columns * patch, rows * patch))
     values = standardize(pixels.values, pixels.valid, model.normalization)
-    found = _attention_of(model, torch.as_tensor(values)[None], block)
     token = min((row - top) // patch, rows - 1) * columns + min((column - left) // patch, columns - 1)
-    maps = found[:, model.prefix_tokens + token, model.prefix_tokens :]
+    with _lock:
+        maps = attention_maps(model, torch.as_tensor(values)[None], block=block, token=model.prefix_tokens + token)
     window = scene.geobox[top : top + rows * patch, left : left + columns * patch]
-    return Attention(maps.reshape(-1, rows, columns), window.zoom_out(patch))
+    return Attention(maps[0].cpu().numpy(), window.zoom_out(patch))
 
 
 def _first(at: int, side: int, size: int, patch: int) -> int:
     """First pixel of a window of ``side`` pixels around a pixel, inside the scene and on the grid of patches."""
     return max(0, min(at - side // 2, size - side)) // patch * patch
-
-
-@cache
-def _extractor(model: Backbone, block: int) -> AttentionExtract:
-    """Notes the attention of one block; idle where the block computes it fused. Kept: its hook stays on the model."""
-    return AttentionExtract(model.module, [f"blocks.{block}.attn.attn_drop"], method="hook")
-
-
-def _attention_of(model: Backbone, x: torch.Tensor, block: int) -> np.ndarray:
-    """Softmaxed attention ``[heads, N, N]`` of one block."""
-    module = blocks_of(model)[block].attn
-    with _lock, torch.inference_mode():
-        fused, module.fused_attn = module.fused_attn, False  # a fused kernel never holds the attention itself
-        try:
-            (found,) = _extractor(model, block)(x.to(model.device, model.dtype)).values()
-        finally:
-            module.fused_attn = fused
-    return found[0].float().cpu().numpy()

@@ -4,8 +4,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from geodino.backbones.card import CARD_FILE, read_card
-from geodino.backbones.catalogue import PACKAGED
+from geodino.backbones.card import CARD_FILE, PACKAGED, read_card
 
 if TYPE_CHECKING:
     from geodino.backbones.backbone import Backbone

@@ -6,13 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import rasterio
-import zarr
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
-
-from geodino.dense.cube_zarr import VARIABLE
-from tiles.errors import InputError
 
 HELD_BYTES = 4 * 1024**3
 FIT_SAMPLE = 20_000  # tokens that a PCA and a scaling are measured on
@@ -82,23 +77,19 @@ def open_cube(path: Path) -> Cube:
 
 
 def _read(path: Path) -> Cube:
-    try:
-        group = zarr.open_group(path, mode="r")
-        array = group[VARIABLE]
-    except (KeyError, FileNotFoundError, ValueError) as error:
-        raise InputError(f"{path} is no feature cube; delete it and prepare the scene again.") from error
-    channels, height, width = array.shape
-    affine = rasterio.Affine(*group.attrs["proj:transform"])
-    crs = group["spatial_ref"].attrs["crs_wkt"]
-    tokens = np.empty((height * width, channels), dtype=np.float16)
+    from geodino.dense.cube_reader import cube_array  # PyTorch, which no page needs to be drawn
+
+    cube = cube_array(path)
+    height, width = cube.geobox.shape
+    tokens = np.empty((height * width, cube.channels), dtype=np.float16)
     for top in range(0, height, 64):
-        part = np.asarray(array[:, top : top + 64])
-        tokens[top * width : top * width + part[0].size] = part.reshape(channels, -1).T
+        part = cube.rows(top, min(top + 64, height))
+        tokens[top * width : top * width + part[0].size] = part.reshape(cube.channels, -1).T
     valid = np.isfinite(tokens[:, 0])
     index = np.full(height * width, -1, dtype=np.int64)
     index[valid] = np.arange(int(valid.sum()))
     kept = tokens if valid.all() else tokens[valid]
-    return Cube(kept, index.reshape(height, width), GeoBox((height, width), affine, crs))
+    return Cube(kept, index.reshape(height, width), cube.geobox)
 
 
 def cells_at(geobox: GeoBox, x: np.ndarray, y: np.ndarray, crs: object) -> np.ndarray:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Protocol
 
 from geodino.jobs.command import Command
+from tiles.writing.outputs import replacing
 
 LOG_TAIL_BYTES = 64_000
 SILENT_S = 60.0  # a runner on another machine that has not touched its ``beat`` for this long is gone
@@ -213,9 +214,8 @@ def read_status(folder: Path) -> Status:
 
 def write_status(folder: Path, status: Status) -> None:
     """Replace the journal's last word in one step."""
-    part = folder / f"status.{os.getpid()}.{threading.get_ident()}.part"
-    part.write_text(json.dumps(asdict(status)))
-    part.replace(folder / "status.json")
+    with replacing(folder / "status.json", shared=True) as part:
+        part.write_text(json.dumps(asdict(status)))
 
 
 def host() -> str:

@@ -23,6 +23,7 @@ from geodino.backbones.load import resolve
 from geodino.backbones.memory import check_fits
 from geodino.backbones.normalize import SATELLITE, Normalization
 from tiles.errors import InputError, OutputError
+from tiles.writing.outputs import replacing
 
 
 @dataclass(frozen=True)
@@ -270,15 +271,12 @@ def save_backbone(module: nn.Module, card: BackboneCard, folder: Path, *, dtype:
         for key, value in module.state_dict().items()
     }
     card = card.model_copy(update={"weights_hash": hash_tensors(tensors)})
-    weights, text = folder / WEIGHTS_FILE, folder / CARD_FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        part = weights.with_suffix(weights.suffix + ".part")
-        save_file(tensors, part, metadata={"format": "pt"})
-        part.chmod(0o644)  # safetensors lets its owner alone read it
-        part.replace(weights)
-        part = text.with_suffix(text.suffix + ".part")
-        part.write_text(card.model_dump_json(indent=2) + "\n")
-        part.replace(text)
+        with replacing(folder / WEIGHTS_FILE) as part:
+            save_file(tensors, part, metadata={"format": "pt"})
+            part.chmod(0o644)  # safetensors lets its owner alone read it
+        with replacing(folder / CARD_FILE) as part:
+            part.write_text(card.model_dump_json(indent=2) + "\n")
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {os.strerror(error.errno or 0)}") from error

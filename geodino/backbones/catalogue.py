@@ -1,11 +1,11 @@
 """What `geodino models` lists: the packaged backbone and the published family, without loading any of them."""
 
-import json
-import struct
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
+
+from safetensors import safe_open
 
 from geodino.backbones.card import CARD_FILE, PACKAGED, RGB, WEIGHTS_FILE, read_card
 from geodino.backbones.published import FAMILY, Published, cached_weights
@@ -76,10 +76,8 @@ def packaged(folder: Path = PACKAGED) -> list[Entry]:
 
 def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Read the shapes of a safetensors file from its header, without torch and without reading a tensor."""
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
-    return {key: tuple(entry["shape"]) for key, entry in header.items() if key != "__metadata__"}
+    with safe_open(path, framework="numpy") as file:
+        return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 - no mapping
 
 
 def _published(model: Published) -> Entry:

@@ -101,9 +101,11 @@ def _heads(width: int, source: str) -> int:
     return width // 64
 
 
-def _custom(tensors: dict[str, Tensor], heads: int, hidden: int) -> dict[str, Any]:
+def _custom(tensors: dict[str, Tensor], heads: int) -> dict[str, Any]:
     """Arguments of a model of no published size."""
     width, depth, _ = _shape(tensors, "")
+    first = next((name for name in ("w12", "w1") if f"blocks.0.mlp.{name}.weight" in tensors), "fc1")
+    hidden = tensors[f"blocks.0.mlp.{first}.weight"].shape[0]
     patch = tensors["patch_embed.proj.weight"].shape[-1]
     # half a unit more, so that timm's int(width × ratio) cannot fall below
     ratio = (hidden + 0.5) / width
@@ -127,8 +129,7 @@ def _dino(tensors: dict[str, Tensor], source: str) -> Converted:
     if size and patch in (8, 16):
         name, args = f"vit_{size}_patch{patch}_224", {} if image == 224 else {"img_size": image}
     else:
-        hidden = tensors["blocks.0.mlp.fc1.weight"].shape[0]
-        name, args = "vit_small_patch16_224", _custom(tensors, _heads(shape[0], source), hidden) | {"img_size": image}
+        name, args = "vit_small_patch16_224", _custom(tensors, _heads(shape[0], source)) | {"img_size": image}
     return Converted("dino", name, dict(tensors), args)
 
 
@@ -140,8 +141,7 @@ def _dinov2(tensors: dict[str, Tensor], source: str) -> Converted:
     suffix = "_reg4" if registers else ""
     args: dict[str, Any] = {}
     if not (size and patch == 14 and registers in (0, 4)):
-        hidden = tensors["blocks.0.mlp.w12.weight" if shape[2] else "blocks.0.mlp.fc1.weight"].shape[0]
-        args = _custom(tensors, _heads(shape[0], source), hidden) | ({"reg_tokens": registers} if registers else {})
+        args = _custom(tensors, _heads(shape[0], source)) | ({"reg_tokens": registers} if registers else {})
         size = "giant" if shape[2] else "small"  # giant is timm's name of the packed SwiGLU
     if args or image != 518:
         args["img_size"] = image
@@ -160,46 +160,36 @@ def _dinov2(tensors: dict[str, Tensor], source: str) -> Converted:
 def _dinov3(tensors: dict[str, Tensor], source: str) -> Converted:
     shape = _shape(tensors, "w1")
     out: dict[str, Tensor] = {}
-    key_bias = False
+    # what DINOv3's attention really adds: where the mask is 0 the stored value, which may be anything, is never used
+    biases = {
+        key: value.masked_fill(tensors[f"{key}_mask"] == 0, 0) if f"{key}_mask" in tensors else value
+        for key, value in tensors.items()
+        if key.endswith("attn.qkv.bias")
+    }
+    key_bias = any(bool(bias.chunk(3)[1].any()) for bias in biases.values())
+    # trained with mask_k_bias off: only timm's other attention has a place for the keys' bias
+    args: dict[str, Any] = {"attn_type": "rope"} if key_bias else {}
     for key, value in tensors.items():
         if key in UNUSED or key.endswith(".bias_mask"):
             continue
-        if key.endswith("attn.qkv.bias"):
-            query, keys, values = _masked(value, tensors.get(f"{key}_mask")).chunk(3)
-            key_bias |= bool(keys.any())
-            stem = key.removesuffix("qkv.bias")
-            out |= {f"{stem}q_bias": query, f"{stem}k_bias": keys, f"{stem}v_bias": values}
+        if key in biases and not key_bias:
+            stem, (query, _, content) = key.removesuffix("qkv.bias"), biases[key].chunk(3)
+            out |= {f"{stem}q_bias": query, f"{stem}v_bias": content}
             continue
+        name = key
         for old, new in _DINOV3_NAMES.items():
-            key = re.sub(old, new, key)
-        out[key] = value
-    biased = "blocks.0.attn.q_bias" in out
-    args: dict[str, Any] = {}
-    if key_bias:  # trained with mask_k_bias off: only timm's other attention has a place for the keys' bias
-        args["attn_type"] = "rope"
-    for stem in [key.removesuffix("q_bias") for key in out if key.endswith(".attn.q_bias")]:
-        parts = [out.pop(f"{stem}{name}_bias") for name in "qkv"]
-        out |= (
-            {f"{stem}qkv.bias": torch.cat(parts)}
-            if key_bias
-            else {f"{stem}q_bias": parts[0], f"{stem}v_bias": parts[2]}
-        )
+            name = re.sub(old, new, name)
+        out[name] = biases.get(key, value)
     registers = tensors["storage_tokens"].shape[1] if "storage_tokens" in tensors else 0
     size, patch = DINOV3_SIZES.get(shape), tensors["patch_embed.proj.weight"].shape[-1]
-    if not (size and (patch, registers) == (16, 4)) or (size == "7b" and biased):
+    if not (size and (patch, registers) == (16, 4)) or (size == "7b" and biases):
         periods = out.get("rope.periods")
         heads = shape[0] // (4 * len(periods)) if periods is not None else _heads(shape[0], source)
-        hidden = tensors["blocks.0.mlp.w1.weight" if shape[2] else "blocks.0.mlp.fc1.weight"].shape[0]
-        args |= _custom(tensors, heads, hidden) | {"num_reg_tokens": registers}
+        args |= _custom(tensors, heads) | {"num_reg_tokens": registers}
         size = "small_plus" if shape[2] else "small"
         if shape[2]:
             args["swiglu_align_to"] = 1  # the hidden width is given exactly
-    return Converted(
-        "dinov3",
-        f"vit_{size}_patch16_dinov3{'_qkvb' if biased else ''}",
-        out,
-        args,
-    )
+    return Converted("dinov3", f"vit_{size}_patch16_dinov3{'_qkvb' if biases else ''}", out, args)
 
 
 _DINOV3_NAMES = {
@@ -212,13 +202,6 @@ _DINOV3_NAMES = {
     r"\.mlp\.w3\.": ".mlp.fc2.",
     r"^cls_norm\.": "norm.prefix.",
 }
-
-
-def _masked(bias: Tensor, mask: Tensor | None) -> Tensor:
-    """The bias that DINOv3's attention really adds: where the mask is 0 the stored value is never used."""
-    if mask is None:
-        return bias
-    return torch.where(mask.to(torch.bool), bias, torch.zeros_like(bias))
 
 
 def _convnext(tensors: dict[str, Tensor], source: str) -> Converted:

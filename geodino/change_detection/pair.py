@@ -5,10 +5,11 @@ are then compared by the same steps: distances of bands and of tokens, each cali
 two dates, and their sum, calibrated again.
 """
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
+from glob import escape
 from pathlib import Path
 from typing import Any, Self
 
@@ -139,8 +140,11 @@ class Comparison:
         return self
 
     def __exit__(self, error: type[BaseException] | None, *rest: object) -> None:
-        for first, second in combinations(range(len(self.scenes)), 2):
-            part_of(self.target, f".distances{first}_{second}").unlink(missing_ok=True)
-        if error is None and "tokens" in self.__dict__:
-            for tokens in self.tokens:
-                tokens.remove()
+        for path in self._beside(".distances*"):
+            path.unlink(missing_ok=True)
+        if error is None:  # with what a failed run of more dates has left
+            for path in self._beside(".date*"):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _beside(self, kind: str) -> list[Path]:
+        return list(self.target.parent.glob(part_of(Path(escape(self.target.name)), kind).name))

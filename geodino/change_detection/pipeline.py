@@ -24,7 +24,7 @@ from tiles.errors import InputError, OutputError
 from tiles.progress import Progress, Share, Silent
 from tiles.scenes.scene import Scene
 from tiles.writing.cog import CogWriter, MapClass
-from tiles.writing.outputs import check_output, part_of
+from tiles.writing.outputs import check_output, part_of, staged
 
 if TYPE_CHECKING:
     from geodino.change_detection.transitions import Transitions
@@ -101,6 +101,7 @@ class ChangeQuestion:
         objects: pool the score over small image objects.
         like: examples of the wanted kind of change and of others, any vector format or raster.
         field: attribute of the examples that holds the class.
+        layer: layer of the examples' file; None for all.
         model: a trained segmentation model that says from what to what.
         model_path: its file, for messages.
     """
@@ -110,12 +111,15 @@ class ChangeQuestion:
     objects: bool = False
     like: Path | None = None
     field: str | None = None
+    layer: str | None = None
     model: "SegmentationModel | None" = None
     model_path: Path | None = None
 
     def identity(self) -> dict[str, Any]:
         """What a score depends on beside its inputs."""
         examples = None if self.like is None else [str(self.like), self.like.stat().st_mtime_ns, self.field]
+        if examples is not None and self.layer is not None:
+            examples.append(self.layer)
         return {"method": self.method.value, "objects": self.objects, "like": examples}
 
 
@@ -168,33 +172,38 @@ def change_scenes(
     classes, transitions = None, None
     with contextlib.ExitStack() as stack:
         if outputs.score is None:
-            stack.callback(score.unlink, missing_ok=True)
+            stack.callback(part_of(outputs.mask, ".score").unlink, missing_ok=True)
         stack.enter_context(comparison)
-        if outputs.score is not None and score.exists() and not outputs.overwrite:
+        kept = outputs.score is not None and score.exists() and not outputs.overwrite
+        if kept:
             _same_run_or_refuse(score, identity)
             notes.append(f"the score in {score} was made from these dates and settings and is taken as it is")
-        else:
-            notes += _write_score(comparison, question, score, identity, progress)
-        limit = kept_threshold(score) if question.threshold is None else given_threshold(question.threshold)
-        share = write_mask(score, outputs.mask, limit, overwrite=outputs.overwrite)
-        if question.model is not None:
-            from geodino.change_detection.transitions import class_maps, count_transitions
+        with staged(outputs.mask, outputs.vector, None if kept else outputs.score) as (mask, vector, made):
+            assert mask is not None
+            score = made or score
+            if not kept:
+                notes += _write_score(comparison, question, score, identity, progress)
+            limit = kept_threshold(score) if question.threshold is None else given_threshold(question.threshold)
+            share = write_mask(score, mask, limit)
+            if question.model is not None:
+                from geodino.change_detection.transitions import class_maps, count_transitions
 
-            maps = stack.enter_context(class_maps(question.model, comparison, outputs.mask))
-            classes = maps, question.model.legend.names
-            transitions = count_transitions(outputs.mask, *classes)
-        if outputs.vector is not None:
-            from geodino.change_detection.change_polygons import write_polygons
+                maps = stack.enter_context(class_maps(question.model, comparison, outputs.mask))
+                classes = maps, question.model.legend.names
+                transitions = count_transitions(mask, *classes)
+            if vector is not None:
+                from geodino.change_detection.change_polygons import write_polygons
 
-            write_polygons(
-                outputs.mask, score, outputs.vector, dates=(before.datetime, after.datetime),
-                min_area_m2=outputs.min_area_m2, classes=classes, overwrite=outputs.overwrite,
-            )  # fmt: skip
-    compared = comparison.compared_tokens
-    write_item(
-        outputs.mask, {"before": before, "after": after}, None if compared is None else compared.origin.backbone,
-        task="change-detection", settings=question.identity() | ({} if compared is None else compared.settings),
-    )  # fmt: skip
+                write_polygons(
+                    mask, score, vector, dates=(before.datetime, after.datetime),
+                    min_area_m2=outputs.min_area_m2, classes=classes,
+                )  # fmt: skip
+            outputs.check()  # nothing has taken a name meanwhile
+        compared = comparison.compared_tokens
+        write_item(
+            outputs.mask, {"before": before, "after": after}, None if compared is None else compared.origin.backbone,
+            task="change-detection", settings=question.identity() | ({} if compared is None else compared.settings),
+        )  # fmt: skip
     return ChangeResult(outputs.mask, limit, share, tuple(notes), transitions)
 
 
@@ -224,7 +233,7 @@ def _write_score(
         from geodino.change_detection.wanted_kind import learn_kind
         from geodino.heads.labels import read_labels
 
-        labels = read_labels(question.like, score.pair.before.geobox, field=question.field)
+        labels = read_labels(question.like, score.pair.before.geobox, field=question.field, layer=question.layer)
         notes += labels.notes
         kind = learn_kind(score, labels)
         rows, threshold = kind.rows(), kind.threshold()

@@ -7,7 +7,7 @@ the first, and every pair of dates is compared as `pair` does it, with a backgro
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from geodino.dense.settings import DenseSettings
 from geodino.heads.legend import Legend
 from tiles.errors import InputError
 from tiles.progress import Progress, Share, Silent
+from tiles.scenes.dates import certainly_before, year_of
 from tiles.scenes.scene import Scene
 from tiles.writing.cog import CogWriter, MapClass
 from tiles.writing.outputs import check_output
@@ -154,12 +155,16 @@ def _lasting_rows(
 
 def _date_values(scenes: Sequence[Scene]) -> tuple[tuple[int, ...], list[str]]:
     """Raster value of each date but the first: its year where all are known, differ and ascend."""
-    years = [int(scene.datetime[:4]) if scene.datetime else None for scene in scenes]
-    known = [year for year in years if year is not None]
-    times = [scene.datetime for scene in scenes if scene.datetime]
-    if len(times) == len(scenes) and times != sorted(times):
-        raise InputError(f"the dates are not in order of time: {', '.join(times)}; give the earliest first")
+    known = [year for scene in scenes if (year := year_of(scene.datetime)) is not None]
+    if any(certainly_before(later.datetime, earlier.datetime) for earlier, later in combinations(scenes, 2)):
+        times = ", ".join(scene.datetime or scene.name for scene in scenes)
+        raise InputError(f"the dates are not in order of time: {times}; give the earliest first")
+    notes = [
+        f"{one.datetime} and {other.datetime} may be either way round: taken in the order given"
+        for one, other in pairwise(scenes)
+        if one.datetime and other.datetime and not certainly_before(one.datetime, other.datetime)
+    ]
     if len(known) == len(scenes) and len(set(known[1:])) == len(known) - 1:
-        return tuple(known[1:]), ["values of the map are years"]
+        return tuple(known[1:]), ["values of the map are years", *notes]
     listed = ", ".join(f"{number} = {scene.datetime or scene.name}" for number, scene in enumerate(scenes[1:], 1))
-    return tuple(range(1, len(scenes))), [f"values of the map are numbers of dates: {listed}"]
+    return tuple(range(1, len(scenes))), [f"values of the map are numbers of dates: {listed}", *notes]

@@ -11,7 +11,7 @@ from importlib import import_module
 
 import typer
 
-from geodino.process import share_cores
+from geodino.process import collect_rarely, share_cores
 from tiles.errors import InputError
 
 # Typer brings a click of its own in newer releases; its public exception leads to the base class in both.
@@ -62,6 +62,7 @@ def main() -> None:
     """Run the command line; bad input prints one sentence and exits with 2, never a traceback."""
     # Large reads come row by row in both directions of the cache; the default 5 % of memory is kept in bounds.
     os.environ.setdefault("GDAL_CACHEMAX", "512")
+    collect_rarely()
     share_cores()
     command = typer.main.get_command(build())
     try:

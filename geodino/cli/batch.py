@@ -52,6 +52,8 @@ def register(cli: typer.Typer) -> None:
             result = run_batch(
                 job, journal=journal, dask=run.dask, overwrite=run.overwrite, progress=report, say=typer.echo
             )
+        for label, where in result.tracebacks.items():
+            typer.echo(f"{label} failed as it should not; please report this:\n{where}", err=True)
         typer.echo(f"{len(result.made)} made, {len(result.kept)} kept from before, {len(result.failed)} failed")
         if result.failed:
             raise typer.Exit(1)

@@ -49,6 +49,9 @@ def register(cli: typer.Typer) -> None:
             ),
         ] = None,
         field: Annotated[str | None, typer.Option(help="Attribute of the examples that holds the class.")] = None,
+        layer: Annotated[
+            str | None, typer.Option(help="Layer of the examples' file; all of them together if not given.")
+        ] = None,
         model: Annotated[
             Path | None, typer.Option(help="What `segment --save-model` wrote: says from what to what places changed.")
         ] = None,
@@ -86,6 +89,7 @@ def register(cli: typer.Typer) -> None:
             "vector": vector,
             "like": like,
             "field": field,
+            "layer": layer,
             "model": model,
             "objects": objects or None,
         }

@@ -61,6 +61,7 @@ def register(cli: typer.Typer) -> None:
     ) -> None:
         """Measure a frozen backbone beside its floors: kNN, linear and segmentation probes with 95 % intervals."""
         from geodino.backbones.backbone import load_backbone
+        from geodino.evaluation.folders import Reading
         from geodino.evaluation.open import open_data
         from geodino.evaluation.results import Result, to_csv, to_json, to_markdown, write
         from geodino.evaluation.run import EvaluationSettings, Protocol, evaluate
@@ -77,9 +78,7 @@ def register(cli: typer.Typer) -> None:
             with_floors=floors,
             show_progress=True,
         )
-        sets = [
-            open_data(name, bands=loaded.bands, sensor=sensor, band_names=names(band_names), gsd_m=gsd) for name in data
-        ]
+        sets = [open_data(name, Reading(loaded.bands, sensor, names(band_names), gsd)) for name in data]
         results: list[Result] = []
         for images in sets:
             for note in images.notes:

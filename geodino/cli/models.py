@@ -24,20 +24,9 @@ def register(cli: typer.Typer) -> None:
         from rich.table import Table
 
         table = Table(box=None, pad_edge=False)
-        for heading in (
-            "name",
-            "parameters",
-            "bf16",
-            "patch",
-            "prefix",
-            "bands",
-            "GSD",
-            "normalisation",
-            "licence",
-            "here",
-        ):
-            right = heading in ("parameters", "bf16", "patch", "prefix")
-            table.add_column(heading, justify="right" if right else "left", no_wrap=True)
+        numbers = ("parameters", "bf16", "patch", "prefix")
+        for heading in ("name", *numbers, "bands", "GSD", "normalisation", "licence", "here"):
+            table.add_column(heading, justify="right" if heading in numbers else "left", no_wrap=True)
         for row in rows:
             table.add_row(
                 row.name,

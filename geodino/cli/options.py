@@ -48,7 +48,14 @@ BackboneOption = Annotated[
 ]
 DeviceOption = Annotated[Device, typer.Option("--device", help="Where the model runs.")]
 PrecisionOption = Annotated[Precision, typer.Option("--precision", help="Arithmetic of the model.")]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
+OverwriteOption = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Replace existing outputs, and an unfinished run with other inputs or settings; an unfinished run of the "
+        "same inputs and settings goes on.",
+    ),
+]
 DaskOption = Annotated[
     str | None, typer.Option("--dask", metavar="ADDRESS", help="Scheduler of a running Dask cluster to spread over.")
 ]

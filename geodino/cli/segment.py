@@ -19,9 +19,14 @@ def register(cli: typer.Typer) -> None:
         output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write.")] = None,
         labels: Annotated[
             Path | None,
-            typer.Option(help="Points, polygons or a raster of classes; any format, any coordinate reference system."),
+            typer.Option(
+                help="Points, polygons, a table of points or a raster of classes; any coordinate reference system."
+            ),
         ] = None,
         field: Annotated[str | None, typer.Option(help="Attribute of the labels that holds the class.")] = None,
+        layer: Annotated[
+            str | None, typer.Option(help="Layer of the labels' file; all of them together if not given.")
+        ] = None,
         clusters: Annotated[int | None, typer.Option(metavar="K", help="Classes by k-means instead of labels.")] = None,
         model: Annotated[Path | None, typer.Option(help="What --save-model wrote for another scene.")] = None,
         save_model: Annotated[Path | None, typer.Option(help="Keep the trained classes for other scenes.")] = None,
@@ -63,7 +68,7 @@ def register(cli: typer.Typer) -> None:
         if output is None:
             if not validate or labels is None or features is None:
                 raise typer.BadParameter("say where the map goes", param_hint="-o")
-            tested = validate_alone(opening.open(scene), labels, features, field=field)
+            tested = validate_alone(opening.open(scene), labels, features, field=field, layer=layer)
             for line in (UNTESTED,) if tested is None else tested.describe():
                 typer.echo(line)
             return
@@ -75,6 +80,7 @@ def register(cli: typer.Typer) -> None:
                 output,
                 labels=labels,
                 field=field,
+                layer=layer,
                 clusters=clusters,
                 model=model,
                 save_model=save_model,

@@ -83,22 +83,23 @@ def register(cli: typer.Typer) -> None:
         from dataclasses import replace
 
         import geopandas as gpd
-        from rasterio.errors import RasterioError
 
-        from geodino.retrieval.place_index import check_model, write_index
+        from geodino.jobs.batch import sentence, stop_if_hopeless
+        from geodino.retrieval.place_index import check_index_path, check_model, write_index
         from geodino.retrieval.similar import embed_source, is_cube
         from tiles.errors import InputError
         from tiles.progress import progress
         from tiles.scenes.scene import Scene
-        from tiles.writing.outputs import DiskFullError, check_output, part_of
+        from tiles.writing.outputs import check_not_input, locked, part_of
 
-        check_output(output, overwrite=run.overwrite)
+        check_index_path(output, overwrite=run.overwrite)
+        check_not_input((output,), *sources)
         # Loaded once; and what a cut-off run left lies under one name whatever scene it was of.
         backbone = run.backbone if run.dask or all(map(is_cube, sources)) else run.load()
         loaded = replace(run, backbone=backbone, overwrite=True)
         frames: list[gpd.GeoDataFrame] = []
         indexed: list[Scene | Path] = []
-        with progress("index", len(sources)) as report:
+        with locked(output), progress("index", len(sources)) as report:
             for number, source in enumerate(sources, 1):
                 try:
                     cube = Path(source) if is_cube(source) else None
@@ -110,15 +111,14 @@ def register(cli: typer.Typer) -> None:
                         check_model(frames[0].attrs, frame.attrs, "the index", source)
                     frames.append(frame)
                     indexed.append(scene or Path(source))
-                except DiskFullError:
-                    raise
-                except (InputError, OSError, RasterioError, MemoryError) as error:
-                    typer.echo(f"FAILED  {source}: {' '.join(str(error).split()) or type(error).__name__}")
+                except Exception as error:  # whatever it is, it is this source's, unless it stops all
+                    stop_if_hopeless(error)
+                    typer.echo(f"FAILED  {source}: {sentence(error)}")
                     shutil.rmtree(part_of(output.absolute(), ".tokens"), ignore_errors=True)
                 report.update(number)
-        if not frames:
-            raise InputError(f"none of the {len(sources)} sources can be indexed, so {output} is not made")
-        rows = write_index(frames, output, sources=indexed, settings={"tokens": tokens}, overwrite=run.overwrite)
+            if not frames:
+                raise InputError(f"none of the {len(sources)} sources can be indexed, so {output} is not made")
+            rows = write_index(frames, output, sources=indexed, settings={"tokens": tokens}, overwrite=run.overwrite)
         typer.echo(f"wrote {output}: {rows} places of {len(frames)} scenes")
         if len(frames) < len(sources):
             raise typer.Exit(1)

@@ -143,9 +143,7 @@ def _search(
     # name tells searches apart, so that another one adds its scenes.
     asked = hashlib.sha256(repr((url, names(collection), corners, datetime, limit)).encode()).hexdigest()[:8]
     target = output.resolve().with_name(f"{output.resolve().name}.{asked}.items.json")
-    if overwrite:
-        target.unlink(missing_ok=True)
-    found = search(url, names(collection) or (), corners, datetime, limit, target)
+    found = search(url, names(collection) or (), corners, datetime, limit, target, again=overwrite)
     if len(load_items(str(target))) >= limit:
         typer.echo(f"The search ended at its limit of {limit}, and there may be more items: raise --max-items.")
     return found

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
-from odc.geo.geobox import GeoBox
 from rasterio.windows import Window
 
 from geodino.demo import imagery, page
@@ -128,10 +127,12 @@ def _pair(scenes: Sequence[str], opened: Sequence[Scene], folder: Path) -> Pair:
     rows, columns = window.toslices()
     grid = scene.geobox[rows, columns]
     pair = Pair(folder / "before.tif", folder / "after_semi_synthetic.tif", folder / "change_truth.tif")
-    _write(pair.before, values, grid, nodata=0, names=RGB)
-    _write(pair.after, made.values, grid, nodata=0, names=RGB)
+    imagery.write_raster(pair.before, values, grid, nodata=0, names=RGB)
+    imagery.write_raster(pair.after, made.values, grid, nodata=0, names=RGB)
     if pair.truth is not None:
-        _write(pair.truth, np.where(pixels.valid, made.truth, 255).astype(np.uint8)[None], grid, nodata=255)
+        imagery.write_raster(
+            pair.truth, np.where(pixels.valid, made.truth, 255).astype(np.uint8)[None], grid, nodata=255
+        )
     return pair
 
 
@@ -139,24 +140,6 @@ def _overlap(one: Scene, other: Scene) -> bool:
     if one.crs is None or other.crs is None:
         return False
     return bool(one.geobox.extent.to_crs("EPSG:4326").intersects(other.geobox.extent.to_crs("EPSG:4326")))
-
-
-def _write(path: Path, values: np.ndarray, grid: GeoBox, *, nodata: int, names: Sequence[str] = ()) -> None:
-    profile = {
-        "driver": "COG",
-        "count": len(values),
-        "height": values.shape[1],
-        "width": values.shape[2],
-        "dtype": values.dtype.name,
-        "crs": None if grid.crs is None else grid.crs.to_wkt(),
-        "transform": grid.affine,
-        "nodata": nodata,
-        "compress": "deflate",
-    }
-    with rasterio.open(path, "w", **profile) as target:
-        target.write(values)
-        if names:
-            target.descriptions = tuple(names)
 
 
 def _feature_section(scene: Scene, maps: dict[str, Path]) -> page.Section:

@@ -5,12 +5,14 @@ written as GeoTIFFs into the demo's folder; nothing is downloaded.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import rasterio
+from odc.geo.geobox import GeoBox
 from rasterio.transform import from_origin
 
 from tiles.errors import InputError
@@ -54,10 +56,8 @@ def salt_lake(folder: Path) -> DemoScene:
     """
     path = folder / "salt_lake.tif"
     with rasterio.open(_package_file("localtileserver", "tiler/data/landsat.tif")) as source:
-        profile = source.profile | {"driver": "GTiff", "count": 3, "compress": "deflate"}
-        with rasterio.open(path, "w", **profile) as target:
-            target.write(source.read((3, 2, 1)))
-            target.descriptions = ("red", "green", "blue")
+        bands = source.read((3, 2, 1))
+        write_raster(path, bands, GeoBox.from_rio(source), nodata=source.nodata, names=("red", "green", "blue"))
     return DemoScene(path, "Great Salt Lake, Landsat 7", "USGS Landsat, from the package localtileserver")
 
 
@@ -70,21 +70,23 @@ def sentinel_chip(folder: Path) -> DemoScene:
     source = _package_file("spyndex", "data/S2_10m.json")
     values = np.asarray(json.loads(source.read_text()), dtype=np.uint16)
     path = folder / "sentinel2_chip.tif"
-    profile = {
-        "driver": "GTiff",
-        "count": values.shape[0],
-        "height": values.shape[1],
-        "width": values.shape[2],
-        "dtype": "uint16",
-        "crs": "EPSG:32631",
-        "transform": from_origin(500_000, 5_000_000, 10, 10),
-        "tiled": True,
-        "compress": "deflate",
-    }
-    with rasterio.open(path, "w", **profile) as target:
-        target.write(values)
-        target.descriptions = ("B02", "B03", "B04", "B08")
+    grid = GeoBox(values.shape[1:], from_origin(500_000, 5_000_000, 10, 10), "EPSG:32631")
+    write_raster(path, values, grid, names=("B02", "B03", "B04", "B08"))
     return DemoScene(path, "Fields and woods, Sentinel-2", "Copernicus Sentinel-2, from the package spyndex")
+
+
+def write_raster(
+    path: Path, values: np.ndarray, grid: GeoBox, *, nodata: float | None = None, names: Sequence[str] = ()
+) -> None:
+    """Write bands ``[C, H, W]`` of any type as a Cloud-Optimized GeoTIFF, with names where they have some."""
+    count, height, width = values.shape
+    with rasterio.open(
+        path, "w", driver="COG", count=count, height=height, width=width, dtype=values.dtype.name, nodata=nodata,
+        crs=None if grid.crs is None else grid.crs.to_wkt(), transform=grid.affine, compress="deflate",
+    ) as target:  # fmt: skip
+        target.write(values)
+        if names:
+            target.descriptions = tuple(names)
 
 
 def write_points(scene: Path, points: dict[str, tuple[tuple[int, int], ...]], path: Path) -> None:

@@ -17,6 +17,7 @@ from rasterio.windows import Window
 from tiles.scenes.reader import SceneReader
 from tiles.scenes.scene import Scene
 from tiles.writing.cog import read_classes
+from tiles.writing.outputs import replacing
 
 PICTURE_PX = 760
 
@@ -74,17 +75,16 @@ def write_page(path: Path, introduction: str, sections: Sequence[Section], comma
         f'<h1>geodino demo</h1><p class="soft">{html.escape(introduction)}</p>{body}'
         f"<h2>The commands that made this page</h2><pre>{shell}</pre></body></html>"
     )
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    with replacing(path) as part:
+        part.write_text(page, encoding="utf-8")
 
 
-def scene_picture(scene: Scene, stretch: tuple[float, float] = (2, 98)) -> NDArray[np.uint8]:
+def scene_picture(scene: Scene) -> NDArray[np.uint8]:
     """The first three bands of a scene as ``[H, W, 4]`` uint8, stretched over the whole picture, nodata transparent."""
     small = scene.geobox.zoom_out(max(1.0, max(scene.height, scene.width) / PICTURE_PX))
     with SceneReader(scene.on(small, "average")) as reader:
         pixels = reader.read(Window(0, 0, small.shape[1], small.shape[0]))
-    return _stretched(pixels.values[:3], pixels.valid, stretch)
+    return _stretched(pixels.values[:3], pixels.valid, (2, 98))
 
 
 def rgb_picture(path: Path, indexes: Sequence[int], stretch: tuple[float, float] = (2, 98)) -> NDArray[np.uint8]:

@@ -6,7 +6,7 @@ tokens of a map are a temporary cube: the pieces alone, read where they lie.
 """
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,14 @@ import numpy as np
 import numpy.typing as npt
 from odc.geo.geobox import GeoBox
 
-from geodino.dense.cube_zarr import VARIABLE, consolidate, prepare_zarr, replace_folder
+from geodino.dense.cube_zarr import VARIABLE, consolidate, prepare_zarr
 from geodino.dense.int8 import CODE_FORMULA, CODE_NODATA, encode_int8
 from geodino.dense.settings import DenseSettings
 from geodino.dense.stream import TokenRows
 from tiles.errors import OutputError
 from tiles.writing.cog import CogWriter
 from tiles.writing.journal import RowParts, save_piece
-from tiles.writing.outputs import DiskFullError, check_output, disk_errors
+from tiles.writing.outputs import DiskFullError, check_output, disk_errors, part_of, replace_folder
 
 PIECE_ROWS = 64
 """Token rows of a piece: a row of Zarr shards, a row of COG blocks of many bands."""
@@ -89,7 +89,7 @@ class CubeWriter:
     Args:
         spec: What it will be.
         identity: Everything its values depend on; an unfinished run with another one is refused.
-        overwrite: Replace an existing cube, and an unfinished run of another identity.
+        overwrite: Replace an existing cube, and an unfinished run of another identity; one of the same goes on.
 
     Raises:
         OutputError: The output exists or cannot be written.
@@ -100,6 +100,7 @@ class CubeWriter:
         check_output(spec.path, overwrite=overwrite or spec.temporary)
         self.spec, self.overwrite = spec, overwrite
         with disk_errors(spec.path):
+            shutil.rmtree(self._whole, ignore_errors=True)
             if spec.zarr and spec.work.is_dir() and not _store(spec).is_dir():
                 # A kill between the rename and the cleaning up leaves a journal of pieces that are no longer there.
                 shutil.rmtree(spec.work)
@@ -110,7 +111,7 @@ class CubeWriter:
                 step=spec.piece_rows,
                 restart=overwrite,
             )
-            if self.parts.journal.restarted:
+            if not self.parts.journal.done:  # a store that is there may be laid out for another run
                 shutil.rmtree(_store(spec), ignore_errors=True)
             if spec.zarr:
                 prepare_zarr(
@@ -142,8 +143,16 @@ class CubeWriter:
                 self.parts.mark(piece)
             yield piece.stop
 
-    def finish(self) -> None:
+    @property
+    def _whole(self) -> Path:
+        """Where a whole store lies for the moment of the exchange, apart from the journal that knows its pieces."""
+        return part_of(self.spec.path, ".whole")
+
+    def finish(self, before: Callable[[], object] = lambda: None) -> None:
         """Put the whole cube under its name.
+
+        Args:
+            before: Is called when the cube is whole and has not got its name yet.
 
         Raises:
             OutputError: The disk is full, or the name has been taken meanwhile.
@@ -154,9 +163,18 @@ class CubeWriter:
             for stray in _store(self.spec).rglob("*.partial"):
                 stray.unlink()
             consolidate(_store(self.spec))
-            replace_folder(_store(self.spec), self.spec.path, overwrite=self.overwrite)
         else:
             self._assemble()
+        before()
+        check_output(self.spec.path, overwrite=self.overwrite)
+        with disk_errors(self.spec.path):
+            if self.spec.zarr:
+                _store(self.spec).rename(self._whole)
+                old = replace_folder(self._whole, self.spec.path)
+                if old is not None:
+                    shutil.rmtree(old, ignore_errors=True)
+            else:
+                (self.spec.work / self.spec.path.name).replace(self.spec.path)
         self.parts.remove()
 
     def _assemble(self) -> None:
@@ -177,8 +195,6 @@ class CubeWriter:
         ) as out:
             for piece in self.parts.pieces:
                 out.write(piece.start, self.parts.read(VARIABLE, piece))
-        check_output(spec.path, overwrite=self.overwrite)
-        (spec.work / spec.path.name).replace(spec.path)
 
 
 def pieces(

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 from odc.geo.geobox import GeoBox
 
-from tiles.writing.outputs import check_output
-
 VARIABLE = "features"
 _SHARD_COLUMNS = 256
 _CHUNK = 32
@@ -90,15 +88,3 @@ def consolidate(store: Path) -> None:
         # xarray warns without it, zarr with it: version 3 of the format has not settled the matter.
         warnings.simplefilter("ignore")
         zarr.consolidate_metadata(store, zarr_format=3)
-
-
-def replace_folder(source: Path, target: Path, *, overwrite: bool) -> None:
-    """Rename a folder; a folder cannot be replaced in one step, so an old one is moved aside first."""
-    check_output(target, overwrite=overwrite)
-    old = target.with_name(target.name + ".old.part")
-    if target.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        target.rename(old)
-    source.rename(target)
-    if old.is_dir():
-        shutil.rmtree(old, ignore_errors=True)

@@ -91,7 +91,7 @@ class Extraction:
         """Make the rows that the cube lacks.
 
         Args:
-            overwrite: Replace an existing cube, and an unfinished run with other inputs or settings.
+            overwrite: See ``geodino.jobs.run_options.RunOptions``.
             progress: Is told the share done, 0 to 1.
 
         Returns:
@@ -120,18 +120,19 @@ class Extraction:
 
     def _complete(self, writer: CubeWriter) -> None:
         """Put the finished cube under its name, with its STAC item beside it."""
-        # The item first: a kill in between leaves a cube still to be renamed, never one without its item.
-        write_item(
-            self.spec.path,
-            {"scene": self.scene},
-            self.backbone,
-            task="feature-extraction",
-            geobox=self.spec.geobox,
-            data_type=self.spec.dtype,
-            nodata=-128 if self.spec.dtype == "int8" else None,
-            settings=self.settings.identity() | {"identity": self._digest},
+        # The item just before: a kill in between leaves a cube still to be renamed, never one without its item.
+        writer.finish(
+            lambda: write_item(
+                self.spec.path,
+                {"scene": self.scene},
+                self.backbone,
+                task="feature-extraction",
+                geobox=self.spec.geobox,
+                data_type=self.spec.dtype,
+                nodata=-128 if self.spec.dtype == "int8" else None,
+                settings=self.settings.identity() | {"identity": self._digest},
+            )
         )
-        writer.finish()
 
     def check_made(self) -> None:
         """Refuse to go on with a cube that lies there already, unless it is this very one.

@@ -158,7 +158,7 @@ class SceneTokens:
         return found
 
     def remove(self) -> None:
-        """Delete what was made for the moment; a cube of the user's stays."""
+        """Delete what was made for the moment, when all is made of it; a cube of the user's stays."""
         if self.temporary is not None:
             shutil.rmtree(self.temporary, ignore_errors=True)
 
@@ -170,11 +170,13 @@ class TokenSource:
     Attributes:
         origin: What makes them.
         pixels: Scene pixels along a token's side.
+        geobox: The token grid, ``(rows, columns)``.
         make: Gives their values and the folder that goes when they have served, reporting the share made, 0 to 1.
     """
 
     origin: Origin
     pixels: int
+    geobox: GeoBox
     make: Callable[[Progress], tuple[CubeArray, Path | None]]
 
     def tokens(self, progress: Progress | None = None) -> SceneTokens:
@@ -211,7 +213,7 @@ def tokens_from_scene(
         return piece_array(writer), writer.spec.work
 
     pixels = plan.backbone.patch_size // plan.settings.upscale
-    return TokenSource(Origin.of(plan.backbone, plan.settings), pixels, make)
+    return TokenSource(Origin.of(plan.backbone, plan.settings), pixels, plan.spec.geobox, make)
 
 
 def tokens_from_cube(path: Path, scene: Scene | None = None) -> TokenSource:
@@ -226,7 +228,7 @@ def tokens_from_cube(path: Path, scene: Scene | None = None) -> TokenSource:
     """
     array = cube_array(path)
     pixels = 1 if scene is None else _side(path, array.geobox, scene.geobox)
-    return TokenSource(Origin.of_cube(path, array), pixels, lambda progress: (array, None))
+    return TokenSource(Origin.of_cube(path, array), pixels, array.geobox, lambda progress: (array, None))
 
 
 def _side(path: Path, tokens: GeoBox, scene: GeoBox) -> int:

@@ -20,6 +20,7 @@ from geodino.backbones.normalize import Normalization, standardize
 from geodino.evaluation.dataset import ImageSet
 from tiles.progress import Progress, Silent
 from tiles.workers import in_order
+from tiles.writing.outputs import replacing
 
 PART = 2048  # images in one file of the cache: what an interruption can cost
 READERS = 2
@@ -167,10 +168,8 @@ def extract(
             parts.append(_extract_part(extractor, images, indices, size, batch_size, progress))
             if file:
                 file.parent.mkdir(parents=True, exist_ok=True)
-                part = file.with_name(file.name + ".part")
-                with part.open("wb") as target:
+                with replacing(file) as part, part.open("wb") as target:
                     np.savez(target, summary=parts[-1].summary, mean=parts[-1].mean)
-                part.replace(file)
         progress.update(int(indices[-1]) + 1)
     return Features(np.concatenate([p.summary for p in parts]), np.concatenate([p.mean for p in parts]))
 

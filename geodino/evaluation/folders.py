@@ -250,13 +250,7 @@ def _read(tree: Tree, names: list[str], reading: Reading, i: int) -> Pixels:
         return Pixels(values, np.ones(picture.shape[:2], bool))
     import rasterio.windows
 
-    scene = open_scene(
-        tree.gdal_path(name),
-        bands=reading.bands,
-        sensor=reading.sensor,
-        band_names=reading.band_names,
-        gsd_m=reading.gsd_m,
-    )
+    scene = open_scene(tree.gdal_path(name), **vars(reading))
     if scene.sensor == "stretch":  # each small image stretched by itself would erase what tells them apart
         raise InputError(f"{tree.root / name} does not say its units; name the sensor with --sensor")
     with SceneReader(scene) as reader:

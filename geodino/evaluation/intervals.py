@@ -17,23 +17,20 @@ class Interval:
     high: float
 
 
-def bootstrap(
-    per_image: np.ndarray, metric: Callable[[np.ndarray], np.ndarray], seed: int = 0, resamples: int = RESAMPLES
-) -> Interval:
+def bootstrap(per_image: np.ndarray, metric: Callable[[np.ndarray], np.ndarray], seed: int = 0) -> Interval:
     """Percentile bootstrap of a metric that is a function of a sum over images.
 
     Args:
         per_image: What each image adds ``[N, ...]``: 0 or 1 for accuracy, a confusion matrix for mIoU.
         metric: Maps sums ``[R, ...]`` to values ``[R]``; a sum is over as many images as there are.
         seed: Seed of the resampling.
-        resamples: How many resamples.
     """
     rng = np.random.default_rng(seed)
     count = len(per_image)
     flat = per_image.reshape(count, -1).astype(np.float64)
     # how often each image is drawn, instead of the draws themselves: a resample is then one row of a product
-    weights = rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float64)
-    sums = (weights @ flat).reshape(resamples, *per_image.shape[1:])
+    weights = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES).astype(np.float64)
+    sums = (weights @ flat).reshape(RESAMPLES, *per_image.shape[1:])
     low, high = np.percentile(metric(sums), [2.5, 97.5])
     whole = flat.sum(0).reshape(1, *per_image.shape[1:])
     return Interval(float(metric(whole)[0]), float(low), float(high))

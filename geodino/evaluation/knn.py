@@ -104,7 +104,6 @@ def knn_predict(
     test_features: Features,
     *,
     ks: Sequence[int] = (5, 20),
-    temperature: float = 0.07,
 ) -> dict[int, Tensor]:
     """Predict the class of every test row for several ``k`` from one search.
 
@@ -112,7 +111,7 @@ def knn_predict(
         For each ``k`` the predicted classes ``[Q]``, int64.
     """
     found = neighbours(train_features, test_features, max(ks))
-    return {k: vote(found, train_labels, k, temperature) for k in ks}
+    return {k: vote(found, train_labels, k) for k in ks}
 
 
 def knn_accuracy(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 CS = tuple(10.0**exponent for exponent in np.arange(-5, 2.01, 0.5))
 """Strengths that are tried, from strong to weak regularisation."""
+MAX_ITERATIONS = 500  # of L-BFGS in a fit
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,7 @@ class Probe:
         return self.logits(torch.as_tensor(features)).argmax(-1).numpy()
 
 
-def fit(
-    features: np.ndarray,
-    targets: np.ndarray,
-    classes: int,
-    cs: Sequence[float] = CS,
-    *,
-    max_iterations: int = 500,
-) -> list[Probe]:
+def fit(features: np.ndarray, targets: np.ndarray, classes: int, cs: Sequence[float] = CS) -> list[Probe]:
     """Fit one probe for each C: minimise mean cross-entropy + ‖W‖² / (2 C N), the intercept free.
 
     Args:
@@ -55,7 +49,6 @@ def fit(
         targets: Classes ``[N]`` as integers, or shares of the classes ``[N, K]`` that sum to 1.
         classes: Number of classes ``K``.
         cs: Strengths, best ascending: each fit starts from the one before.
-        max_iterations: Limit of L-BFGS steps a fit.
 
     Returns:
         Probes in the order of ``cs``.
@@ -76,7 +69,7 @@ def fit(
             args=(x, y, 1 / (c * count)),
             jac=True,
             method="L-BFGS-B",
-            options={"maxiter": max_iterations, "gtol": 1e-5, "ftol": 1e-9, "maxcor": 20},
+            options={"maxiter": MAX_ITERATIONS, "gtol": 1e-5, "ftol": 1e-9, "maxcor": 20},
         )
         flat = found.x
         w = flat.astype(np.float32).reshape(classes, width + 1)

@@ -8,54 +8,20 @@ fitted once over all images drawn, so that one colour means one thing throughout
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
-from sklearn.decomposition import PCA
-from torch import Tensor
 
+from geodino.backbones.attention import attention_maps
 from geodino.backbones.backbone import Backbone
 from geodino.backbones.card import RGB
 from geodino.backbones.normalize import standardize
+from geodino.dense.quicklook import PcaColours
 from geodino.evaluation.dataset import ImageSet
 from geodino.evaluation.extract import load_batch
-from tiles.errors import InputError
+from tiles.writing.outputs import replacing
 
 PATCHES = 32  # patches a side unless a size is asked for: fewer show little
 HEADS = 6  # heads drawn at most
 GAP = 4  # pixels between panels
-
-
-@torch.inference_mode()
-def attention_maps(backbone: Backbone, x: Tensor) -> Tensor:
-    """Attention of the class token to the patches in the last block, a map a head (DINO, section 4.2.2).
-
-    Fused attention never holds these weights, so the last block computes without it this once. (timm's
-    ``AttentionExtract`` has no way to take its hooks out of the model again.) Register and class columns are dropped,
-    so a map may sum to less than 1.
-
-    Args:
-        backbone: A ViT with a class token.
-        x: As for ``Backbone.encode``, ``[B, C, H, W]``.
-
-    Returns:
-        ``[B, heads, H/p, W/p]`` float32, each value the weight of one patch.
-
-    Raises:
-        InputError: When the backbone has no attention.
-    """
-    blocks = getattr(backbone.module, "blocks", None)
-    if blocks is None or not hasattr(blocks[-1], "attn"):
-        raise InputError(f"{backbone.name} has no attention to draw; only its PCA picture exists")
-    attention, weights = blocks[-1].attn, []
-    fused, attention.fused_attn = attention.fused_attn, False
-    hook = attention.attn_drop.register_forward_pre_hook(lambda _, args: weights.append(args[0]))
-    try:
-        backbone.encode(x)
-    finally:
-        hook.remove()
-        attention.fused_attn = fused
-    rows = weights[0][:, :, 0, backbone.prefix_tokens :].float()  # [B, heads, N]
-    return rows.reshape(*rows.shape[:2], x.shape[-2] // backbone.patch_size, x.shape[-1] // backbone.patch_size)
 
 
 def pca_colours(patches: np.ndarray) -> np.ndarray:
@@ -65,14 +31,12 @@ def pca_colours(patches: np.ndarray) -> np.ndarray:
         patches: ``[N, D, h, w]``; components are fitted over all of them together.
 
     Returns:
-        ``[N, h, w, 3]`` float32 in [0, 1]: percentiles 1 and 99 of each component become 0 and 1.
+        ``[N, h, w, 3]`` float32 in [0, 1], see ``geodino.dense.quicklook.PcaColours``.
     """
-    count, width, rows, columns = patches.shape
-    tokens = patches.transpose(0, 2, 3, 1).reshape(-1, width)
-    components = PCA(3, svd_solver="full").fit_transform(tokens)
-    low, high = np.percentile(components, [1, 99], axis=0)
-    colours = np.clip((components - low) / np.maximum(high - low, 1e-12), 0, 1)
-    return colours.reshape(count, rows, columns, 3).astype(np.float32)
+    tokens = patches.swapaxes(0, 1)  # [D, N, h, w]
+    colours = PcaColours.fit(tokens.reshape(len(tokens), -1).T)
+    painted = colours.paint(tokens.reshape(*tokens.shape[:2], -1), np.ones((tokens.shape[1], 1), bool))
+    return painted.reshape(3, *tokens.shape[1:]).transpose(1, 2, 3, 0).astype(np.float32) / 255
 
 
 def draw(
@@ -113,9 +77,8 @@ def draw(
             panels += [_grey(heads.mean(0)), *(_grey(head) for head in heads[:HEADS])]
         panels.append(colours[place])
         path = folder / f"{images.name}-{i:06d}.png"
-        part = path.with_name(path.name + ".part")
-        _row(panels, side).save(part, format="PNG")
-        part.replace(path)
+        with replacing(path) as part:
+            _row(panels, side).save(part, format="PNG")
         written.append(path)
     return written
 

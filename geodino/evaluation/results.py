@@ -1,11 +1,13 @@
 """Results and the tables that people read: JSON, CSV and Markdown of the same rows."""
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+
+import pandas
+
+from tiles.writing.outputs import replacing
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,7 @@ def from_json(text: str) -> list[Result]:
 
 def to_csv(results: Sequence[Result]) -> str:
     """All results as CSV, one a line."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, [f.name for f in fields(Result)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(result) for result in results)
-    return out.getvalue()
+    return pandas.DataFrame(map(asdict, results), columns=[f.name for f in fields(Result)]).to_csv(index=False)
 
 
 def to_markdown(results: Sequence[Result]) -> str:
@@ -103,6 +101,5 @@ def _cell(result: Result | None) -> str:
 def write(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    part.replace(path)
+    with replacing(path) as part:
+        part.write_text(text)

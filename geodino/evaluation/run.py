@@ -40,7 +40,6 @@ class EvaluationSettings:
         protocols: What to measure; those that do not fit a data set are left out. None for all that fit.
         size: Side in pixels that images are brought to; None for the rule of ``Extractor.image_size``.
         seed: Seed of splits, samples and bootstraps.
-        batch_size: Images described at once.
         with_floors: Measure the three floors beside the backbone.
         show_progress: Print progress.
     """
@@ -48,7 +47,6 @@ class EvaluationSettings:
     protocols: tuple[Protocol, ...] | None = None
     size: int | None = None
     seed: int = 0
-    batch_size: int = 64
     with_floors: bool = True
     show_progress: bool = False
 
@@ -167,7 +165,7 @@ def _measure(
     assert labels is not None  # fitting_protocols has seen to it
     with progress(title, len(images), show=settings.show_progress) as report:
         cache = folder / "features"
-        found = extract(extractor, images, size, cache=cache, batch_size=settings.batch_size, progress=report)
+        found = extract(extractor, images, size, cache=cache, progress=report)
     if protocol == Protocol.knn:
         bank = parts.fit
         ks = [k for k in KS if k <= len(bank)]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch.utils.data import ConcatDataset
 
 from geodino.backbones.card import RGB
 from geodino.evaluation.dataset import IGNORE, ImageSet
@@ -54,14 +55,6 @@ SETS = {
 }
 
 
-@dataclass(frozen=True)
-class _Part:
-    """One split of a torchgeo data set, and where its images start among all."""
-
-    dataset: Any
-    start: int
-
-
 def open_set(name: str, root: Path, bands: tuple[str, ...]) -> ImageSet:
     """Open a torchgeo data set whose files are in ``root``.
 
@@ -89,7 +82,7 @@ def open_set(name: str, root: Path, bands: tuple[str, ...]) -> ImageSet:
             raise InputError(f"{name} has no band {', '.join(missing)}; it has {', '.join(identifiers)}")
         arguments["bands"] = tuple(identifiers[band] for band in bands)
         order = list(range(len(bands)))
-    parts: list[_Part] = []
+    parts: list[Any] = []
     official: list[str] = []
     for ours, theirs in facts.splits:
         try:
@@ -99,19 +92,20 @@ def open_set(name: str, root: Path, bands: tuple[str, ...]) -> ImageSet:
                 f"the files of {name} are not in {root}; put them there as torchgeo expects them "
                 f"({str(error).splitlines()[0]})"
             ) from None
-        parts.append(_Part(dataset, len(official)))
+        parts.append(dataset)
         official += [ours] * len(dataset)
     maps = np.array([sensor.to_unit(band) for band in bands], np.float32)
-    labels = None if facts.classes else np.concatenate([_labels(part.dataset) for part in parts])
+    labels = None if facts.classes else np.concatenate([_labels(part) for part in parts])
+    samples: ConcatDataset[dict[str, Any]] = ConcatDataset(parts)
     digest = hashlib.sha256(f"{name} {official} {None if labels is None else labels.tolist()}".encode()).hexdigest()
     return ImageSet(
         name=name,
         keys=tuple(f"{split}/{i}" for i, split in enumerate(official)),
-        classes=facts.classes or tuple(parts[0].dataset.classes),
-        read=partial(_read, parts, order, maps),
+        classes=facts.classes or tuple(parts[0].classes),
+        read=partial(_read, samples, order, maps),
         fingerprint=digest,
         labels=labels,
-        read_mask=partial(_read_mask, parts, facts) if facts.classes else None,
+        read_mask=partial(_read_mask, samples, facts) if facts.classes else None,
         official=np.array(official),
     )
 
@@ -121,20 +115,15 @@ def _labels(dataset: Any) -> np.ndarray:
     return np.array([target for _, target in dataset.samples], np.int64)
 
 
-def _sample(parts: list[_Part], i: int) -> dict[str, Any]:
-    part = [part for part in parts if part.start <= i][-1]
-    return part.dataset[i - part.start]
-
-
-def _read(parts: list[_Part], order: list[int], maps: np.ndarray, i: int) -> Pixels:
+def _read(samples: ConcatDataset[dict[str, Any]], order: list[int], maps: np.ndarray, i: int) -> Pixels:
     """Values ``[C, H, W]``, or ``[2, C, H, W]`` where a sample is two dates."""
-    image = _sample(parts, i)["image"].numpy()[..., order, :, :]
+    image = samples[i]["image"].numpy()[..., order, :, :]
     scale, offset = maps[:, 0, None, None], maps[:, 1, None, None]
     return Pixels(np.clip(image * scale + offset, 0, 1), np.ones(image.shape[-2:], bool))
 
 
-def _read_mask(parts: list[_Part], facts: Benchmark, i: int) -> np.ndarray:
-    mask = _sample(parts, i)["mask"].numpy().astype(np.int64)
+def _read_mask(samples: ConcatDataset[dict[str, Any]], facts: Benchmark, i: int) -> np.ndarray:
+    mask = samples[i]["mask"].numpy().astype(np.int64)
     mask = mask.reshape(mask.shape[-2:]) - facts.first_class
     inside = (mask >= 0) & (mask < len(facts.classes or ()))
     return np.where(inside, mask, IGNORE)

@@ -5,7 +5,6 @@ these differ, because the map would be wrong without looking wrong.
 """
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from geodino.heads.random_features import Waves
 from tiles.errors import InputError, OutputError
 from tiles.scenes.scene import Scene
 from tiles.scenes.sensor import Meaning, meaning
+from tiles.writing.outputs import replacing
 
 FORMAT = "geodino-segmentation-4"
 _TENSORS = ("token_weight", "pixel_weight", "bias", "wave_directions")
@@ -152,7 +152,6 @@ class SegmentationModel:
             "recipe": self.recipe.model_dump_json(),
             "validation": json.dumps(self.validation),
         }
-        part = path.with_name(path.name + ".part")
         tensors = {
             "token_weight": self.head.token_weight,
             "pixel_weight": self.head.pixel_weight,
@@ -160,10 +159,9 @@ class SegmentationModel:
             "wave_directions": self.waves.directions,
         }
         try:
-            save_file(tensors, part, metadata=header)
-            os.replace(part, path)
+            with replacing(path) as part:
+                save_file(tensors, part, metadata=header)
         except (OSError, SafetensorError) as error:
-            part.unlink(missing_ok=True)
             raise OutputError(f"{path} cannot be written: {error}") from error
 
     @classmethod

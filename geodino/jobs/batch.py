@@ -1,13 +1,15 @@
 """Many scenes in one run: a job file or globs, a journal, and a report of what could not be done.
 
 A scene is finished when the journal says so under a key made of the scene's fingerprint, the model and the settings; a
-job started again does only the rest, and goes on inside a scene where it was cut off. A scene that cannot be read is
-reported and the others go on; a full disk or a lost scheduler stops everything, for no other scene would fare better.
+job started again does only the rest, and goes on inside a scene where it was cut off. A scene that cannot be done is
+reported, whatever the error, and the others go on; a full disk or a lost scheduler stops everything, for no other scene
+would fare better.
 """
 
 import hashlib
 import json
 import os
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -29,7 +31,10 @@ from tiles.errors import InputError, OutputError
 from tiles.progress import Progress, Silent
 from tiles.scenes.scene import Scene
 from tiles.writing.journal import Journal
-from tiles.writing.outputs import DiskFullError, check_not_input, check_output
+from tiles.writing.outputs import DiskFullError, check_not_input, check_output, is_full, locked
+
+# Errors that say themselves what is wrong with an input; any other is worth a traceback.
+_FORESEEN = (InputError, OutputError, OSError, RasterioError, MemoryError)
 
 
 @dataclass
@@ -40,11 +45,19 @@ class BatchReport:
         made: Outputs made now.
         kept: Outputs that an earlier run had made.
         failed: One sentence for each source that could not be done.
+        tracebacks: For each of these that failed as no check foresaw, where it did.
     """
 
     made: list[Path] = field(default_factory=list)
     kept: list[Path] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    tracebacks: dict[str, str] = field(default_factory=dict)
+
+    def fail(self, label: str, error: Exception) -> None:
+        """Record why a source could not be done."""
+        self.failed[label] = sentence(error)
+        if not isinstance(error, _FORESEEN):
+            self.tracebacks[label] = "".join(traceback.format_exception(error))
 
 
 def run_batch(
@@ -62,7 +75,7 @@ def run_batch(
         job: The job.
         journal: Where finished scenes are recorded; ``geodino-batch.jsonl`` in the folder of the outputs when None.
         dask: Address of a Dask scheduler: ranges of rows of feature cubes, and whole maps, are spread over its workers.
-        overwrite: Replace outputs that were made otherwise.
+        overwrite: See ``RunOptions``; outputs that this very job made are kept.
         progress: Is told the share of scenes done, 0 to 1.
         say: Gets one line for each scene.
 
@@ -83,7 +96,7 @@ def run_batch(
     check_output(journal, overwrite=True)
     options = RunOptions(job.backbone, job.device, job.precision, dask, overwrite)
     report = BatchReport()
-    with options.engine() as engine:
+    with locked(journal), options.engine() as engine:
         run = _Run(job, Journal(journal, {"kind": "batch"}), engine, overwrite)
         with ThreadPoolExecutor(run.at_once) as pool:
             futures = {pool.submit(run.item, item): item for item in items}
@@ -94,10 +107,9 @@ def run_batch(
                         output, made = future.result()
                         (report.made if made else report.kept).append(output)
                         say(f"{'made' if made else 'kept'}  {output}")
-                    except (DiskFullError, ClusterLostError):
-                        raise
-                    except (InputError, OSError, RasterioError, MemoryError) as error:
-                        report.failed[label] = " ".join(str(error).split()) or type(error).__name__
+                    except Exception as error:  # whatever it is, it is this source's, unless it stops all
+                        stop_if_hopeless(error)
+                        report.fail(label, error)
                         say(f"FAILED  {label}: {report.failed[label]}")
                     progress.update(number / len(futures))
             except BaseException:
@@ -135,6 +147,11 @@ class _Run:
         scenes = tuple(source.open(path) for path, source in item.sources)
         picture = output.with_suffix(".png") if self.job.quicklook else None
         check_not_input((output, picture), *scenes)
+        with locked(output, picture):
+            return self._finish(scenes, output, picture)
+
+    def _finish(self, scenes: tuple[Scene, ...], output: Path, picture: Path | None) -> tuple[Path, bool]:
+        """Do what is left of one product."""
         key = self._key(scenes, output)
         if output.exists() and f"done {key}" in self.journal.done:
             return output, False
@@ -183,6 +200,27 @@ class _Run:
         if self.model_hash is not None:
             what["model"] = self.model_hash
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def stop_if_hopeless(error: Exception) -> None:
+    """Raise an error after which no other source would fare better.
+
+    Raises:
+        DiskFullError: There is no space left.
+        ClusterLostError: The scheduler is gone.
+    """
+    if isinstance(error, ClusterLostError | DiskFullError):
+        raise error
+    if is_full(error):
+        raise DiskFullError(f"no space left on the disk ({error}); free some and run the same command again") from error
+
+
+def sentence(error: Exception) -> str:
+    """An error in one line, with its kind where no check foresaw it."""
+    text, kind = " ".join(str(error).split()), type(error).__name__
+    if isinstance(error, _FORESEEN):
+        return text or kind
+    return f"{kind}: {text}" if text else kind
 
 
 def file_hash(path: Path) -> str:

@@ -75,6 +75,11 @@ class Item:
     problem: str | None = None
 
     @property
+    def asked(self) -> list[tuple[str, dict[str, Any]]]:
+        """Each path and what was said of it; by which name or pattern it was found does not matter."""
+        return [(path, source.model_dump(exclude={"source"})) for path, source in self.sources]
+
+    @property
     def label(self) -> str:
         """How reports call it: the path of its scene, or of its later date."""
         return self.sources[-1][0]
@@ -178,7 +183,7 @@ class BatchJob(BaseModel):
         taken: dict[Path, Item] = {}
         for item in found:
             other = taken.setdefault(self.path(item), item)
-            if [path for path, _ in other.sources] != [path for path, _ in item.sources]:
+            if other.asked != item.asked:
                 raise InputError(
                     f"{other.label} and {item.label} would both become {self.path(item)}; put them in separate jobs"
                 )
@@ -199,8 +204,7 @@ class BatchJob(BaseModel):
             if not (pair.before.many or pair.after.many):
                 yield Item(_name(after[0]), ((before[0], pair.before), (after[0], pair.after)))
                 continue
-            earlier = {_name(path): path for path in before}
-            later = {_name(path): path for path in after}
+            earlier, later = _by_name(before), _by_name(after)
             for name in sorted(earlier.keys() | later.keys()):
                 if name in earlier and name in later:
                     yield Item(name, ((earlier[name], pair.before), (later[name], pair.after)))
@@ -208,6 +212,22 @@ class BatchJob(BaseModel):
                     alone = (earlier | later)[name]
                     missing = pair.after.source if name in earlier else pair.before.source
                     yield Item(name, ((alone, pair.after),), f"{missing} has no file of the same name")
+
+
+def _by_name(paths: list[str]) -> dict[str, str]:
+    """Paths by what ``{name}`` stands for.
+
+    Raises:
+        InputError: Two have one name.
+    """
+    found: dict[str, str] = {}
+    for path in paths:
+        other = found.setdefault(_name(path), path)
+        if other != path:
+            raise InputError(
+                f"{other} and {path} have the same name, by which dates pair up; put them in separate jobs"
+            )
+    return found
 
 
 def _name(path: str) -> str:

@@ -8,7 +8,7 @@ from geodino.jobs.run_options import RunOptions
 from tiles.progress import Progress
 from tiles.scenes.opening import open_scene
 from tiles.scenes.scene import Scene
-from tiles.writing.outputs import check_not_input
+from tiles.writing.outputs import check_not_input, locked
 
 
 def make_features(
@@ -36,12 +36,12 @@ def make_features(
     scene = scene if isinstance(scene, Scene) else open_scene(scene)
     check_not_input((output, quicklook), scene)
     keep = not run.overwrite and lacks_quicklook(output, quicklook)
-    with run.engine() as engine:
+    with locked(output, quicklook), run.engine() as engine:
         plan = Extraction.plan(scene, engine, output, settings or DenseSettings(), dtype=dtype)
         if keep:
             plan.check_made()
         else:
             plan.run(overwrite=run.overwrite, progress=progress)
-    if quicklook is not None:
-        draw(output, quicklook, overwrite=run.overwrite)
+        if quicklook is not None:
+            draw(output, quicklook, overwrite=run.overwrite)
     return output

@@ -36,7 +36,8 @@ class RunOptions:
         device: Where a backbone that is not loaded yet shall run: ``auto``, ``cpu`` or ``cuda``.
         precision: What it shall compute in: ``auto``, ``fp32`` or ``bf16``.
         dask: Address of a Dask scheduler whose workers run the backbone; it must be one that they can load by name.
-        overwrite: Replace existing outputs, and an unfinished run with other inputs or settings.
+        overwrite: Replace existing outputs, each when its successor is whole, and an unfinished run with other inputs
+            or settings; an unfinished run of the same inputs and settings goes on.
     """
 
     backbone: "str | Path | Backbone | None" = None

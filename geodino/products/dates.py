@@ -2,35 +2,15 @@
 
 import json
 import os
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
+from tiles.scenes.dates import interval
 from tiles.scenes.scene import Scene
 
 # No scene from the air or from space is older; a bound where a scene says nothing of its date.
 _EARLIEST = datetime(1858, 1, 1, tzinfo=UTC)
 _LATEST = datetime(2100, 1, 1, tzinfo=UTC)
-
-
-def interval(text: str) -> tuple[datetime, datetime]:
-    """First and last second that an ISO 8601 text may mean: a moment, a day, a month or a year.
-
-    Raises:
-        ValueError: It is no such text.
-    """
-    if len(text) > 10:
-        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        return moment, moment
-    year, month, day = (*(int(part) for part in text.split("-")), None, None)[:3]
-    start = datetime(year or 1, month or 1, day or 1, tzinfo=UTC)
-    if day is not None:
-        after = start + timedelta(days=1)
-    elif month is not None:
-        after = start.replace(year=start.year + month // 12, month=month % 12 + 1)
-    else:
-        after = start.replace(year=start.year + 1)
-    return start, after - timedelta(seconds=1)
 
 
 def times_of(source: Scene | Path) -> tuple[datetime, datetime]:
@@ -40,16 +20,18 @@ def times_of(source: Scene | Path) -> tuple[datetime, datetime]:
     # Without an item, of a product's dates is known that they are not younger than its file.
     start, end = min(_EARLIEST, _age(source)), _age(source)
     item = source.with_name(source.name + ".stac.json")
-    if not item.exists():
+    try:
+        known = json.loads(item.read_text(encoding="utf-8"))["properties"]
+    except (OSError, ValueError, KeyError, TypeError):
         return start, end
-    known = json.loads(item.read_text(encoding="utf-8"))["properties"]
     first, last = (known.get("datetime") or known.get(f"{which}_datetime") for which in ("start", "end"))
-    return interval(first)[0] if first else start, interval(last)[1] if last else end
+    begun, ended = interval(first), interval(last)
+    return begun[0] if begun else start, ended[1] if ended else end
 
 
 def times_of_scenes(scenes: tuple[Scene, ...]) -> tuple[datetime, datetime]:
     """First and last moment at which any of the scenes was taken."""
-    known = [interval(text) for scene in scenes if (text := scene.datetime)]
+    known = [times for scene in scenes if (times := interval(scene.datetime))]
     if len(known) < len(scenes):
         # A picture is not younger than its file.
         ages = [_age(Path(scene.source)) for scene in scenes if os.path.exists(scene.source)]

@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 import shapely
 
-from geodino.products.dates import interval, times_of
+from geodino.products.dates import times_of
 from geodino.products.stac import new_item, save_item
 from geodino.products.vector import media_type
 from tiles.grids import cut_at_antimeridian
+from tiles.scenes.dates import interval
 from tiles.scenes.scene import Scene
 
 
@@ -111,18 +112,8 @@ def _bounds(table: gpd.GeoDataFrame) -> Any:
 def _times(table: gpd.GeoDataFrame, sources: Sequence[Scene | Path]) -> tuple[datetime, datetime]:
     """First and last moment of the rows; those without one lie within the times of the sources."""
     stamps = table["timestamp"].unique() if "timestamp" in table else [None]
-    found = [_stated(stamp) for stamp in stamps]
+    found = [None if pd.isna(stamp) else interval(str(stamp)) for stamp in stamps]
     known = [times for times in found if times is not None]
     if not known or None in found:
         known += [times_of(source) for source in sources]
     return min(start for start, _ in known), max(end for _, end in known)
-
-
-def _stated(stamp: Any) -> tuple[datetime, datetime] | None:
-    """The interval that a row's timestamp means; None where it says none."""
-    if pd.isna(stamp):
-        return None
-    try:
-        return interval(str(stamp))
-    except ValueError:
-        return None

@@ -48,6 +48,19 @@ class Query:
         if not self.points and self.polygons is None:
             raise InputError("say what to look for: --at X,Y or --polygons FILE")
 
+    def check(self, box: GeoBox) -> None:
+        """Refuse, before any tokens are made, what does not lie on their grid.
+
+        Raises:
+            InputError: A place lies outside, or the file holds no polygon on the grid.
+        """
+        for x, y in self.points:
+            self._place(box, x, y)
+        if self.polygons is not None:
+            shapes = read_polygons(self.polygons, box)
+            if geometry_mask(shapes, box.shape, box.affine, all_touched=True).all():
+                raise _nowhere(self.polygons, box)
+
     def vector(self, tokens: SceneTokens) -> FloatArray:
         """Unit feature ``[D]`` of the query.
 
@@ -59,8 +72,8 @@ class Query:
             found.append(self._under(tokens, self.polygons))
         return unit(np.concatenate(found).mean(0))
 
-    def _at(self, tokens: SceneTokens, x: float, y: float) -> FloatArray:
-        box = tokens.geobox
+    def _place(self, box: GeoBox, x: float, y: float) -> tuple[int, int]:
+        """Row and column of the token in which a place lies."""
         here = (x, y) if self.crs is None else _transform(self.crs, box, x, y)
         affine: Affine = ~box.affine
         column, row = np.floor(affine @ here)
@@ -70,9 +83,13 @@ class Query:
                 f"{x:g},{y:g} lies outside the scene, which covers {_extent(box)}; "
                 "give X,Y in its CRS or name theirs with --crs"
             )
-        if not tokens.valid[int(row), int(column)]:
+        return int(row), int(column)
+
+    def _at(self, tokens: SceneTokens, x: float, y: float) -> FloatArray:
+        row, column = self._place(tokens.geobox, x, y)
+        if not tokens.valid[row, column]:
             raise InputError(f"{x:g},{y:g} lies on nodata; choose another place")
-        return tokens.at(np.array([int(row)]), np.array([int(column)]))
+        return tokens.at(np.array([row]), np.array([column]))
 
     def _under(self, tokens: SceneTokens, path: Path) -> FloatArray:
         box = tokens.geobox
@@ -82,7 +99,7 @@ class Query:
             inside = ~geometry_mask(shapes, box.shape, box.affine, all_touched=touched, invert=False) & tokens.valid
             if inside.any():
                 return tokens.at(*np.nonzero(inside))
-        raise InputError(f"no polygon of {path} lies on valid pixels of the scene, which covers {_extent(box)}")
+        raise _nowhere(path, box)
 
 
 def read_polygons(path: Path, box: GeoBox) -> list[Any]:
@@ -105,6 +122,10 @@ def read_polygons(path: Path, box: GeoBox) -> list[Any]:
     if not shapes:
         raise InputError(f"{path} holds no polygon")
     return shapes
+
+
+def _nowhere(path: Path, box: GeoBox) -> InputError:
+    return InputError(f"no polygon of {path} lies on valid pixels of the scene, which covers {_extent(box)}")
 
 
 def _transform(crs: str, box: GeoBox, x: float, y: float) -> tuple[float, float]:

@@ -172,9 +172,7 @@ def write_index(
     Raises:
         OutputError: The output exists, cannot be written, or is no ``.parquet``.
     """
-    check_output(output, overwrite=overwrite)
-    if output.suffix != ".parquet":
-        raise OutputError(f"an index is a GeoParquet: name it .parquet, not {output.name}")
+    check_index_path(output, overwrite=overwrite)
     frames = list(frames)
     whole = gpd.GeoDataFrame(pd.concat(frames, ignore_index=True), geometry="geometry", crs="EPSG:4326")
     whole.attrs = dict(frames[0].attrs)
@@ -197,14 +195,7 @@ def search(
     Raises:
         InputError: The file is no index, or another backbone made it.
     """
-    if not index.exists():
-        raise InputError(f"{index} does not exist")
-    try:
-        frame = gpd.read_parquet(index)
-    except (ValueError, OSError) as error:
-        raise InputError(f"{index} is no GeoParquet: {' '.join(str(error).split())}") from None
-    if "embedding" not in frame:
-        raise InputError(f"{index} has no column 'embedding'; `geodino index` makes such a file")
+    frame = read_index(index)
     if frame.empty:
         return frame.assign(similarity=pd.Series(dtype=float))
     check_model(frame.attrs, model or {}, str(index), "the query")
@@ -216,6 +207,34 @@ def search(
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     found = frame.assign(similarity=vectors @ query).sort_values("similarity", ascending=False, kind="stable")
     return found.head(count).reset_index(drop=True)
+
+
+def check_index_path(output: Path, *, overwrite: bool) -> None:
+    """Refuse an index that cannot be written, before any work.
+
+    Raises:
+        OutputError: It exists, cannot be written, or is no ``.parquet``.
+    """
+    if output.suffix != ".parquet":
+        raise OutputError(f"an index is a GeoParquet: name it .parquet, not {output.name}")
+    check_output(output, overwrite=overwrite)
+
+
+def read_index(index: Path) -> gpd.GeoDataFrame:
+    """Read an index.
+
+    Raises:
+        InputError: The file is missing or no index.
+    """
+    if not index.exists():
+        raise InputError(f"{index} does not exist")
+    try:
+        frame = gpd.read_parquet(index)
+    except (ValueError, OSError) as error:
+        raise InputError(f"{index} is no GeoParquet: {' '.join(str(error).split())}") from None
+    if "embedding" not in frame:
+        raise InputError(f"{index} has no column 'embedding'; `geodino index` makes such a file")
+    return frame
 
 
 def write_hits(

@@ -8,7 +8,7 @@ from geodino.dense.cube_reader import cube_array
 from geodino.dense.tokens import TokenSource
 from geodino.products.vector import check_vector_path
 from geodino.retrieval.likeness import Query, write_similarity
-from geodino.retrieval.place_index import embed, model_of, search, write_hits
+from geodino.retrieval.place_index import check_model, embed, model_of, read_index, search, write_hits
 from tiles.errors import InputError
 from tiles.progress import Progress
 from tiles.scenes.scene import Scene
@@ -56,23 +56,26 @@ class SimilarPlaces:
             InputError: A place lies outside the scene or on nodata, or a file cannot be used.
             OutputError: The output cannot be written.
         """
-        tokens, origin = source.tokens(progress), source.origin
+        self.query.check(source.geobox)
+        origin = source.origin
+        if self.index is not None:
+            check_model(read_index(self.index).attrs, model_of(origin), str(self.index), "the query")
         asked: dict[str, Any] = {"points": self.query.points, "crs": self.query.crs}
-        try:
-            vector = self.query.vector(tokens)
-            if self.index is None:
-                scenes = {} if scene is None else {"scene": scene}
-                tags = origin.tags(**scenes)
-                tags["GEODINO_SIMILARITY"] = "cosine to the mean feature of the chosen places"
-                write_similarity(tokens, vector, self.output, scene=scene, tags=tags, overwrite=self.overwrite)
-                origin.write_item(self.output, scenes, task="similarity-search", settings=asked)
-            else:
-                hits = search(self.index, vector, self.count, model=model_of(origin))
-                asked |= {"count": self.count} | (origin.settings if scene is not None else {})
-                where = scene if scene is not None else origin.cube or Path(origin.name)
-                write_hits(hits, self.output, index=self.index, query=where, settings=asked)
-        finally:
-            tokens.remove()
+        tokens = source.tokens(progress)
+        # Refused or failed from here on, the tokens stay: the next question goes on with them.
+        vector = self.query.vector(tokens)
+        if self.index is None:
+            scenes = {} if scene is None else {"scene": scene}
+            tags = origin.tags(**scenes)
+            tags["GEODINO_SIMILARITY"] = "cosine to the mean feature of the chosen places"
+            write_similarity(tokens, vector, self.output, scene=scene, tags=tags, overwrite=self.overwrite)
+            origin.write_item(self.output, scenes, task="similarity-search", settings=asked)
+        else:
+            hits = search(self.index, vector, self.count, model=model_of(origin))
+            asked |= {"count": self.count} | (origin.settings if scene is not None else {})
+            where = scene if scene is not None else origin.cube or Path(origin.name)
+            write_hits(hits, self.output, index=self.index, query=where, settings=asked)
+        tokens.remove()
         return self.output
 
 
@@ -95,9 +98,9 @@ def is_cube(source: str | Path | Scene) -> bool:
 def embed_source(source: TokenSource, scene: Scene | None, *, side: int) -> "gpd.GeoDataFrame":
     """Sparse embeddings of a scene or cube; see ``geodino.retrieval.place_index.embed``."""
     tokens = source.tokens()
-    try:
-        if scene is not None:
-            return embed(tokens, scene.name, side=side, timestamp=scene.datetime)
-        return embed(tokens, Path(source.origin.cube or "").stem, side=side)
-    finally:
-        tokens.remove()
+    if scene is not None:
+        frame = embed(tokens, scene.name, side=side, timestamp=scene.datetime)
+    else:
+        frame = embed(tokens, Path(source.origin.cube or "").stem, side=side)
+    tokens.remove()
+    return frame

@@ -8,6 +8,9 @@ from tiles.errors import InputError
 
 # Above this many sampled tokens mini-batches give the same centres for a fraction of the time.
 _WHOLE_BATCH = 20_000
+# Starts from other tokens; the tightest clusters are kept.
+_STARTS = 4
+_STEPS = 30
 
 
 def fit_clusters(sample: NDArray[np.float32], clusters: int, *, seed: int = 0) -> NDArray[np.float32]:
@@ -25,14 +28,10 @@ def fit_clusters(sample: NDArray[np.float32], clusters: int, *, seed: int = 0) -
     Raises:
         InputError: fewer than 2 or more than 254 clusters, or fewer distinct samples than clusters.
     """
-    from sklearn.cluster import KMeans, MiniBatchKMeans
-
     check_clusters(clusters)
     if len(sample) < clusters:
         raise InputError(f"the scene has {len(sample)} valid tokens, too few for {clusters} clusters; ask for fewer")
-    kind = KMeans if len(sample) <= _WHOLE_BATCH else MiniBatchKMeans
-    options = {} if kind is KMeans else {"batch_size": 4096}
-    centres = kind(clusters, n_init=4, random_state=seed, **options).fit(sample).cluster_centers_
+    centres = (_of_all if len(sample) <= _WHOLE_BATCH else _of_batches)(sample, clusters, seed)
     centred = sample - sample.mean(axis=0)
     _, vectors = np.linalg.eigh((centred.T @ centred).astype(np.float64))
     axis = vectors[:, -1]
@@ -48,3 +47,26 @@ def check_clusters(clusters: int) -> None:
     """
     if not isinstance(clusters, (int, np.integer)) or not 2 <= clusters <= LARGEST_CLASS:
         raise InputError(f"--clusters takes a whole number from 2 to {LARGEST_CLASS}, not {clusters}")
+
+
+def _of_all(sample: NDArray[np.float32], clusters: int, seed: int) -> NDArray[np.float32]:
+    """Centres by SciPy: of a small scene the import of scikit-learn would take as long as everything else."""
+    from scipy.cluster.vq import ClusterError, kmeans2
+
+    found: list[tuple[float, NDArray[np.float32]]] = []
+    for generator in np.random.default_rng(seed).spawn(_STARTS):
+        try:
+            centres, nearest = kmeans2(sample, clusters, _STEPS, minit="++", missing="raise", rng=generator)
+        except ClusterError:  # a centre that no token is near to
+            continue
+        found.append((float(np.square(sample - centres[nearest]).sum()), centres))
+    if not found:
+        raise InputError(f"the scene has fewer than {clusters} different kinds of tokens; ask for fewer clusters")
+    return min(found, key=lambda pair: pair[0])[1]
+
+
+def _of_batches(sample: NDArray[np.float32], clusters: int, seed: int) -> NDArray[np.float32]:
+    from sklearn.cluster import MiniBatchKMeans
+
+    fitted = MiniBatchKMeans(clusters, n_init=_STARTS, random_state=seed, batch_size=4096).fit(sample)
+    return fitted.cluster_centers_

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from tiles.errors import InputError
 from tiles.progress import Progress, Share, Silent
 from tiles.scenes.scene import Scene
 from tiles.writing.cog import CogWriter, MapClass
-from tiles.writing.outputs import check_output, part_of
+from tiles.writing.outputs import check_output, part_of, staged
 
 _CLUSTER_SAMPLE = 50_000
 # Tolerance of the polygons' borders in pixel sides.
@@ -175,13 +175,17 @@ def segment_scene(
         model.head, model.waves, tokens, guide, pixels,
         refine=refine, confidence=outputs.confidence is not None,
     )  # fmt: skip
-    counts = write_map(rows, scene, model.legend, outputs, tags, progress)
-    if outputs.model is not None:
-        model.save(outputs.model, overwrite=outputs.overwrite)
-    if outputs.vector is not None:
-        write_classes_vector(outputs, model.legend, scene)
-    tokens.remove()
+    with staged(outputs.classes, outputs.confidence, outputs.vector, outputs.model) as (classes, *others):
+        assert classes is not None
+        beside = replace(outputs, classes=classes, confidence=others[0], vector=others[1], model=others[2])
+        counts = write_map(rows, scene, model.legend, beside, tags, progress)
+        if beside.model is not None:
+            model.save(beside.model)
+        if beside.vector is not None:
+            write_classes_vector(beside, model.legend, scene)
+        outputs.check()  # nothing has taken a name meanwhile
     origin.write_item(outputs.classes, {"scene": scene}, task="semantic-segmentation")
+    tokens.remove()  # last: what fails before it goes on from them
     total = max(int(counts[1:].sum()), 1)
     shares = tuple(float(counts[i + 1] / total) for i in range(len(model.legend)))
     return SegmentationResult(outputs.classes, model.legend, validation, tuple(notes), shares)

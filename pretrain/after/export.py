@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from geodino.backbones.backbone import Backbone
 from geodino.backbones.card import BackboneCard
 from tiles.errors import InputError, OutputError
+from tiles.writing.outputs import replace_folder, replacing
 
 TIMM_WEIGHTS, TIMM_CONFIG, CARD = "model.safetensors", "config.json", "model.json"
 # Opset 17 in IR version 8 is read by ONNX Runtime from 1.12 on; QGIS's Deepness plugin allows 1.12.1 to 1.17.
@@ -63,9 +64,9 @@ def export_folder(backbone: Backbone, folder: Path, *, overwrite: bool = False) 
     if backbone.card is not None:
         card = backbone.card.model_copy(update={"weights_hash": ""})
         (part / CARD).write_text(card.model_dump_json(indent=2) + "\n")
-    if folder.exists():
-        shutil.rmtree(folder)
-    part.replace(folder)
+    old = replace_folder(part, folder)
+    if old is not None:
+        shutil.rmtree(old)
 
 
 def _is_export(folder: Path) -> bool:
@@ -185,8 +186,7 @@ def export_onnx(
     generator = torch.Generator().manual_seed(0)
     sample = torch.rand(2, len(backbone.bands), size, size, generator=generator)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
+    with replacing(path) as part:
         with warnings.catch_warnings(), torch.no_grad():
             # The newer exporter writes opset 18 at least, which older ONNX Runtimes and with them Deepness cannot read.
             warnings.simplefilter("ignore")
@@ -204,9 +204,6 @@ def export_onnx(
         difference = _difference(part, wrapped, len(backbone.bands), size)
         if difference is not None and not difference <= TOLERANCE:
             raise OutputError(f"the ONNX file of {backbone.name} gives other tokens (by {difference:.2g}); not written")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
     return difference
 
 

@@ -32,8 +32,8 @@ from tiles.errors import InputError
 _OWN = 0.1
 # The power of the deviation that a direction is divided by: 0 leaves it, 1 makes all directions alike.
 _POWER = 0.75
-# Tiles that pass through the backbone at once.
-_BATCH = 100
+# Tiles looked at, and how many of them pass through the backbone at once.
+_TILES, _BATCH = 3000, 100
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class TokenSample:
     differences: tuple[Tensor, ...]
 
 
-def sample_tokens(backbone: Backbone, tiles: Tiles, crops: CropSettings, count: int = 3000) -> TokenSample:
+def sample_tokens(backbone: Backbone, tiles: Tiles, crops: CropSettings) -> TokenSample:
     """Tokens of a seeded sample of tiles and of two windows and two views of each.
 
     Windows are three quarters of a tile, cut from two of its corners, so that they share its middle. Views are the
@@ -60,7 +60,6 @@ def sample_tokens(backbone: Backbone, tiles: Tiles, crops: CropSettings, count: 
         backbone: Trained, float32.
         tiles: What it was trained on, of its bands.
         crops: How it was trained.
-        count: Tiles at most.
 
     Raises:
         InputError: A tile is less than four tokens wide, or all have gaps.
@@ -68,7 +67,7 @@ def sample_tokens(backbone: Backbone, tiles: Tiles, crops: CropSettings, count: 
     crops = crops.model_copy(update={"local_count": 0, "gram_scale": None})
     random = np.random.default_rng(0)
     generator = torch.Generator().manual_seed(0)
-    chosen = np.sort(random.permutation(len(tiles))[:count])
+    chosen = np.sort(random.permutation(len(tiles))[:_TILES])
     own, moved, seen = [], [], []
     for part in np.array_split(chosen, -(-len(chosen) // _BATCH)):
         read = tiles.read_batch(part)

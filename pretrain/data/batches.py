@@ -7,10 +7,10 @@ whichever rank or micro-batch a chunk falls to, as long as each of these takes w
 
 import math
 import time
-from collections import deque
-from collections.abc import Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,6 +22,7 @@ from pretrain.data.crops import Crops, make_crops
 from pretrain.data.masking import block_masks, valid_tokens
 from pretrain.data.sampling import share, step_indices, stream_seed
 from pretrain.recipes.recipe import Recipe
+from tiles.workers import in_order
 
 # A crop that shows less valid ground than this says nothing about the image.
 MIN_VALID_SHARE = 0.25
@@ -145,33 +146,25 @@ class Batches:
         """Micro-batches from ``step`` on, ``recipe.accumulate`` a step, endlessly; closing it stops the threads."""
         tasks = (
             (at, micro, chunk)
-            for at in _count(step)
+            for at in count(step)
             for micro in range(self.recipe.accumulate)
             for chunk in range(self.per_rank // self.chunk)
         )
-        chunks = self.per_rank // self.chunk
-        if self.recipe.workers == 0:
+        chunks, workers = self.per_rank // self.chunk, self.recipe.workers
+        prepared = (self._prepare(task) for task in tasks)
+        if workers:
+            # two batches ahead, and enough for every thread to have work
+            ahead = max(2 * chunks, workers + chunks) - 1
+            prepared = in_order(self._prepare, tasks, threads=workers, ahead=ahead, name="batch", begin=_one_thread)
+        with closing(prepared):
             while True:
                 started = time.perf_counter()
-                batch = self._assemble([self._prepare(*next(tasks)) for _ in range(chunks)])
+                batch = self._assemble([next(prepared) for _ in range(chunks)])
                 self.waited += time.perf_counter() - started
                 yield batch
-        ahead: deque[Future[_Chunk]] = deque()
-        pool = ThreadPoolExecutor(self.recipe.workers, "batch", initializer=_one_thread)
-        try:
-            while True:
-                # two batches ahead, and enough for every thread to have work
-                while len(ahead) < max(2 * chunks, self.recipe.workers + chunks):
-                    ahead.append(pool.submit(self._prepare, *next(tasks)))
-                started = time.perf_counter()
-                batch = self._assemble([ahead.popleft().result() for _ in range(chunks)])
-                self.waited += time.perf_counter() - started
-                yield batch
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
-    def _prepare(self, step: int, micro: int, chunk: int) -> _Chunk:
-        recipe = self.recipe
+    def _prepare(self, task: tuple[int, int, int]) -> _Chunk:
+        recipe, (step, micro, chunk) = self.recipe, task
         indices = step_indices(len(self.tiles), recipe.batch_size, step, recipe.seed)
         mine = share(share(indices, micro, recipe.accumulate), self.rank, self.world)
         part = mine[chunk * self.chunk : (chunk + 1) * self.chunk]
@@ -198,11 +191,10 @@ class Batches:
             rows = [torch.cat([view.valid.float().mean((1, 2)) for view in parts]) for parts in views]
             return torch.stack(rows) if rows else torch.ones(0, self.per_rank)
 
-        count = len(chunks[0].crops.global_views)
         valid = torch.cat(
             [
                 torch.cat([valid_tokens(chunk.crops.global_views[view].valid, self.patch) for chunk in chunks])
-                for view in range(count)
+                for view in range(len(chunks[0].crops.global_views))
             ]
         ).flatten(1)
         global_weights = (shares("global_views") >= MIN_VALID_SHARE).float()
@@ -241,9 +233,3 @@ def batch_problem(recipe: Recipe, world: int) -> str | None:
 def _one_thread() -> None:
     # The threads that compute the step own the cores; a preparing thread asks for one.
     torch.set_num_threads(1)
-
-
-def _count(start: int) -> Iterator[int]:
-    while True:
-        yield start
-        start += 1

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geodino.backbones.architecture import patch_size_of
-from pretrain.network.encode import TokenBatch, downsampled_tokens, encode, is_convnext
+from pretrain.network.encode import TokenBatch, downsampled_tokens, encode
 from pretrain.ranks import ALONE, Ranks
 
 
@@ -157,8 +156,3 @@ def distillation_losses(
         known = local_weights.flatten() * (global_weights.sum(0) > 0).float().repeat(len(local_weights))
         found["local"] = direction_loss(local, aim, known, total(known))
     return found
-
-
-def smallest_side(backbone: nn.Module) -> int:
-    """Pixels that a crop's side must be a multiple of: the patch of a ViT, the stride of a ConvNeXt's last map."""
-    return 32 if is_convnext(backbone) else patch_size_of(backbone)

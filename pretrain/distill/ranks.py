@@ -45,10 +45,6 @@ class Place:
         world = int(os.environ.get("WORLD_SIZE", "1"))
         if world == 1:
             return cls(ALONE, ALONE, tuple(range(len(costs))))
-        if world < len(costs):
-            raise InputError(
-                f"{world} processes cannot serve {len(costs)} students; start at least one for each, or one for all"
-            )
         given = [student.ranks for student in recipe.students]
         counts = [g for g in given if g is not None] or allotted_ranks(costs, world)
         if sum(counts) != world:
@@ -93,10 +89,12 @@ def allotted_ranks(costs: list[float], world: int) -> list[int]:
     """Share ``world`` processes out to students in proportion to cost, at least one each.
 
     Raises:
-        ValueError: When there are fewer processes than students.
+        InputError: When there are fewer processes than students.
     """
     if world < len(costs):
-        raise ValueError(f"{world} processes cannot serve {len(costs)} students")
+        raise InputError(
+            f"{world} processes cannot serve {len(costs)} students; start at least one for each, or one for all"
+        )
     counts = [1] * len(costs)
     for _ in range(world - len(costs)):
         slowest = max(range(len(costs)), key=lambda index: costs[index] / counts[index])

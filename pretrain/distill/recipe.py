@@ -95,16 +95,8 @@ class DistillRecipe(Settings):
 
     def data_recipe(self, bands: tuple[str, ...]) -> Recipe:
         """The part that prepares batches, as a training recipe."""
-        return Recipe.model_validate(
-            {
-                "seed": self.seed,
-                "max_steps": self.max_steps,
-                "batch_size": self.batch_size,
-                "workers": self.workers,
-                "bands": bands,
-                "crops": self.crops,
-            }
-        )
+        shared = ("seed", "max_steps", "batch_size", "workers", "crops")
+        return Recipe.model_validate({name: getattr(self, name) for name in shared} | {"bands": bands})
 
 
 def load_distill_recipe(

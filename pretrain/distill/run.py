@@ -12,17 +12,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from geodino.backbones.architecture import patch_size_of
 from geodino.backbones.backbone import Backbone, load_backbone
 from geodino.backbones.card import BackboneCard
 from geodino.backbones.hardware import pick_device, pick_dtype
 from pretrain.data.batches import Batch, Batches, Tiles
 from pretrain.data.sampling import stream_seed
-from pretrain.distill.objective import Standardization, smallest_side
+from pretrain.distill.objective import Standardization
 from pretrain.distill.ranks import Place
 from pretrain.distill.recipe import DistillRecipe
 from pretrain.distill.student import WEIGHTS_STREAM, StudentTrainer
 from pretrain.engine.checkpoint import checkpoints, load_checkpoint
-from pretrain.engine.checks import check_tiles
+from pretrain.engine.checks import check_crops, check_tiles
 from pretrain.engine.run_folder import (
     BackboneFolder,
     card_of,
@@ -84,7 +85,9 @@ def distill(run: Distillation, *, resume: bool = False, show: bool = False) -> P
     data = recipe.data_recipe(teacher.bands)
     check_tiles(run.tiles, run.source, data)
     backbones = [_backbone(recipe, number, len(teacher.bands)) for number in range(len(recipe.students))]
-    _check_sizes(recipe, teacher, backbones)
+    check_crops(recipe.crops.model_copy(update={"local_count": 0}), teacher.patch_size, " of the teacher")
+    for settings, backbone in zip(recipe.students, backbones, strict=True):
+        check_crops(recipe.crops, patch_size_of(backbone), f" of {settings.architecture}")
     # before processes meet, so that none sees what another writes
     refuse_other_run(run.folder, resume)
     refuse_other_recipe(run.folder, recipe)
@@ -121,24 +124,6 @@ def _backbone(recipe: DistillRecipe, number: int, bands: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(recipe.seed, WEIGHTS_STREAM, number, 1))
         return untrained(recipe.students[number], bands)
-
-
-def _check_sizes(recipe: DistillRecipe, teacher: Backbone, backbones: list[nn.Module]) -> None:
-    if recipe.crops.global_size % teacher.patch_size:
-        raise InputError(
-            f"crops.global_size {recipe.crops.global_size} is no multiple of the teacher's "
-            f"{teacher.patch_size}-pixel patch"
-        )
-    sizes = {"crops.global_size": recipe.crops.global_size}
-    if recipe.crops.local_count:
-        sizes["crops.local_size"] = recipe.crops.local_size
-    for settings, backbone in zip(recipe.students, backbones, strict=True):
-        side = smallest_side(backbone)
-        for name, size in sizes.items():
-            if size % side:
-                raise InputError(
-                    f"{name} {size} is no multiple of the {side} pixels that {settings.architecture} needs"
-                )
 
 
 def _take_over(
@@ -193,7 +178,7 @@ def _train(
         source = stack.enter_context(closing(shared.starting(step)))
         students = source if alone else stack.enter_context(closing(own.starting(step)))
         logs = {
-            number: stack.enter_context(MetricsLog(folder.path, step, enabled=leads))
+            number: stack.enter_context(closing(MetricsLog(folder.path, step, enabled=leads)))
             for number, folder in folders.items()
         }
         bar = stack.enter_context(progress("distill", recipe.max_steps, show=show and place.world.rank == 0))

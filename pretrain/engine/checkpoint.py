@@ -1,6 +1,5 @@
 """Checkpoints: whole or absent, the last few and the milestones kept."""
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import torch
 
 from tiles.errors import InputError
+from tiles.writing.outputs import replacing
 
 _NAME = re.compile(r"^step-(\d+)\.ckpt$")
 
@@ -35,12 +35,8 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep: int
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = checkpoint_path(folder, step)
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
+    with replacing(path, durable=True) as part, part.open("wb") as file:
         torch.save({"step": step} | state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
     passing = [at for at in checkpoints(folder) if not (milestone_every and at % milestone_every == 0)]
     for at in passing[:-keep]:
         checkpoint_path(folder, at).unlink()

@@ -10,6 +10,7 @@ from geodino.backbones.architecture import patch_size_of
 from pretrain.data.batches import Tiles
 from pretrain.network.encode import create_backbone, is_convnext
 from pretrain.recipes.recipe import Recipe
+from pretrain.recipes.views import CropSettings
 from tiles.errors import InputError
 
 # Prototypes for each teacher row of a step. DINOv2 and DINOv3 run at 16 to 64; at 500 and more the targets stay
@@ -35,6 +36,19 @@ def check_tiles(tiles: Tiles, source: str, recipe: Recipe) -> None:
         raise InputError(f"{source} has the bands {', '.join(tiles.bands)}, not {', '.join(missing)}; change bands")
 
 
+def check_crops(crops: CropSettings, patch: int, whose: str = "") -> None:
+    """Refuse crops that are no whole patches.
+
+    Raises:
+        InputError: Naming the nearest size that is.
+    """
+    sizes = {"global_size": crops.global_size} | ({"local_size": crops.local_size} if crops.local_count else {})
+    for name, size in sizes.items():
+        if size % patch:
+            near = max(patch, round(size / patch) * patch)
+            raise InputError(f"crops.{name} {size} is no multiple of the {patch}-pixel patch{whose}; set it to {near}")
+
+
 def check_recipe(recipe: Recipe) -> None:
     """Refuse a recipe whose parts do not fit each other.
 
@@ -49,13 +63,7 @@ def check_recipe(recipe: Recipe) -> None:
     with torch.device("meta"):  # its shape alone: nothing is allocated
         backbone = create_backbone(settings.architecture, 3, **settings.arguments)
     patch = patch_size_of(backbone)
-    sizes = {"crops.global_size": recipe.crops.global_size}
-    if recipe.crops.local_count:
-        sizes["crops.local_size"] = recipe.crops.local_size
-    for name, size in sizes.items():
-        if size % patch:
-            near = max(patch, round(size / patch) * patch)
-            raise InputError(f"{name} {size} is no multiple of the {patch}-pixel patch; set it to {near}")
+    check_crops(recipe.crops, patch)
     if settings.untie_norms and not recipe.crops.local_count:
         raise InputError(
             "backbone.untie_norms gives local crops a norm of their own, and crops.local_count is 0; change one of them"

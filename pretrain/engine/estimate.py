@@ -3,7 +3,6 @@
 import resource
 import sys
 import time
-from dataclasses import dataclass
 
 import torch
 
@@ -13,39 +12,8 @@ from pretrain.engine.trainer import Trainer
 _WARM, _TIMED = 1, 2
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """Cost of a run on this machine.
-
-    Attributes:
-        parameters: Of the student's backbone.
-        heads: Of its heads.
-        state_bytes: Weights, float32 masters, moments, teachers and gradients of this process.
-        peak_bytes: Most memory that the timed steps held, tiles and libraries included.
-        seconds: For one step.
-        images_per_s: Over all ranks.
-        hours: For the whole run.
-    """
-
-    parameters: int
-    heads: int
-    state_bytes: int
-    peak_bytes: int
-    seconds: float
-    images_per_s: float
-    hours: float
-
-    def __str__(self) -> str:
-        return (
-            f"backbone {self.parameters / 1e6:.1f} M parameters, heads {self.heads / 1e6:.1f} M\n"
-            f"memory: {self.state_bytes / 2**30:.2f} GiB of weights and moments, {self.peak_bytes / 2**30:.2f} GiB at "
-            f"the peak of a step\n"
-            f"time: {self.seconds:.2f} s a step, {self.images_per_s:.1f} images/s, {self.hours:.2f} h for the run"
-        )
-
-
-def estimate(trainer: Trainer, batches: Batches) -> Estimate:
-    """Take a few steps and measure them; the trainer is spent afterwards.
+def estimate(trainer: Trainer, batches: Batches) -> str:
+    """Take a few steps and tell their cost on this machine, for people; the trainer is spent afterwards.
 
     Args:
         trainer: Fresh trainer of the run.
@@ -76,14 +44,11 @@ def estimate(trainer: Trainer, batches: Batches) -> Estimate:
     # student and gradient, masters and two moments where they are apart, teacher and its master, Gram teacher
     state = student * (2 * width + (4 if trainer.optimizer.copies else 0) + 8 + width + 4)
     state += backbone * width if recipe.uses_gram else 0
-    return Estimate(
-        backbone,
-        student - backbone,
-        state,
-        peak,
-        seconds,
-        recipe.batch_size / seconds,
-        seconds * recipe.max_steps / 3600,
+    return (
+        f"backbone {backbone / 1e6:.1f} M parameters, heads {(student - backbone) / 1e6:.1f} M\n"
+        f"memory: {state / 2**30:.2f} GiB of weights and moments, {peak / 2**30:.2f} GiB at the peak of a step\n"
+        f"time: {seconds:.2f} s a step, {recipe.batch_size / seconds:.1f} images/s, "
+        f"{seconds * recipe.max_steps / 3600:.2f} h for the run"
     )
 
 

@@ -190,7 +190,7 @@ def _train(run: Run, trainer: Trainer, step: int, monitor: DriftMonitor | None, 
     )
     with (
         closing(batches.starting(step)) as source,
-        MetricsLog(run.folder, step, enabled=main) as log,
+        closing(MetricsLog(run.folder, step, enabled=main)) as log,
         progress("pretrain", recipe.max_steps, show=show and main) as bar,
     ):
         pace = Pace(recipe.batch_size, recipe.max_steps - step)

@@ -5,7 +5,7 @@ import json
 import platform
 import time
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,9 +24,9 @@ from pretrain.recipes.recipe import ASIDE
 from pretrain.recipes.settings import NetworkSettings, Settings
 from pretrain.recipes.views import CropSettings
 from tiles.errors import InputError, OutputError
+from tiles.writing.outputs import replacing
 
 RECIPE_FILE = "recipe.yaml"
-AnyRecipe = TypeVar("AnyRecipe", bound=Settings)
 
 
 def refuse_other_run(folder: Path, resume: bool) -> None:
@@ -72,9 +72,8 @@ def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") 
 def write_recipe(folder: Path, recipe: Settings) -> None:
     """Write the resolved recipe, every key with its value; the folder is made if missing."""
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"{RECIPE_FILE}.part"
-    part.write_text(recipe.to_yaml())
-    part.replace(folder / RECIPE_FILE)
+    with replacing(folder / RECIPE_FILE) as part:
+        part.write_text(recipe.to_yaml())
 
 
 def fingerprint(tiles: Tiles) -> str:

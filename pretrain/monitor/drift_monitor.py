@@ -36,13 +36,13 @@ from pretrain.monitor.metrics import StepTable
 from pretrain.network.encode import TokenBatch
 from pretrain.network.network import Network
 from pretrain.recipes.settings import MonitorSettings
+from tiles.writing.outputs import replacing
 
 DRIFT_FILE = "drift.csv"
 # Enough tiles that the numbers move with the model and not with the choice, few enough to cost less than a step.
 FIXED_TILES = 128
 _BATCH = 64
 _NEIGHBOURS = 5
-_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 class DriftMonitor:
@@ -155,10 +155,8 @@ class DriftMonitor:
         sheet = sheet.permute(0, 3, 1, 4, 2).reshape(2 * self.size, count * self.size, 3)
         folder = self.run / "pictures"
         folder.mkdir(exist_ok=True)
-        path = folder / f"step-{step:08d}.png"
-        part = path.with_suffix(".png.part")
-        Image.fromarray((sheet * 255).round().byte().numpy()).save(part, format="PNG")
-        part.replace(path)
+        with replacing(folder / f"step-{step:08d}.png") as part:
+            Image.fromarray((sheet * 255).round().byte().numpy()).save(part, format="PNG")
 
 
 def _encoded(teacher: Network, view: View) -> TokenBatch:

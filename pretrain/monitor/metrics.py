@@ -9,8 +9,9 @@ import time
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
+
+from tiles.writing.outputs import replacing
 
 
 class StepTable:
@@ -44,12 +45,10 @@ class StepTable:
 
     def _replace(self, rows: list[dict[str, str]]) -> None:
         self.columns = list(dict.fromkeys(name for row in rows for name in row))
-        part = self.path.with_name(f"{self.path.name}.part")
-        with part.open("w", newline="") as file:
+        with replacing(self.path) as part, part.open("w", newline="") as file:
             if rows:
                 csv.DictWriter(file, self.columns).writeheader()
             csv.DictWriter(file, self.columns).writerows(rows)
-        part.replace(self.path)
 
 
 class MetricsLog:
@@ -85,12 +84,8 @@ class MetricsLog:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Write what TensorBoard still holds back."""
         if self._board is not None:
             self._board.close()
 

@@ -3,6 +3,7 @@
 import signal
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ def test_a_run_being_trained_shows_its_curves(server: Server, open_page: Open) -
         for step in steps:
             log.write(step, {"loss": 9 / step, "dino": 5 / step, "ibot": 3 / step, "lr": 1e-3, "images_per_s": 20.0})
 
-    with MetricsLog(run, 0) as log:
+    with closing(MetricsLog(run, 0)) as log:
         train(log, range(1, 21))
         watched = open_page(server.url)
         go(watched, "Training")

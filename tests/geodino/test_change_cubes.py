@@ -83,9 +83,9 @@ def test_a_series_takes_a_cube_for_each_date(tmp_path: Path, backbone: Backbone)
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"upscale": 2}, "leave --upscale, --layers, --backbone"),
-        ({"layers": (0,)}, "leave --upscale, --layers, --backbone"),
-        ({"device": "cpu"}, "leave --upscale, --layers, --backbone"),
+        ({"upscale": 2}, "leave --upscale out"),
+        ({"layers": (0,)}, "leave --layers out"),
+        ({"device": "cpu"}, "leave --device out"),
         ({"method": "spectral"}, "method spectral compares no features; leave --features out"),
     ],
 )

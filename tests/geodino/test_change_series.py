@@ -103,6 +103,15 @@ def test_two_dates_are_no_series_and_time_runs_forward(tmp_path: Path) -> None:
         change_series(paths, tmp_path / "y.tif", method="spectral")
 
 
+def test_dates_of_several_precisions_are_compared_as_times(tmp_path: Path) -> None:
+    paths = dates(tmp_path, ["2020-06-01", "2020", "2021-02-28"])
+    result = change_series(paths, tmp_path / "y.tif", method="spectral")
+    assert result.values == (2020, 2021)
+    assert "2020-06-01 and 2020 may be either way round: taken in the order given" in result.notes
+    with pytest.raises(InputError, match="not in order of time: 2021-02-28, 2020-06-01, 2020;"):
+        change_series([paths[2], *paths[:2]], tmp_path / "z.tif", method="spectral")
+
+
 def shifted_dates(folder: Path) -> list[Path]:
     """One place at three dates: as it is, in other light and displaced by six pixels, and again as it is."""
     first = ground()

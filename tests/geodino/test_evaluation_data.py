@@ -15,6 +15,7 @@ from geodino.backbones.normalize import Normalization
 from geodino.evaluation.baselines import ImageStatistics, RandomConvolutions
 from geodino.evaluation.dataset import IGNORE, ImageSet
 from geodino.evaluation.extract import batches, load_batch
+from geodino.evaluation.folders import Reading
 from geodino.evaluation.open import open_data
 from geodino.evaluation.split import split
 from tiles.errors import InputError
@@ -104,13 +105,13 @@ def test_a_damaged_image_is_named(class_folder):
 
 
 def test_bands_that_pictures_do_not_have_are_refused(class_folder):
-    images = open_data(str(class_folder), bands=("red", "nir"))
+    images = open_data(str(class_folder), Reading(("red", "nir")))
     with pytest.raises(InputError, match="is red, green, blue; the backbone also wants nir"):
         images.read(0)
 
 
 def test_bands_come_in_the_backbones_order(class_folder):
-    forward, back = (open_data(str(class_folder), bands=order) for order in (("red", "blue"), ("blue", "red")))
+    forward, back = (open_data(str(class_folder), Reading(order)) for order in (("red", "blue"), ("blue", "red")))
     assert np.array_equal(forward.read(7).values[::-1], back.read(7).values)
 
 

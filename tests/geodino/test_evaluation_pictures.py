@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from geodino.backbones.attention import attention_maps
 from geodino.backbones.backbone import untrained_backbone
 from geodino.evaluation.dataset import ImageSet
-from geodino.evaluation.pictures import attention_maps, draw, pca_colours
+from geodino.evaluation.pictures import draw, pca_colours
 from tiles.errors import InputError
 from tiles.scenes.band import Pixels
 

@@ -7,6 +7,7 @@ from PIL import Image
 
 from geodino.backbones.backbone import untrained_backbone
 from geodino.evaluation.dataset import IGNORE
+from geodino.evaluation.folders import Reading
 from geodino.evaluation.open import open_data
 from geodino.evaluation.run import EvaluationSettings, evaluate
 from tiles.errors import InputError
@@ -50,7 +51,7 @@ def test_eurosat_has_its_units_bands_and_official_split(eurosat):
 
 def test_bands_that_a_set_does_not_have_are_refused(eurosat):
     with pytest.raises(InputError, match="EuroSAT has no band thermal"):
-        open_data(f"EuroSAT={eurosat}", bands=("red", "thermal"))
+        open_data(f"EuroSAT={eurosat}", Reading(("red", "thermal")))
 
 
 def test_missing_files_are_explained(tmp_path):

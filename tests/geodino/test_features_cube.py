@@ -34,8 +34,8 @@ from geodino.dense.int8 import decode_int8, encode_int8
 from geodino.dense.quicklook import PcaColours
 from geodino.dense.settings import DenseSettings
 from geodino.dense.stream import TokenRows, stream_tokens
-from geodino.products.dates import interval
 from tiles.errors import InputError, OutputError
+from tiles.scenes.dates import interval
 from tiles.scenes.opening import open_scene
 
 RGB = ["red", "green", "blue"]

@@ -5,33 +5,14 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from labels_testing import GRID, found, place, raster, square, write
 from odc.geo.geobox import GeoBox
-from shapely.geometry import LineString, MultiPoint, Point, box
+from shapely.geometry import GeometryCollection, LineString, MultiPoint, Point, Polygon, box
 
-from geodino.heads.labels import Labels, choose_field, read_labels, thin
+from geodino.heads.labels import read_labels
+from geodino.heads.labels.field import choose_field
 from geodino.heads.legend import Legend
 from tiles.errors import InputError
-
-GRID = GeoBox((40, 60), Affine(10, 0, 500_000, 0, -10, 4_000_400), "EPSG:32618")
-
-
-def place(row: float, col: float) -> tuple[float, float]:
-    """Coordinates of a pixel's centre."""
-    return GRID.affine @ (col + 0.5, row + 0.5)
-
-
-def square(row: int, col: int, rows: int, cols: int) -> object:
-    """Polygon over whole pixels."""
-    left, top = GRID.affine @ (col, row)
-    right, bottom = GRID.affine @ (col + cols, row + rows)
-    return box(left, bottom, right, top)
-
-
-def write(path: Path, geometry: list, crs: str | None = "EPSG:32618", **columns: list) -> Path:
-    frame = gpd.GeoDataFrame(columns, geometry=geometry, crs="EPSG:32618")
-    frame = frame.set_crs(None, allow_override=True) if crs is None else frame.to_crs(crs)
-    frame.to_file(path)
-    return path
 
 
 def test_vector_labels_may_bring_the_colours_of_their_classes(tmp_path: Path) -> None:
@@ -39,9 +20,9 @@ def test_vector_labels_may_bring_the_colours_of_their_classes(tmp_path: Path) ->
     squares = [square(5, 5, 4, 6), square(20, 30, 3, 3), square(30, 5, 3, 3)]
     kinds, colors = ["wood", "water", "ice"], ["#010203", "#0000ff", "none"]
     legend = read_labels(write(tmp_path / "l.gpkg", squares, cover=kinds, color=colors), GRID).legend
-    found = dict(zip(legend.names, legend.colors, strict=True))
-    assert (found["wood"], found["water"]) == ((1, 2, 3), (0, 0, 255))
-    assert found["ice"] == Legend.of(["ice"]).colors[0]
+    own = dict(zip(legend.names, legend.colors, strict=True))
+    assert (own["wood"], own["water"]) == ((1, 2, 3), (0, 0, 255))
+    assert own["ice"] == Legend.of(["ice"]).colors[0]
 
 
 @pytest.mark.parametrize("suffix", ["gpkg", "geojson", "shp", "fgb"])
@@ -63,11 +44,7 @@ def test_polygons_label_the_pixels_whose_centres_they_hold(tmp_path: Path, suffi
 def test_points_in_any_reference_system_fall_on_their_pixel(tmp_path: Path, crs: str) -> None:
     points = [Point(place(3, 4)), Point(place(30, 50)), MultiPoint([place(8, 8), place(9, 9)])]
     labels = read_labels(write(tmp_path / "p.gpkg", points, crs, kind=["a", "b", "a"]), GRID)
-    found = {
-        (int(r), int(c), labels.legend.names[k])
-        for r, c, k in zip(labels.rows, labels.cols, labels.classes, strict=True)
-    }
-    assert found == {(3, 4, "a"), (30, 50, "b"), (8, 8, "a"), (9, 9, "a")}
+    assert found(labels) == {(3, 4, "a"), (30, 50, "b"), (8, 8, "a"), (9, 9, "a")}
 
 
 def test_a_line_labels_the_pixels_it_touches(tmp_path: Path) -> None:
@@ -96,15 +73,6 @@ def test_pixels_claimed_by_two_classes_are_left_out(tmp_path: Path) -> None:
     labels = read_labels(path, GRID)
     assert len(labels) == 16 + 16 - 8
     assert any("4 pixels lie in objects of two classes" in note for note in labels.notes)
-
-
-def raster(path: Path, values: np.ndarray, nodata: float | None = None, crs: str | None = "EPSG:32618") -> Path:
-    profile = {"driver": "GTiff", "height": values.shape[0], "width": values.shape[1], "count": 1}
-    with rasterio.open(
-        path, "w", **profile, dtype=values.dtype, nodata=nodata, crs=crs, transform=GRID.affine if crs else None
-    ) as out:
-        out.write(values, 1)
-    return path
 
 
 def test_a_raster_of_classes_with_zero_for_no_label(tmp_path: Path) -> None:
@@ -228,10 +196,196 @@ def test_no_usable_field_is_refused() -> None:
         choose_field(frame(id=[1, 2, 3]), None, Path("x"))
 
 
-def test_thinning_shares_a_class_among_its_objects() -> None:
-    objects = np.repeat([0, 1, 2], [1000, 10, 1000])
-    count = len(objects)
-    labels = Labels(np.arange(count), np.zeros(count, int), np.zeros(count, int), objects, Legend.of(("a",)))
-    kept = thin(labels, 50)
-    assert [int((kept.objects == i).sum()) for i in range(3)] == [20, 10, 20]
-    np.testing.assert_array_equal(kept.rows, thin(labels, 50).rows)
+@pytest.mark.parametrize(
+    "dtype", ["uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64"]
+)
+@pytest.mark.parametrize("factor", [1, 2])
+def test_zero_means_no_label_in_every_type_and_on_another_grid(tmp_path: Path, dtype: str, factor: int) -> None:
+    """GDAL makes -1 of a warped 0 where 0 is the nodata value of the result alone."""
+    values = np.zeros((40 // factor, 60 // factor), dtype)
+    values[: 10 // factor], values[20 // factor : 30 // factor, : 30 // factor] = 1, 2
+    path = tmp_path / "l.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", height=values.shape[0], width=values.shape[1], count=1, dtype=dtype,
+        crs="EPSG:32618", transform=GRID.affine @ Affine.scale(factor),
+    ) as out:  # fmt: skip
+        out.write(values, 1)
+    labels = read_labels(path, GRID)
+    assert labels.legend.names == ("1", "2")
+    assert np.bincount(labels.classes).tolist() == [600, 300]
+
+
+@pytest.mark.parametrize("nodata", [-1, 7])
+def test_a_declared_nodata_value_leaves_zero_a_class_on_another_grid(tmp_path: Path, nodata: int) -> None:
+    values = np.full((20, 30), nodata, np.int32)
+    values[:5], values[10:15] = 0, 3
+    path = tmp_path / "l.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", height=20, width=30, count=1, dtype="int32", crs="EPSG:32618", nodata=nodata,
+        transform=GRID.affine @ Affine.scale(2),
+    ) as out:  # fmt: skip
+        out.write(values, 1)
+    labels = read_labels(path, GRID)
+    assert labels.legend.names == ("0", "3")
+    assert len(labels) == 1200
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_pixels_that_a_mask_hides_are_no_labels(tmp_path: Path, factor: int) -> None:
+    values = np.ones((40 // factor, 60 // factor), np.uint8)
+    values[20 // factor :] = 2
+    hidden = np.full(values.shape, 255, np.uint8)
+    hidden[:, : 30 // factor] = 0
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(
+        tmp_path / "l.tif", "w", driver="GTiff", height=values.shape[0], width=values.shape[1], count=1, dtype="uint8",
+        crs="EPSG:32618", transform=GRID.affine @ Affine.scale(factor),
+    ) as out:  # fmt: skip
+        out.write(values, 1)
+        out.write_mask(hidden)
+    labels = read_labels(tmp_path / "l.tif", GRID)
+    assert len(labels) == 1200
+    assert labels.cols.min() == 30
+
+
+def test_a_raster_of_several_bands_says_which_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "l.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", height=40, width=60, count=2, dtype="uint8", crs="EPSG:32618", transform=GRID.affine
+    ) as out:
+        out.write(np.repeat([[1], [2]], 20, axis=0) * np.ones((40, 60), np.uint8), 1)
+        out.write(np.full((40, 60), 9, np.uint8), 2)
+    labels = read_labels(path, GRID)
+    assert labels.legend.names == ("1", "2")
+    assert any("2 bands; the first is read" in note for note in labels.notes)
+
+
+def test_a_raster_in_a_local_system_cannot_lie_on_the_earth(tmp_path: Path) -> None:
+    values = np.ones((40, 60), np.uint8)
+    path = raster(tmp_path / "l.tif", values, crs=LOCAL)
+    with pytest.raises(InputError, match=r"l\.tif cannot be laid on the scene"):
+        read_labels(path, GRID)
+
+
+def test_whole_numbers_of_which_one_is_missing_are_a_class(tmp_path: Path) -> None:
+    points = [Point(place(row, row)) for row in range(4)]
+    labels = read_labels(write(tmp_path / "p.gpkg", points, code=[1, 2, None, 1]), GRID)
+    assert found(labels) == {(0, 0, "1"), (1, 1, "2"), (3, 3, "1")}
+    assert "1 labels have no class in field 'code' and are left out" in labels.notes
+
+
+def test_an_empty_text_is_no_class(tmp_path: Path) -> None:
+    points = [Point(place(row, row)) for row in range(3)]
+    labels = read_labels(write(tmp_path / "p.gpkg", points, kind=["a", " ", "b"]), GRID, field="kind")
+    assert found(labels) == {(0, 0, "a"), (2, 2, "b")}
+
+
+def geojson(path: Path, geometry: list, **columns: list) -> Path:
+    from json import dumps
+
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    shapes = gpd.GeoSeries(geometry, crs="EPSG:32618").to_crs("EPSG:4326")
+    features = [
+        {"type": "Feature", "properties": row, "geometry": shape.__geo_interface__}
+        for row, shape in zip(rows, shapes, strict=True)
+    ]
+    path.write_text(dumps({"type": "FeatureCollection", "features": features}))
+    return path
+
+
+def test_a_list_or_mapping_beside_the_class_is_passed_over(tmp_path: Path) -> None:
+    columns = {"kind": ["a", "b"], "tags": [["x"], ["y", "z"]], "more": [{"k": 1}, {"k": [2]}], "counts": [[1], [2]]}
+    path = geojson(tmp_path / "p.geojson", [Point(place(1, 1)), Point(place(2, 2))], **columns)
+    assert found(read_labels(path, GRID)) == {(1, 1, "a"), (2, 2, "b")}
+
+
+def test_collections_label_what_each_of_their_parts_labels(tmp_path: Path) -> None:
+    mixed = GeometryCollection([Point(place(1, 1)), square(3, 3, 2, 2), LineString([place(9, 2), place(9, 4)])])
+    path = geojson(tmp_path / "c.geojson", [mixed, GeometryCollection([mixed]), Polygon()], kind=["a", "a", "b"])
+    shifted = geojson(tmp_path / "d.geojson", [mixed, square(20, 20, 1, 1)], kind=["a", "b"])
+    with pytest.raises(InputError, match="only 'a'"):
+        read_labels(path, GRID, field="kind")
+    wanted = {(1, 1), (3, 3), (3, 4), (4, 3), (4, 4), (9, 2), (9, 3), (9, 4)}
+    assert {(r, c) for r, c, name in found(read_labels(shifted, GRID)) if name == "a"} == wanted
+
+
+def test_a_polygon_beyond_the_scenes_reference_system_is_cut_to_its_surroundings(tmp_path: Path) -> None:
+    """Vertices 90 degrees of longitude away have no place in the scene's transverse Mercator."""
+    frame = gpd.GeoDataFrame(
+        {"kind": ["wide", "far", "near"]},
+        geometry=[box(-75.1, 36.1275, 20, 37), box(14, 0, 16, 1), Point(-74.9995, 36.1255)], crs="EPSG:4326",
+    )  # fmt: skip
+    frame.to_file(tmp_path / "w.gpkg")
+    labels = read_labels(tmp_path / "w.gpkg", WIDE)
+    rows = gpd.GeoSeries([Point(WIDE.affine @ (c + 0.5, r + 0.5)) for r, c in ROWS], crs="EPSG:32618").to_crs(
+        "EPSG:4326"
+    )
+    above = {place for place, point in zip(ROWS, rows, strict=True) if point.y > 36.1275}
+    names = {(r, c): name for r, c, name in found(labels)}
+    assert {place for place in ROWS if names.get(place) == "wide"} == above
+    assert 0 < len(above) < len(ROWS)
+
+
+WIDE = GeoBox((60, 40), Affine(10, 0, 500_000, 0, -10, 3_998_400), "EPSG:32618")
+ROWS = [(row, 20) for row in range(60)]
+LOCAL = 'LOCAL_CS["site grid",UNIT["metre",1],AXIS["Easting",EAST],AXIS["Northing",NORTH]]'
+
+
+def test_a_local_system_is_reached_from_none_but_itself(tmp_path: Path) -> None:
+    site = GeoBox((40, 60), GRID.affine, LOCAL)
+    path = write(tmp_path / "p.geojson", [Point(place(1, 1)), Point(place(2, 2))], "EPSG:4326", kind=["a", "b"])
+    with pytest.raises(
+        InputError, match=r"p\.geojson is in 'WGS 84', from which no way leads to the scene's 'site grid'"
+    ):
+        read_labels(path, site)
+    frame = gpd.GeoDataFrame({"kind": ["a", "b"]}, geometry=[Point(place(1, 1)), Point(place(2, 2))], crs=LOCAL)
+    frame.to_file(tmp_path / "own.gpkg")
+    assert found(read_labels(tmp_path / "own.gpkg", site)) == {(1, 1, "a"), (2, 2, "b")}
+
+
+def test_labels_that_contradict_each_other_everywhere_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.gpkg", [square(0, 0, 4, 4), square(0, 0, 4, 4)], kind=["a", "b"])
+    with pytest.raises(InputError, match="lies in objects of two classes"):
+        read_labels(path, GRID)
+
+
+def test_a_damaged_file_is_refused_in_the_commands_own_words(tmp_path: Path) -> None:
+    path = write(tmp_path / "l.gpkg", [square(0, 0, 4, 4), square(8, 8, 4, 4)], kind=["a", "b"])
+    content = bytearray(path.read_bytes())
+    content[4096:] = bytes(len(content) - 4096)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"l\.gpkg"):
+        read_labels(path, GRID)
+
+
+def test_layers_are_read_together_where_their_fields_agree(tmp_path: Path) -> None:
+    path = write(tmp_path / "l.gpkg", [Point(place(1, 1))], layer="north", kind=["a"])
+    write(path, [Point(place(2, 2))], "EPSG:4326", layer="south", kind=["b"])
+    labels = read_labels(path, GRID)
+    assert found(labels) == {(1, 1, "a"), (2, 2, "b")}
+    assert "the layers north, south are read together; --layer takes one of them" in labels.notes
+    write(path, [Point(place(2, 2)), Point(place(3, 3))], layer="east", kind=["b", "c"])
+    assert found(read_labels(path, GRID, layer="east")) == {(2, 2, "b"), (3, 3, "c")}
+
+
+def test_layers_that_do_not_go_together_are_listed(tmp_path: Path) -> None:
+    path = write(tmp_path / "l.gpkg", [Point(place(1, 1))], layer="north", kind=["a"])
+    write(path, [Point(place(2, 2)), Point(place(3, 3))], layer="south", sort=["b", "c"])
+    with pytest.raises(InputError, match="name one with --layer: north, south"):
+        read_labels(path, GRID)
+    with pytest.raises(InputError, match="no layer 'west'; it has north, south"):
+        read_labels(path, GRID, layer="west")
+    assert found(read_labels(path, GRID, layer="south")) == {(2, 2, "b"), (3, 3, "c")}
+
+
+def test_what_has_no_layers_refuses_one(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has no layers; leave --layer out"):
+        read_labels(raster(tmp_path / "r.tif", np.ones((40, 60), np.uint8)), GRID, layer="a")
+
+
+def test_samples_come_class_by_class_object_by_object_from_top_to_bottom(tmp_path: Path) -> None:
+    """Sums depend on the order, and with them the last digits of a head."""
+    shapes = [square(20, 0, 2, 2), square(0, 30, 2, 2), square(0, 0, 2, 2), square(1, 1, 2, 2)]
+    labels = read_labels(write(tmp_path / "o.gpkg", shapes, kind=["b", "a", "b", "b"]), GRID)
+    assert labels.rows.tolist() == [0, 0, 1, 1, 20, 20, 21, 21, 0, 0, 1, 1, 1, 2, 2]
+    assert labels.cols.tolist() == [30, 31, 30, 31, 0, 1, 0, 1, 0, 1, 0, 1, 2, 1, 2]
+    assert labels.objects.tolist() == [1] * 4 + [0] * 4 + [2] * 4 + [3] * 3

@@ -139,7 +139,7 @@ def test_ranks_follow_cost():
     assert allotted_ranks([1.0, 1.0], 2) == [1, 1]
     assert allotted_ranks([10.0, 30.0, 60.0], 10) == [1, 3, 6]
     assert allotted_ranks([1.0, 1000.0], 3) == [1, 2]
-    with pytest.raises(ValueError, match="cannot serve"):
+    with pytest.raises(InputError, match="cannot serve"):
         allotted_ranks([1.0, 1.0], 1)
 
 

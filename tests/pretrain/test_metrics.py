@@ -2,6 +2,7 @@
 
 import csv
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,10 @@ def rows(run: Path) -> list[dict[str, str]]:
 
 
 def test_a_resumed_log_holds_every_step_once(tmp_path: Path) -> None:
-    with MetricsLog(tmp_path, 0) as log:
+    with closing(MetricsLog(tmp_path, 0)) as log:
         for step in range(1, 6):
             log.write(step, {"total": step})
-    with MetricsLog(tmp_path, 3) as log:
+    with closing(MetricsLog(tmp_path, 3)) as log:
         log.write(4, {"total": 40})
     assert [(row["step"], row["total"]) for row in rows(tmp_path)] == [("1", "1"), ("2", "2"), ("3", "3"), ("4", "40")]
 
@@ -46,9 +47,9 @@ def test_a_name_that_comes_later_becomes_a_column(tmp_path: Path) -> None:
 
 
 def test_a_run_that_begins_again_has_no_rows(tmp_path: Path) -> None:
-    with MetricsLog(tmp_path, 0) as log:
+    with closing(MetricsLog(tmp_path, 0)) as log:
         log.write(1, {"total": 1})
-    with MetricsLog(tmp_path, 0) as log:
+    with closing(MetricsLog(tmp_path, 0)) as log:
         assert not rows(tmp_path)
         log.write(1, {"other": 2})
     assert rows(tmp_path) == [{"step": "1", "other": "2"}]

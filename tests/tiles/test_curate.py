@@ -122,14 +122,6 @@ def test_resampling_spreads_centres_over_rare_kinds():
     assert rare(flat) > rare(plain)
 
 
-def test_draws_leave_out_what_is_closed():
-    points, _ = unbalanced()
-    tree = hierarchical_kmeans(points, (50, 5), (1, 1))
-    open_tiles = np.random.default_rng(0).random(len(points)) > 0.7
-    drawn = balanced_sample(tree, 10_000, among=open_tiles)
-    np.testing.assert_array_equal(drawn, np.flatnonzero(open_tiles))
-
-
 def test_few_tiles_and_equal_tiles_do_not_break_the_tree():
     same = np.zeros((50, 4))
     tree = hierarchical_kmeans(same, *tree_sizes(50))

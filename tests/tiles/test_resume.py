@@ -18,7 +18,7 @@ from tiles.archive.dataset import TileDataset
 from tiles.cutting.cut import cut
 from tiles.cutting.plan import CutSettings, Request
 from tiles.errors import InputError, OutputError
-from tiles.writing.outputs import locked
+from tiles.writing.outputs import locked_folder
 
 SCRIPT = """
 import sys
@@ -179,5 +179,5 @@ def test_a_killed_cut_is_finished_even_when_other_scenes_are_given(write_raster,
 def test_one_folder_takes_one_cut_at_a_time(write_raster, ramp, tmp_path):
     path = write_raster("a.tif", ramp(3, 16, 16))
     (tmp_path / "T").mkdir()
-    with locked(tmp_path / "T"), pytest.raises(OutputError, match="Another process is writing"):
+    with locked_folder(tmp_path / "T"), pytest.raises(OutputError, match="Another process is writing"):
         cut([Request(str(path))], tmp_path / "T", CutSettings(size=16))

@@ -7,18 +7,19 @@ from rasterio.windows import Window
 
 from tiles.scenes.opening import open_scene
 from tiles.scenes.reader import SceneReader
-from tiles.scenes.sensor import INFRARED_MAX, SENSORS, VISIBLE_MAX, band_id, common_name
+from tiles.scenes.sensor import INFRARED_MAX, SENSORS, VISIBLE_MAX, band_id, common_name, to_display
 
 
-def unit(sensor: str, band: str, dn: float, offset: float | None = None) -> float:
-    scale, shift = SENSORS[sensor].to_unit(band, offset)
+def unit(sensor: str, band: str, dn: float) -> float:
+    scale, shift = SENSORS[sensor].to_unit(band)
     return float(np.clip(dn * scale + shift, 0, 1))
 
 
 def test_reflectance_ends_at_the_display_range():
     assert unit("sentinel-2-l2a", "red", 2750) == pytest.approx(1.0)
     assert unit("sentinel-2-l2a", "nir", 2750) == pytest.approx(0.5)
-    assert unit("sentinel-2-l2a", "red", 3750, -0.1) == pytest.approx(1.0)
+    scale, shift = to_display("red", 1e-4, -0.1)
+    assert 3750 * scale + shift == pytest.approx(1.0)
     assert unit("landsat-89-c2-l2", "green", 0.2 / 2.75e-5 + 1000) == pytest.approx(0.0275 / VISIBLE_MAX)
     assert unit("landsat-89-c2-l1", "nir08", 5000 + 5000) == pytest.approx(0.1 / INFRARED_MAX)
     assert unit("planetscope-sr", "blue", 1375) == pytest.approx(0.5)

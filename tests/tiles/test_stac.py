@@ -88,6 +88,38 @@ def test_the_baseline_offset_comes_from_the_item(make_item, tmp_path, properties
     assert any("Sentinel-2 offset" in note for note in scene.notes)
 
 
+@pytest.mark.parametrize(
+    ("fields", "properties", "offset"),
+    [
+        ({"raster:bands": [{"scale": 1e-4, "offset": 0}]}, {}, 0.0),
+        ({"raster:bands": [{"scale": 1e-4, "offset": -0.1}]}, {"s2:processing_baseline": "02.14"}, -0.1),
+        ({"raster:bands": [{"scale": 1e-4, "offset": -0.1}]}, {"earthsearch:boa_offset_applied": True}, 0.0),
+        ({"raster:scale": 1e-4, "raster:offset": 0.0}, {}, 0.0),  # STAC 1.1
+        ({"raster:bands": [{"scale": "x", "offset": None}]}, {}, -0.1),  # by its date
+    ],
+)
+def test_what_an_item_states_of_a_band_decides(make_item, tmp_path, fields, properties, offset):
+    item = make_item("S2A_x", datetime(2022, 6, 1, 10, tzinfo=UTC), **properties)
+    item.assets["B04"].extra_fields |= fields
+    scene = open_scene(save(tmp_path / "items.json", [item]), bands=["red"])
+    assert scene.bands[0].scale == pytest.approx(1e-4 / VISIBLE_MAX)
+    assert scene.bands[0].offset == pytest.approx(offset / VISIBLE_MAX)
+
+
+@pytest.mark.parametrize(("first", "date"), [("2020-02-01T00:00:00Z", "2020-02-01T00:00:00Z"), ("2020-02-30", None)])
+def test_an_item_of_a_range_has_its_first_day_and_impossible_ones_are_none(make_item, tmp_path, first, date):
+    when = datetime(2020, 2, 1, tzinfo=UTC)
+    item = make_item("S2A_x", when).to_dict()
+    item["properties"] |= {"datetime": None, "start_datetime": first, "end_datetime": "2020-03-01T00:00:00Z"}
+    path = tmp_path / "item.json"
+    path.write_text(json.dumps(item))
+    if date is None:
+        with pytest.raises(InputError, match="STAC item S2A_x cannot be understood"):
+            open_scene(path)
+    else:
+        assert open_scene(path).datetime == date
+
+
 def test_items_of_one_solar_day_are_one_mosaic(make_item, tmp_path):
     morning = datetime(2020, 2, 23, 10, tzinfo=UTC)
     items = [

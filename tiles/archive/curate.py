@@ -141,33 +141,25 @@ def hierarchical_kmeans(
     points = embeddings.astype(np.float64)
     levels, centres = [], []
     for level, (count, kept) in enumerate(zip(clusters, resample, strict=True)):
-        count = min(count, len(points))
-        found = _kmeans(points, count, seed + level)
-        assigned = _nearest(points, found)
+        found, assigned = _kmeans(points, points, count, seed + level)
         if kept > 1:
             for turn in range(_RESAMPLINGS):
                 chosen = _closest(points, found, assigned, kept)
-                found = _kmeans(points[chosen], min(count, len(chosen)), seed + 1000 * (turn + 1) + level)
-                assigned = _nearest(points, found)
+                found, assigned = _kmeans(points[chosen], points, count, seed + 1000 * (turn + 1) + level)
         levels.append(assigned)
         centres.append(found)
         points = found
     return Tree(tuple(levels), tuple(centres))
 
 
-def _kmeans(points: np.ndarray, count: int, seed: int) -> np.ndarray:
+def _kmeans(some: np.ndarray, points: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """At most ``count`` centres ``[K, D]`` of some points, and the nearest one of every point, int64 ``[N]``."""
     from sklearn.cluster import KMeans  # half a second that readers of tiles need not spend
 
     # k-means++ picks among distinct points only.
-    count = min(count, len(np.unique(points, axis=0)))
-    return np.asarray(KMeans(count, n_init=1, max_iter=_LLOYD_STEPS, random_state=seed).fit(points).cluster_centers_)
-
-
-def _nearest(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """The nearest centre of every point, int64 ``[N]``."""
-    offset = (centres**2).sum(axis=1)
-    found = [np.argmin(offset - 2 * points[i : i + _BLOCK] @ centres.T, axis=1) for i in range(0, len(points), _BLOCK)]
-    return np.concatenate(found).astype(np.int64)
+    count = min(count, len(np.unique(some, axis=0)))
+    fitted = KMeans(count, n_init=1, max_iter=_LLOYD_STEPS, random_state=seed).fit(some)
+    return fitted.cluster_centers_, fitted.predict(points).astype(np.int64)
 
 
 def _closest(points: np.ndarray, centres: np.ndarray, assigned: np.ndarray, kept: int) -> np.ndarray:
@@ -202,23 +194,19 @@ def even_shares(sizes: np.ndarray, target: int, generator: np.random.Generator) 
     return shares
 
 
-def balanced_sample(tree: Tree, target: int, seed: int = 0, among: np.ndarray | None = None) -> np.ndarray:
+def balanced_sample(tree: Tree, target: int, seed: int = 0) -> np.ndarray:
     """Tiles drawn evenly from the tree, from its top down: sorted numbers, int64.
 
     Args:
         tree: Clusters of all tiles.
         target: Number of tiles to draw.
         seed: Of the draw.
-        among: bool ``[N]``; draw only among these tiles (those that are no duplicates).
     """
     generator = np.random.default_rng(seed)
-    open_tiles = np.ones(len(tree.levels[0]), bool) if among is None else among
     top = len(tree.levels) - 1
     # For each level the members of every cluster: clusters of the level below, or tiles at the finest.
     members = [_members(parents, len(c)) for parents, c in zip(tree.levels, tree.centres, strict=True)]
-    held = [
-        np.bincount(tree.cluster_of(level)[open_tiles], minlength=len(tree.centres[level])) for level in range(top + 1)
-    ]
+    held = [np.bincount(tree.cluster_of(level), minlength=len(tree.centres[level])) for level in range(top + 1)]
     taken: list[np.ndarray] = []
 
     def draw(level: int, cluster: int, wanted: int) -> None:
@@ -226,8 +214,7 @@ def balanced_sample(tree: Tree, target: int, seed: int = 0, among: np.ndarray | 
             return
         children = members[level][cluster]
         if level == 0:
-            available = children[open_tiles[children]]
-            taken.append(generator.choice(available, wanted, replace=False))
+            taken.append(generator.choice(children, wanted, replace=False))
             return
         for child, share in zip(children, even_shares(held[level - 1][children], wanted, generator), strict=True):
             draw(level - 1, int(child), int(share))

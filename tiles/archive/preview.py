@@ -8,6 +8,7 @@ import shapely
 from PIL import Image, ImageDraw, ImageFont
 
 from tiles.archive.dataset import TileDataset
+from tiles.writing.outputs import replacing
 
 CONTACT_SHEET = "contact_sheet.png"
 FOOTPRINT_MAP = "footprints.png"
@@ -22,13 +23,14 @@ _INK, _PAPER, _LINE = "#222222", "#ffffff", "#c9ced6"
 def write_previews(path: Path) -> None:
     """Write both pictures into the tile set's folder."""
     tiles = TileDataset(path)
-    contact_sheet(tiles).save(path / CONTACT_SHEET)
-    footprint_map(tiles).save(path / FOOTPRINT_MAP)
+    for name, picture in ((CONTACT_SHEET, contact_sheet(tiles)), (FOOTPRINT_MAP, footprint_map(tiles))):
+        with replacing(path / name) as part:
+            picture.save(part, "PNG")
 
 
-def contact_sheet(tiles: TileDataset, count: int = _SHEET_TILES) -> Image.Image:
-    """Up to ``count`` tiles, evenly taken, each with its sensor and pixel size; invalid pixels are magenta."""
-    chosen = np.unique(np.linspace(0, len(tiles) - 1, min(count, len(tiles))).astype(np.int64))
+def contact_sheet(tiles: TileDataset) -> Image.Image:
+    """Up to 64 tiles, evenly taken, each with its sensor and pixel size; invalid pixels are magenta."""
+    chosen = np.unique(np.linspace(0, len(tiles) - 1, min(_SHEET_TILES, len(tiles))).astype(np.int64))
     across = max(1, math.ceil(math.sqrt(len(chosen))))
     down = math.ceil(len(chosen) / across)
     cell = (_THUMB + _GAP, _THUMB + _CAPTION + _GAP)
@@ -90,19 +92,13 @@ def _places(shapes: np.ndarray) -> list[np.ndarray]:
     """Groups of footprints near each other, on a mesh of one degree, the largest first."""
     if not len(shapes):
         return []
-    centres = shapely.get_coordinates(shapely.centroid(shapes))
-    meshes = {tuple(key) for key in np.floor(centres).astype(int).tolist()}
-    group: dict[tuple[int, ...], int] = {}
-    for start in sorted(meshes):
-        if start in group:
-            continue
-        number, reached = len(set(group.values())), [start]
-        while reached:
-            x, y = key = reached.pop()
-            if key in meshes and key not in group:
-                group[key] = number
-                reached += [(x + i, y + j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
-    numbers = np.array([group[tuple(key)] for key in np.floor(centres).astype(int).tolist()])
+    from scipy import ndimage  # which readers of tiles need not wait for
+
+    corners = np.floor(shapely.get_coordinates(shapely.centroid(shapes))).astype(int)
+    column, row = (corners - corners.min(axis=0)).T
+    mesh = np.zeros((column.max() + 1, row.max() + 1), bool)
+    mesh[column, row] = True
+    numbers = ndimage.label(mesh, np.ones((3, 3)))[0][column, row]
     members = [np.flatnonzero(numbers == number) for number in np.unique(numbers)]
     return sorted(members, key=len, reverse=True)
 

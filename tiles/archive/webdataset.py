@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from tiles.archive.index import read_table
 from tiles.archive.shard import unpack
 from tiles.errors import OutputError
 from tiles.progress import Progress, Silent
-from tiles.writing.outputs import replacing
+from tiles.writing.outputs import locked_folder, part_of
 
 _COLUMNS = [
     "tile_id",
@@ -45,7 +46,7 @@ def export_webdataset(
         output: Folder for ``tiles-00000.tar`` and so on.
         tiles_per_file: Tiles in each tar file.
         split: Only tiles of this split.
-        overwrite: Replace tar files that are there.
+        overwrite: Replace tar files that are there, when all new ones are whole.
         progress: Told the share of tiles written.
 
     Returns:
@@ -59,26 +60,32 @@ def export_webdataset(
     existing = sorted(output.glob("tiles-*.tar"))
     if existing and not overwrite:
         raise OutputError(f"{output} holds {existing[0].name} already; choose another folder or --overwrite.")
-    for file in existing:
-        file.unlink()
     chosen = np.arange(len(tiles)) if split is None else np.flatnonzero(tiles.column("split") == split)
     if not len(chosen):
         raise OutputError(f"{path} has no tile in split {split}; make splits with `geodino tiles split`.")
     about = read_table(path, [*_COLUMNS, "scale", "offset"])
     bar = progress or Silent()
-    for number, first in enumerate(range(0, len(chosen), tiles_per_file)):
-        rows = chosen[first : first + tiles_per_file]
-        with (
-            replacing(output / f"tiles-{number:05d}.tar") as part,
-            tarfile.open(part, "w", format=tarfile.USTAR_FORMAT) as tar,
-        ):
-            for i, row in zip(rows, about.take(rows).to_pylist(), strict=True):
-                values, bits = tiles.raw(int(i))
-                key = f"{int(i):09d}"
-                _add(tar, f"{key}.npy", _npy(values))
-                _add(tar, f"{key}.valid.npy", _npy(unpack(bits, tiles.size)))
-                _add(tar, f"{key}.json", json.dumps({**row, "bands": tiles.bands}).encode())
-        bar.update(min(1.0, (first + tiles_per_file) / len(chosen)))
+    made: list[Path] = []
+    with locked_folder(output):
+        try:
+            for number, first in enumerate(range(0, len(chosen), tiles_per_file)):
+                rows = chosen[first : first + tiles_per_file]
+                made.append(output / f"tiles-{number:05d}.tar")
+                with tarfile.open(part_of(made[-1]), "w", format=tarfile.USTAR_FORMAT) as tar:
+                    for i, row in zip(rows, about.take(rows).to_pylist(), strict=True):
+                        values, bits = tiles.raw(int(i))
+                        key = f"{int(i):09d}"
+                        _add(tar, f"{key}.npy", _npy(values))
+                        _add(tar, f"{key}.valid.npy", _npy(unpack(bits, tiles.size)))
+                        _add(tar, f"{key}.json", json.dumps({**row, "bands": tiles.bands}).encode())
+                bar.update(min(1.0, (first + tiles_per_file) / len(chosen)))
+            for file in made:  # the old files go when the new ones are whole
+                os.replace(part_of(file), file)
+        finally:
+            for file in made:
+                part_of(file).unlink(missing_ok=True)
+        for file in set(existing) - set(made):
+            file.unlink()
     return len(chosen)
 
 

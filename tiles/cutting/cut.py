@@ -1,7 +1,7 @@
 """Cutting scenes into a tile set: planning, sharing out the work, resuming, and putting the index together."""
 
-import csv
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +15,7 @@ from tiles.archive.index import ABOUT_FILE, INDEX_FILE, SCHEMA, About, write_abo
 from tiles.archive.split import assign
 from tiles.archive.statistics import merge
 from tiles.cutting import plan as planning
+from tiles.cutting.folder import clear, move_foreign, prepare, remove_if_empty, remove_partial, write_failures
 from tiles.cutting.plan import PARTS, PLAN_FILE, CutSettings, Entry, Plan, Request, Source, Unit
 from tiles.cutting.unit import Failure, is_done, part_path, read_receipt
 from tiles.cutting.work import Job, run
@@ -24,9 +25,7 @@ from tiles.scenes.images import is_image_set, open_images
 from tiles.scenes.opening import open_scene
 from tiles.scenes.scene import Scene
 from tiles.scenes.torchgeo_set import TORCHGEO, open_torchgeo
-from tiles.writing.outputs import locked, replacing
-
-FAILURES_FILE = "failures.csv"
+from tiles.writing.outputs import locked, locked_folder, part_of, replace_folder
 
 
 @dataclass(frozen=True)
@@ -93,42 +92,53 @@ def cut(
         settings: What all tiles have in common.
         workers: Processes; 1 works in this one, 0 takes one a core where the work is worth it.
         dask: Address of a Dask scheduler to use in their place; its workers must see the same paths.
-        overwrite: Replace an existing tile set.
+        overwrite: Replace an existing tile set, when the new one is whole.
         progress: Told the share of tiles looked at, 0 to 1.
 
     Raises:
         InputError: Where no source can be read or no tile passes the filters.
         OutputError: Where the folder holds something else, or a tile set with other settings.
     """
-    settings = settings or CutSettings()
-    target = Path(folder)
-    prepare(target, overwrite)
-    with locked(target):
-        plan = planning.load(target) or Plan(settings)
-        if plan.settings != settings:
-            raise OutputError(_difference(target, plan.settings, settings))
-        opened = _open_new(requests, plan)
-        if not plan.entries and not opened.new:
-            _remove_if_empty(target)
-            raise InputError(opened.failures[0].reason if opened.failures else "Nothing to cut was given.")
-        sources = dict(opened.known)
-        if opened.new:
-            sources |= {i: source for i, (_, source) in enumerate(opened.new, len(plan.entries))}
-            plan = plan.extended(opened.new)
-        (target / PARTS).mkdir(exist_ok=True)
-        plan.save(target)
-        pending = [unit for unit in plan.units if not is_done(target, unit.number)]
-        jobs = [_job(target, plan, unit, sources) for unit in pending]
-        _remove_partial(target)  # of a run that was killed
+    settings, target = settings or CutSettings(), Path(folder)
+    prepare(target)
+    how = workers, dask, progress or Silent()
+    if overwrite and (target / PLAN_FILE).exists():
+        return _replace(requests, target.resolve(), settings, how)
+    with locked_folder(target):
         try:
-            receipts = run(jobs, workers, dask, progress or Silent())
-        except BaseException:
-            _remove_partial(target)
-            raise
-        about, failures = finish(target, plan)
-        failures = (*opened.failures, *failures)
-        _write_failures(target, failures)
-        _refuse_empty(target, about, plan, failures)
+            plan = planning.load(target) or Plan(settings)
+            if plan.settings != settings:
+                raise OutputError(_difference(target, plan.settings, settings))
+            return _cut(target, plan, _open_new(requests, plan), how)
+        finally:
+            remove_if_empty(target)
+
+
+_How = tuple[int, str | None, Progress]
+
+
+def _cut(target: Path, plan: Plan, opened: "_Opened", how: _How) -> CutReport:
+    """Cut into a folder that this process alone writes to."""
+    if not plan.entries and not opened.new:
+        raise InputError(opened.failures[0].reason if opened.failures else "Nothing to cut was given.")
+    sources = dict(opened.known)
+    if opened.new:
+        sources |= {i: source for i, (_, source) in enumerate(opened.new, len(plan.entries))}
+        plan = plan.extended(opened.new)
+    (target / PARTS).mkdir(exist_ok=True)
+    plan.save(target)
+    pending = [unit for unit in plan.units if not is_done(target, unit.number)]
+    jobs = [_job(target, plan, unit, sources) for unit in pending]
+    remove_partial(target)  # of a run that was killed
+    try:
+        receipts = run(jobs, *how)
+    except BaseException:
+        remove_partial(target)
+        raise
+    about, failures = finish(target, plan)
+    failures = (*opened.failures, *failures)
+    write_failures(target, failures)
+    _refuse_empty(target, about, plan, failures)
     return CutReport(
         folder=target,
         tiles=about.tiles,
@@ -140,45 +150,44 @@ def cut(
     )
 
 
-def prepare(folder: Path, overwrite: bool) -> None:
-    """Make the folder, or check that a tile set may be written there; nothing else is ever removed."""
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} is a file; choose a folder for the tile set.")
+def _replace(requests: Sequence[Request], target: Path, settings: CutSettings, how: _How) -> CutReport:
+    """Cut beside a tile set and put the new one in its place when it is whole; files that are not the set's stay.
+
+    What an interrupted run of this kind left beside it is gone on from where it is of the same sources and settings.
+    """
+    whole, plan = (target / ABOUT_FILE).exists(), Plan(settings)
+    if whole and (target.is_mount() or not os.access(target.parent, os.W_OK)):
+        raise OutputError(f"{target} cannot be replaced as a whole; choose another folder, such as one inside it.")
+    opened = _open_new(requests, plan)
+    if not opened.new:
+        raise InputError(opened.failures[0].reason if opened.failures else "Nothing to cut was given.")
+    place = part_of(target) if whole else target
+    with locked(target if whole else None), locked_folder(target):
+        place.mkdir(exist_ok=True)
+        begun = _begun(place)
+        if begun is not None and begun.settings == settings and list(begun.entries) == [e for e, _ in opened.new]:
+            known = {i: source for i, (_, source) in enumerate(opened.new)}
+            plan, opened = begun, replace(opened, new=[], known=known)
+        else:
+            clear(place)
+        try:
+            report = _cut(place, plan, opened, how)
+        finally:
+            remove_if_empty(place)
+        if whole:
+            old = replace_folder(place, target)
+            assert old is not None  # the set that was whole
+            move_foreign(old, target)
+            shutil.rmtree(old, ignore_errors=True)
+    return replace(report, folder=target)
+
+
+def _begun(folder: Path) -> Plan | None:
+    """The plan of an unfinished cut; one that is damaged counts for nothing."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be made ({error.strerror}).") from error
-    if not os.access(folder, os.W_OK):
-        raise OutputError(f"{folder} cannot be written to.")
-    content = [path for path in folder.iterdir() if path.name != ".lock"]
-    if content and not (folder / PLAN_FILE).exists():
-        raise OutputError(f"{folder} holds other files; choose a new or an empty folder for the tile set.")
-    if overwrite:
-        _clear(folder)
-
-
-def _clear(folder: Path) -> None:
-    """Remove the files of a tile set, and nothing else."""
-    _remove_partial(folder)
-    own = ["shard-*.npy", f"{PARTS}/*.parquet", f"{INDEX_FILE}*", f"{ABOUT_FILE}*"]
-    made = ["statistics.json", "contact_sheet.png", "footprints.png", "curated.*", FAILURES_FILE, f"{PLAN_FILE}*"]
-    for pattern in [*own, *made]:
-        for path in folder.glob(pattern):
-            path.unlink()
-
-
-def _remove_partial(folder: Path) -> None:
-    """Remove half-written files; whoever may still be writing one fails to put it in place, and nobody minds."""
-    for path in [*folder.glob("*.part"), *(folder / PARTS).glob("*.part")]:
-        path.unlink(missing_ok=True)
-
-
-def _remove_if_empty(folder: Path) -> None:
-    (folder / ".lock").unlink(missing_ok=True)
-    if (folder / PARTS).is_dir() and not any((folder / PARTS).iterdir()):
-        (folder / PARTS).rmdir()
-    if not any(folder.iterdir()):
-        folder.rmdir()
+        return planning.load(folder)
+    except OutputError:
+        return None
 
 
 def _difference(folder: Path, old: CutSettings, new: CutSettings) -> str:
@@ -305,23 +314,11 @@ def _without(path: Path, sources: set[str]) -> pa.Table:
     return table.cast(SCHEMA)
 
 
-def _write_failures(folder: Path, failures: Sequence[Failure]) -> None:
-    path = folder / FAILURES_FILE
-    if not failures:
-        path.unlink(missing_ok=True)
-        return
-    with replacing(path) as part, part.open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["source", "reason"])
-        rows.writerows([failure.source, failure.reason] for failure in failures)
-
-
 def _refuse_empty(folder: Path, about: About, plan: Plan, failures: Sequence[Failure]) -> None:
     """A tile set without a tile is no tile set: it leaves nothing, so that other settings may follow at once."""
     if about.tiles:
         return
-    _clear(folder)
-    _remove_if_empty(folder)
+    clear(folder)
     settings = plan.settings
     if failures:
         raise InputError(failures[0].reason)
@@ -333,7 +330,7 @@ def _refuse_empty(folder: Path, about: About, plan: Plan, failures: Sequence[Fai
 
 def set_split(folder: Path, split: dict[str, Any] | None) -> About:
     """Store the settings of a split in the plan and apply them to the index."""
-    with locked(folder):
+    with locked_folder(folder):
         plan = planning.load(folder)
         if plan is None:
             raise InputError(f"{folder} is no tile set; make one with `geodino tile`.")

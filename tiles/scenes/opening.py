@@ -47,7 +47,7 @@ def open_scene(
         from tiles.scenes import stac  # pystac is needed for items only
 
         scene = stac.open_item_file(text, sensor=sensor, bands=bands)
-    elif "://" not in text and not text.startswith("<") and Path(text).is_dir():
+    elif "://" not in text and not text.startswith("<") and os.path.isdir(text):
         scene = _open_folder(text, sensor, band_names, gsd_m)
     else:
         scene = _open_file(text, sensor, band_names, gsd_m)
@@ -67,6 +67,9 @@ def _open_file(path: str, sensor: str | None, band_names: Sequence[str] | None, 
         raise InputError(f"{path} has an alpha band and nothing else.")
     decision = detect.decide(raster, sensor, band_names)
     notes = list(decision.notes)
+    if raster.parts:
+        others = ", ".join(raster.parts[:3]) + (" …" if len(raster.parts) > 3 else "")
+        notes.append(f"the file holds {len(raster.parts)} rasters, of which the first is read; their names: {others}")
     geobox = placed(raster, gsd_m, notes)
     grids = {path: geobox} if geobox.crs is None else {}
     bands = make_bands([(raster, index) for index in raster.data_bands], decision, notes)

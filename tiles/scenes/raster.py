@@ -1,5 +1,7 @@
 """What a raster file says about itself, and GDAL's errors as sentences that name the file."""
 
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,6 +10,7 @@ from pathlib import Path
 import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
@@ -16,6 +19,10 @@ from tiles.errors import InputError
 
 # A header may claim any size; a raster of more pixels than this is taken for a lie (the Earth at 0.2 m has 1.3e16).
 _MOST_PIXELS = 10**14
+# What GDAL calls the parts of a file: ``netcdf:FILE:NAME``, ``HDF5:"FILE"://NAME``, ``GPKG:FILE:NAME``.
+_DRIVER = re.compile(r"[A-Za-z][A-Za-z0-9_]+:")
+_PART = re.compile(r'(?:[A-Za-z][A-Za-z0-9_]+:)+(?!//)((?:\d+:)?)"?([^":]+)"?((?::.*)?)')
+_WORD = re.compile(r"[^A-Za-z0-9]+")
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,7 @@ class Raster:
         gcps: True where only ground control points place the raster.
         block_shape: Rows and columns that are decoded at once.
         overviews: Reduction factors of the first band's overviews.
+        parts: Names of the further rasters that the file holds, as GDAL opens them (``GTIFF_DIR:2:…``).
     """
 
     path: str
@@ -51,6 +59,7 @@ class Raster:
     gcps: bool
     block_shape: tuple[int, int]
     overviews: tuple[int, ...]
+    parts: tuple[str, ...] = ()
 
     @property
     def data_bands(self) -> tuple[int, ...]:
@@ -59,8 +68,12 @@ class Raster:
 
     @property
     def stem(self) -> str:
-        """The file's name without folder and suffix."""
-        return Path(self.path.split("?")[0]).stem
+        """The file's name without folder and suffix; of a part of a file both names."""
+        part = _PART.fullmatch(self.path)
+        if part is None:
+            return Path(self.path.split("?")[0]).stem
+        page, file, inner = part.groups()
+        return "_".join(text for text in (Path(file).stem, _WORD.sub("_", f"{page}{inner}").strip("_")) if text)
 
 
 @contextmanager
@@ -68,7 +81,7 @@ def reading(path: str) -> Iterator[None]:
     """Turn what GDAL and rasterio raise about ``path`` into an `InputError` that names it."""
     try:
         yield
-    except RasterioError as error:
+    except (RasterioError, CPLE_BaseError) as error:
         raise InputError(
             f"{path} cannot be read as a raster ({_short(error)}); is it complete and of a kind GDAL opens?"
         ) from error
@@ -88,7 +101,8 @@ def open_raster(path: str) -> DatasetReader:
     Raises:
         InputError: Where the file is missing, no raster, or empty; the sentence names it.
     """
-    if "://" not in path and not path.startswith(("/vsi", "<")) and not Path(path).exists():
+    local = "://" not in path and not path.startswith(("/vsi", "<")) and not _DRIVER.match(path)
+    if local and not os.path.exists(path):
         raise InputError(f"{path} does not exist.")
     with reading(path):
         return rasterio.open(path, sharing=False)
@@ -102,8 +116,9 @@ def inspect(path: str) -> Raster:
     """
     with open_raster(path) as source, reading(path):
         if not source.count:
+            parts = ", ".join(source.subdatasets[:3])
             raise InputError(
-                f"{path} holds no raster band of its own; name one of its parts: {', '.join(source.subdatasets[:3])}"
+                f"{path} holds no raster band{f' of its own; name one of its parts: {parts}' if parts else ''}."
             )
         if source.height * source.width > _MOST_PIXELS:
             raise InputError(
@@ -132,6 +147,7 @@ def inspect(path: str) -> Raster:
             gcps=gcps,
             block_shape=tuple(source.block_shapes[0]),
             overviews=tuple(source.overviews(1)),
+            parts=tuple(source.subdatasets),
         )
 
 

@@ -37,6 +37,9 @@ _COMMON_NAMES = frozenset(
 _VISIBLE = ("coastal", "blue", "green", "yellow", "red")
 
 
+Linear = tuple[float, float]  # scale and offset
+
+
 class Meaning(StrEnum):
     """What kind of values a band has in [0, 1]."""
 
@@ -67,17 +70,26 @@ class Sensor:
     full_scale: float = 255.0
     nodata: float | None = None
 
-    def to_unit(self, band: str, offset: float | None = None) -> tuple[float, float]:
+    def to_unit(self, band: str) -> Linear:
         """Scale and offset from digital numbers to [0, 1] for a band of that common name.
 
         Args:
             band: Common name; it chooses the display range.
-            offset: Reflectance offset in the place of the row's own (the Sentinel-2 processing baseline's).
         """
         if self.scale is None:
             return 1.0 / self.full_scale, 0.0
-        top = VISIBLE_MAX if band in _VISIBLE else INFRARED_MAX
-        return self.scale / top, (self.offset if offset is None else offset) / top
+        return to_display(band, self.scale, self.offset)
+
+
+def to_display(band: str, scale: float, offset: float) -> Linear:
+    """Scale and offset to [0, 1] of a band whose reflectance is ``digital number * scale + offset``."""
+    top = VISIBLE_MAX if band in _VISIBLE else INFRARED_MAX
+    return scale / top, offset / top
+
+
+def is_reflectance(scale: float, offset: float) -> bool:
+    """Whether a scale and an offset that a file states can turn integers into reflectance."""
+    return 0 < scale <= 0.01 and abs(offset) <= 1
 
 
 def _table(text: str) -> dict[str, str]:
@@ -155,7 +167,8 @@ def meaning(sensor: str, units: dict[str, tuple[float, float]]) -> Meaning:
     row = SENSORS[sensor]
     if row.scale is not None:
         return Meaning.reflectance
-    return Meaning.display if all(row.to_unit(n) == unit for n, unit in units.items()) else Meaning.stretched
+    shown = all(unit in (row.to_unit(name), (1.0, 0.0)) for name, unit in units.items())
+    return Meaning.display if shown and row.name != "stretch" else Meaning.stretched
 
 
 def common_name(text: str) -> str | None:
@@ -178,9 +191,12 @@ def band_id(text: str) -> str | None:
 
 def named(name: str, sensor: Sensor) -> str:
     """The common name of a band called ``name`` in a file of ``sensor``, else ``name`` in lower case."""
-    identifier = band_id(name)
-    if identifier and identifier in sensor.bands:
-        return sensor.bands[identifier]
+    identifier = band_id(name) or ""
+    # Sentinel-2's own files write B02 and Landsat's B2; Earth Engine writes B2 and HLS B02 for both.
+    padded = identifier.replace("B", "B0") if len(identifier) == 2 else ""
+    for spelling in (identifier, padded, identifier.replace("B0", "B")):
+        if spelling in sensor.bands:
+            return sensor.bands[spelling]
     if name.upper() in sensor.bands:
         return sensor.bands[name.upper()]
     return common_name(name) or name.strip().lower()

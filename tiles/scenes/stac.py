@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ from pystac.errors import STACError, STACTypeError
 from tiles.errors import InputError
 from tiles.grids import ground_sample_distance_m, same_grid
 from tiles.scenes import detect
+from tiles.scenes.dates import interval
 from tiles.scenes.mosaic import mosaic
 from tiles.scenes.raster import Raster, inspect, placed
 from tiles.scenes.scene import Scene
-from tiles.scenes.sensor import SENSORS, Sensor, common_name, named
-from tiles.scenes.units import Decision, make_bands, settle_units
+from tiles.scenes.sensor import SENSORS, Sensor, common_name, is_reflectance, named
+from tiles.scenes.units import Decision, Evidence, make_bands, settle_units
 from tiles.scenes.validity import Mask, MaskKind
 from tiles.writing.outputs import write_json
 
@@ -67,7 +68,16 @@ def load_items(path: str) -> list[pystac.Item]:
 
 def solar_day(item: pystac.Item) -> str:
     """Date of acquisition in the place's own solar time, ISO 8601."""
-    return parse_item(item).solar_date.date().isoformat()
+    return str(_parsed(item, lambda parsed: parsed.solar_date.date().isoformat()))
+
+
+def _parsed(item: pystac.Item, take: Callable[[ParsedItem], Any] = lambda parsed: parsed) -> Any:
+    """What odc-stac makes of an item, which raises much at dates, boxes and grids that are none."""
+    try:
+        return take(parse_item(item))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        text = " ".join(str(error).split())
+        raise InputError(f"STAC item {item.id} cannot be understood ({text}); mend it or leave it out.") from error
 
 
 def days(path: str) -> list[str]:
@@ -108,7 +118,7 @@ def open_item(item: pystac.Item, *, sensor: str | None = None, bands: Sequence[s
     Raises:
         InputError: Where an asset cannot be opened or a band is missing; the sentence names the item.
     """
-    parsed = parse_item(item)
+    parsed: ParsedItem = _parsed(item)
     row = detect.sensor_row(sensor) if sensor else _sensor(item)
     layers = [layer for layer in _layers(item, parsed, row) if bands is None or layer.name in bands]
     missing = [name for name in bands or () if name not in {layer.name for layer in layers}]
@@ -122,10 +132,11 @@ def open_item(item: pystac.Item, *, sensor: str | None = None, bands: Sequence[s
         if layer.source.uri not in rasters:
             rasters[layer.source.uri] = _inspect(layer.source.uri, item)
     notes: list[str] = []
-    decision = _decide(item, row, layers, rasters, sensor is not None, notes)
+    applied = bool(item.properties.get("earthsearch:boa_offset_applied"))
+    sources = [(_with_metadata(rasters[layer.source.uri], layer, row, applied), layer.source.band) for layer in layers]
+    decision = _decide(item, row, layers, sources, sensor is not None)
     grids = {uri: placed(raster, None, notes) for uri, raster in rasters.items()}
     finest = min(grids, key=lambda uri: ground_sample_distance_m(grids[uri]))
-    sources = [(_with_metadata(rasters[layer.source.uri], layer), layer.source.band) for layer in layers]
     made = make_bands(sources, decision, notes)
     resampled = [layer.name for layer in layers if not same_grid(grids[layer.source.uri], grids[finest])]
     if resampled:
@@ -175,7 +186,10 @@ def _layers(item: pystac.Item, parsed: ParsedItem, row: Sensor) -> Iterable[_Lay
         name = row.bands.get(str(own).upper()) or named(str(text or key), row)
         if name in found:
             name = key.lower()
-        found.setdefault(name, _Layer(name, source, {**spectral, **raster}))
+        whole: dict[str, Any] = {
+            key: fields[key] for key in ("nodata", "raster:scale", "raster:offset") if key in fields
+        }
+        found.setdefault(name, _Layer(name, source, {**whole, **spectral, **raster}))
     return found.values()
 
 
@@ -212,50 +226,75 @@ def _sensor(item: pystac.Item) -> Sensor:
 
 
 def _decide(
-    item: pystac.Item, row: Sensor, layers: Sequence[_Layer], rasters: dict[str, Raster], given: bool, notes: list[str]
+    item: pystac.Item, row: Sensor, layers: Sequence[_Layer], sources: Sequence[tuple[Raster, int]], given: bool
 ) -> Decision:
-    dtypes = {rasters[layer.source.uri].dtypes[layer.source.band - 1] for layer in layers}
-    stated = {(layer.raw.get("scale"), layer.raw.get("offset")) for layer in layers}
+    dtypes = {raster.dtypes[band - 1] for raster, band in sources}
     if not given and row.name == "stretch":
         if dtypes == {"uint8"}:
             row = SENSORS["8bit"]
-        elif all(scale is not None and 0 < scale <= 0.01 for scale, _ in stated):
+        elif any(is_reflectance(raster.scales[band - 1], raster.offsets[band - 1]) for raster, band in sources):
             row = SENSORS["reflectance"]
-    notes.append(f"sensor {row.name}: {'as given' if given else 'by the STAC item'}")
-    notes.append(f"bands {', '.join(layer.name for layer in layers)}: from the STAC item")
-    date = item.datetime.isoformat().replace("+00:00", "Z") if item.datetime else item.properties.get("start_datetime")
-    offset: float | None = None
-    offsets = {float(offset) for _, offset in stated if offset is not None}
-    if row.name.startswith("sentinel-2-l") and dtypes != {"uint8"}:
-        if item.properties.get("earthsearch:boa_offset_applied"):
-            offset = 0.0
-            notes.append("Sentinel-2 offset none: the item says that it is applied already")
-        elif len(offsets) == 1 and all(value is not None for _, value in stated):
-            offset = offsets.pop()
-            notes.append(f"Sentinel-2 offset {offset * 10_000:.0f}: stated by the STAC item")
-        else:
-            tags = {"PROCESSING_BASELINE": str(item.properties.get("s2:processing_baseline", ""))}
-            row, offset = settle_units(row, dtypes, item.id, tags, date, notes, explicit=False)
-    else:
-        row, offset = settle_units(row, dtypes, item.id, {}, date, notes, explicit=False)
     names = tuple(layer.name for layer in layers)
-    return Decision(row, names, offset, date, ())
+    notes = [f"sensor {row.name}: {'as given' if given else 'by the STAC item'}"]
+    notes.append(f"bands {', '.join(names)}: from the STAC item")
+    date = _date(item, notes)
+    if row.name.startswith("sentinel-2-l") and item.properties.get("earthsearch:boa_offset_applied"):
+        notes.append("the item says that Sentinel-2's offset is applied already")
+    tags = {"PROCESSING_BASELINE": str(item.properties.get("s2:processing_baseline", ""))}
+    evidence = Evidence(f"{item.collection_id or ''}/{item.id}", tags, date)
+    row, units = settle_units(row, sources, names, evidence, notes)
+    return Decision(row, names, units, date, tuple(notes))
 
 
-def _with_metadata(raster: Raster, layer: _Layer) -> Raster:
-    """The header completed by what the item says where the file is silent."""
+def _date(item: pystac.Item, notes: list[str]) -> str | None:
+    """The item's moment, else the first day that it covers."""
+    if item.datetime:
+        return item.datetime.isoformat().replace("+00:00", "Z")
+    first, last = (item.properties.get(f"{which}_datetime") for which in ("start", "end"))
+    if not isinstance(first, str) or interval(first) is None:
+        return None
+    notes.append(f"date {first}: the first of what the item covers (until {last})")
+    return first
+
+
+def _with_metadata(raster: Raster, layer: _Layer, row: Sensor, applied: bool) -> Raster:
+    """The header completed by what the item says of a band where the file is silent.
+
+    Args:
+        raster: Header of the file.
+        layer: The band.
+        row: Row of the sensor table, whose scale holds where an offset is stated alone.
+        applied: The item says that Sentinel-2's offset is applied already, whatever else it states.
+    """
     place = layer.source.band - 1
     nodata, scales, offsets = list(raster.nodata), list(raster.scales), list(raster.offsets)
-    stated = layer.raw.get("nodata")
-    if nodata[place] is None and stated is not None:
-        nodata[place] = float(stated)
-    if (scales[place], offsets[place]) == (1.0, 0.0) and layer.raw.get("scale") is not None:
-        scales[place], offsets[place] = float(layer.raw["scale"]), float(layer.raw.get("offset") or 0.0)
+    if nodata[place] is None:
+        nodata[place] = _number(layer.raw, "nodata")
+    scale, offset = _number(layer.raw, "scale"), _number(layer.raw, "offset")
+    if row.name.startswith("sentinel-2-l") and applied and raster.dtypes[place] != "uint8":
+        offset = 0.0
+    if (scales[place], offsets[place]) == (1.0, 0.0) and (scale is not None or offset is not None):
+        scales[place], offsets[place] = row.scale or 1.0 if scale is None else scale, offset or 0.0
     return replace(raster, nodata=tuple(nodata), scales=tuple(scales), offsets=tuple(offsets))
 
 
+def _number(raw: dict[str, Any], field: str) -> float | None:
+    """A number that an item states, in the spelling of STAC 1.0 or 1.1."""
+    try:
+        return float(raw[field] if field in raw else raw[f"raster:{field}"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
 def search(
-    url: str, collections: Sequence[str], bbox: Sequence[float] | None, datetime: str | None, limit: int, target: Path
+    url: str,
+    collections: Sequence[str],
+    bbox: Sequence[float] | None,
+    datetime: str | None,
+    limit: int,
+    target: Path,
+    *,
+    again: bool = False,
 ) -> list[str]:
     """Search a STAC API and keep the answer, so that a repeated cut asks nobody.
 
@@ -266,6 +305,7 @@ def search(
         datetime: RFC 3339 moment or range, such as ``2024-06-01/2024-06-30``, or None.
         limit: Most items to take.
         target: File for the item collection; an existing one is used as it is.
+        again: Search all the same, and replace it by the new answer.
 
     Returns:
         One source a solar day, as `open_item_file` takes it.
@@ -274,7 +314,7 @@ def search(
     from pystac_client.exceptions import APIError
     from requests.exceptions import RequestException
 
-    if not target.exists():
+    if again or not target.exists():
         try:
             found = Client.open(url).search(
                 collections=list(collections), bbox=list(bbox) if bbox else None, datetime=datetime, max_items=limit

@@ -15,15 +15,16 @@ LOW, HIGH = 2.0, 98.0
 _SAMPLE = 1024 * 1024
 _WHOLE = 16 * 1024 * 1024
 _BLOCKS = 256
+_LEAST_SPAN = 1e-30  # the inverse of less is no 32-bit float
 
 
 def stretched(bands: tuple[Band, ...], notes: list[str]) -> tuple[Band, ...]:
     """The bands with ``scale`` and ``offset`` that map their 2nd percentile to 0 and their 98th to 1."""
     done = []
     for band in bands:
-        low, high = _percentiles(band)
-        if not high > low:
-            high = low + 1.0
+        low, high = percentiles(band)
+        if not _LEAST_SPAN < high - low < np.inf:  # one value, or numbers that no measurement has
+            high = low + max(1.0, abs(low))
         notes.append(
             f"{band.name}: {low:g} … {high:g} stretched to 0 … 1 (percentiles {LOW:g} and {HIGH:g} of the scene)"
         )
@@ -31,7 +32,8 @@ def stretched(bands: tuple[Band, ...], notes: list[str]) -> tuple[Band, ...]:
     return tuple(done)
 
 
-def _percentiles(band: Band) -> tuple[float, float]:
+def percentiles(band: Band) -> tuple[float, float]:
+    """Percentiles 2 and 98 of a band's digital numbers over the whole raster; 0 and 1 where none is valid."""
     sample = _sample(band)
     good = Nodata.of([band]).valid(sample[None, None])[0]
     if not good.any():

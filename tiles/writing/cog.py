@@ -114,7 +114,11 @@ class CogWriter:
         levels = resampling == "nearest" and count > _FEW_BANDS
         with disk_errors(path):
             self._rows = TiledRows(self.work, profile, self.block, levels=levels)
-        self._describe(classes, descriptions, tags or {})
+        try:
+            self._describe(classes, descriptions, tags or {})
+        except BaseException:
+            self.abort()
+            raise
 
     def _describe(self, classes: Sequence[MapClass], descriptions: Sequence[str], tags: Mapping[str, Any]) -> None:
         texts = {k: v if isinstance(v, str) else json.dumps(v, sort_keys=True) for k, v in tags.items()}

@@ -4,6 +4,7 @@ What is unfinished lies beside the output under a name that ends in ``.part``; a
 rasterio are imported where a raster is at stake only, since a thin training node has neither.
 """
 
+import ctypes
 import errno
 import fcntl
 import json
@@ -11,7 +12,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +21,10 @@ from tiles.errors import OutputError
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # With less than this free a disk counts as full: GDAL passes on the reason for few of its errors.
 _LEAST_FREE = 64 << 20
+# Of renameat2: names are relative to the working folder, and are exchanged.
+_HERE, _RENAME_EXCHANGE = -100, 2
+# Bytes that the longest name beside an output adds to its own: a cube's smaller copies, "-half" each time, and ".part".
+_LONGEST_ENDING = 56
 
 
 class DiskFullError(OutputError):
@@ -41,14 +46,28 @@ def check_output(path: Path, *, overwrite: bool) -> None:
     """Refuse an output that cannot or must not be written, before any work is done for it.
 
     Raises:
-        OutputError: It exists and ``overwrite`` is false, or its folder is missing or cannot be written.
+        OutputError: It exists and ``overwrite`` is false, its folder is missing or cannot be written, or its name
+            leaves no room for those of what is unfinished and of its STAC item.
     """
+    _check_length(path)
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists already; choose another name or replace it with --overwrite")
     if not path.parent.is_dir():
         raise OutputError(f"the folder {path.parent} of the output {path.name} does not exist; make it first")
     if not os.access(path.parent, os.W_OK):
         raise OutputError(f"the folder {path.parent} cannot be written; choose another output")
+
+
+def _check_length(path: Path) -> None:
+    if path.suffix == ".part" or not os.path.isdir(path.parent):
+        return
+    longest = os.pathconf(path.parent, "PC_NAME_MAX") - _LONGEST_ENDING
+    length = len(os.fsencode(path.name))
+    if length > longest:
+        raise OutputError(
+            f"the name of the output {path.name[:20]}... is {length} bytes long, and the file system of {path.parent} "
+            f"leaves room for {longest}; choose a shorter one"
+        )
 
 
 def check_not_input(outputs: Iterable[Path | None], *inputs: str | Path | Input | None) -> None:
@@ -107,25 +126,118 @@ def write_json(content: Any, path: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Keep other processes from writing the same output, a file or a folder that exists.
+def staged(*outputs: Path | None) -> Iterator[tuple[Path | None, ...]]:
+    """Yield names to write the outputs of one run under; they replace older ones together when the block ends well.
+
+    Each lies in a folder of its own beside its output, so that a format of several files may be written there; the
+    folders go, whether the block ends well or not.
+    """
+    folders = {path: part_of(path, ".new") for path in outputs if path is not None}
+    try:
+        for path, folder in folders.items():
+            shutil.rmtree(folder, ignore_errors=True)
+            try:
+                folder.mkdir()
+            except OSError as error:
+                raise cannot_write(path, error.strerror or str(error), full=is_full(error)) from error
+        yield tuple(None if path is None else folders[path] / path.name for path in outputs)
+        for path, folder in folders.items():
+            try:
+                for file in sorted(folder.iterdir()):
+                    os.replace(file, path.with_name(file.name))
+            except OSError as error:
+                raise cannot_write(path, error.strerror or str(error), full=is_full(error)) from error
+    finally:
+        for folder in folders.values():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def replace_folder(source: Path, target: Path) -> Path | None:
+    """Put a whole folder in another's place, at no moment of which the name is without a whole folder.
+
+    Where the file system cannot exchange two names (NFS), the old folder is moved aside first.
+
+    Returns:
+        Where the folder that ``target`` was lies now; None where there was none.
+    """
+    if not target.exists():
+        os.rename(source, target)
+        return None
+    if _exchange(source, target):
+        return source
+    old = part_of(target, ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    os.rename(target, old)
+    try:
+        os.rename(source, target)
+    except OSError:
+        os.rename(old, target)
+        raise
+    return old
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names in one step; False where the system cannot."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is None:
+        return False
+    if call(_HERE, os.fsencode(one.absolute()), _HERE, os.fsencode(other.absolute()), _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+        return False
+    raise OSError(number, os.strerror(number), str(other))
+
+
+@contextmanager
+def locked(*outputs: Path | None) -> Iterator[None]:
+    """Keep other processes from writing the same outputs, which become whole by a rename.
+
+    The locks lie beside them, as ``.NAME.lock``, and go at the end. The system gives back those of a process that died.
 
     Raises:
-        OutputError: Another process is at it.
+        OutputError: Another process is writing one of them.
     """
-    lock = path / ".lock" if path.is_dir() else path.with_name(f".{path.name}.lock")
-    with lock.open("w") as file:
+    with ExitStack() as held:
+        for path in sorted({path.absolute() for path in outputs if path is not None}):
+            held.enter_context(_lock(path.with_name(f".{path.name}.lock"), path))
+        yield
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing into a folder that exists and grows where it is: a tile set.
+
+    Raises:
+        OutputError: Another process is writing into it.
+    """
+    with _lock(folder / ".lock", folder):
+        yield
+
+
+@contextmanager
+def _lock(lock: Path, output: Path) -> Iterator[None]:
+    while True:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            taken = not os.fstat(file.fileno()).st_nlink  # one that was just given back, and locks nothing any more
-        except OSError:
-            taken = True
-        if taken:
-            raise OutputError(f"Another process is writing {path}; wait for it or choose another output.")
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
+            file = lock.open("w")
+        except OSError as error:
+            raise cannot_write(output, error.strerror or str(error), full=is_full(error)) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise OutputError(
+                    f"Another process is writing {output}; wait for it or choose another output."
+                ) from None
+            except OSError:
+                pass  # a file system without locks: nothing to ask
+            if not os.fstat(file.fileno()).st_nlink:
+                continue  # one that was just given back, and locks nothing any more
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+            return
 
 
 @contextmanager
@@ -146,8 +258,12 @@ def disk_errors(path: Path) -> Iterator[None]:
         except OutputError:
             raise
         except (RasterioError, CPLE_BaseError, OSError) as error:
-            full = isinstance(error, OSError) and error.errno in _FULL
-            raise cannot_write(path, " ".join(str(error.__cause__ or error).split()), full=full) from error
+            raise cannot_write(path, " ".join(str(error.__cause__ or error).split()), full=is_full(error)) from error
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that the disk is full."""
+    return isinstance(error, DiskFullError) or (isinstance(error, OSError) and error.errno in _FULL)
 
 
 def cannot_write(path: Path, reason: str, *, full: bool = False) -> OutputError:
