@@ -24,7 +24,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="geodino-bench-"))
     try:
         write_scene(folder / "scene.tif", options.pixels, "uint8", "deflate")
-        settings = {"threads_per_worker": 1, "processes": True, "dashboard_address": ":0"}
+        settings = {"threads_per_worker": 1, "processes": True, "dashboard_address": "127.0.0.1:0"}
         with LocalCluster(n_workers=1, **settings) as one, LocalCluster(n_workers=2, **settings) as two:
 
             def cutting(address: str) -> None:

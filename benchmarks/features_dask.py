@@ -49,8 +49,8 @@ def main() -> None:
         spec = RunOptions(folder / "run", "cpu", "fp32")
         ratios = []
         with (
-            LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as one,
-            LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as two,
+            LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0") as one,
+            LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as two,
             Cluster(one.scheduler_address, spec) as single,
             Cluster(two.scheduler_address, spec) as double,
         ):
