@@ -105,7 +105,7 @@ def _own() -> "Client":
         n_workers=1,
         threads_per_worker=AT_ONCE,
         processes=False,
-        dashboard_address=None,
+        dashboard_address="127.0.0.1:0",
         memory_limit=0,
         silence_logs=40,
     )

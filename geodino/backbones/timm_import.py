@@ -52,8 +52,8 @@ def _disable(function: Callable[..., Any], recursive: bool = True, **reason: Any
 def _compiler_asked_when_needed() -> Iterator[None]:
     if _COMPILER not in sys.modules:
         compiler, utils = _StandIn(_COMPILER), _StandIn(_UTILS)
-        compiler.disable = _disable
-        utils.is_compile_supported = _is_compile_supported
+        vars(compiler)["disable"] = _disable
+        vars(utils)["is_compile_supported"] = _is_compile_supported
         sys.modules |= {_COMPILER: compiler, _UTILS: utils}
     try:
         yield

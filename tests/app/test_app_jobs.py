@@ -204,7 +204,7 @@ def test_jobs_run_on_the_workers_of_another_cluster(tmp_path: Path) -> None:
     """Two workers, so two jobs at once; the cluster that is not the server's stays when the server leaves."""
     from distributed import LocalCluster
 
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, processes=True) as workers:
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", processes=True) as workers:
         joined = JobCluster(workers.scheduler_address)
         assert joined.at_once == 2
         store = JobStore(tmp_path)

@@ -35,7 +35,7 @@ def test_a_dask_cluster_gives_the_bytes_of_one_machine_even_when_a_worker_dies(t
     distributed = pytest.importorskip("distributed")
     make_scenes(tmp_path / "in", 2, height=5000)
     run_batch(job(tmp_path, run_folder, output=str(tmp_path / "one" / "{name}.zarr")))
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
         lines = []
 
         def kill_one(line):
@@ -77,7 +77,7 @@ class Away:
 def test_a_cluster_tries_again_and_refuses_what_would_give_other_bytes(tmp_path, run_folder):
     distributed = pytest.importorskip("distributed")
     spec = RunOptions(run_folder, "cpu", "fp32")
-    with distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=None) as local:
+    with distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=":0") as local:
         with pytest.raises(InputError, match="has no workers"):
             Cluster(local.scheduler_address, spec)
         local.scale(1)

@@ -56,7 +56,9 @@ def test_land_cover_from_polygons_of_another_reference_system(
     real_data: Path, tmp_path: Path, backbone: Backbone
 ) -> None:
     folder = real_data / "scenes" / "sentinel2_l1c_rcr"
-    result = geodino.segment(folder, tmp_path / "m.tif", labels=folder / "rcr_landcover.shp", backbone=backbone)
+    result = geodino.segment(
+        folder, tmp_path / "m.tif", labels=folder / "rcr_landcover.shp", backbone=backbone, validate=True
+    )
     assert result.validation is not None
     assert result.validation.ours.overall_accuracy > 0.85
     assert result.validation.ours.overall_accuracy > result.validation.forest.overall_accuracy - 0.03

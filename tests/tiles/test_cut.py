@@ -324,7 +324,7 @@ def test_a_dask_cluster_writes_the_same_bytes(write_raster, ramp, tmp_path, monk
     monkeypatch.setattr("tiles.cutting.plan._SMALLEST_SHARD", 4096)
     paths = [write_raster(f"{i}.tif", np.roll(ramp(3, 40, 40), i, axis=2)) for i in range(3)]
     cut(requests(*paths), tmp_path / "here", CutSettings(size=8))
-    with LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster:
         cut(requests(*paths), tmp_path / "there", CutSettings(size=8), dask=cluster.scheduler_address)
     assert content(tmp_path / "here") == content(tmp_path / "there")
     with pytest.raises(InputError, match=r"No Dask scheduler answers at tcp://127\.0\.0\.1:9"):
