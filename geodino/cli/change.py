@@ -7,13 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from geodino.change_detection.score_method import Method
-from geodino.cli.options import (
-    LayersOption,
-    OutputOption,
-    SceneOptions,
-    grouped,
-    layer_numbers,
-)
+from geodino.cli.options import LayersOption, OutputOption, SceneOptions, grouped, layer_numbers
 from geodino.jobs.run_options import RunOptions
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from odc.geo.geobox import GeoBox
 from shapely.geometry import GeometryCollection, LineString, MultiPoint, Point, Polygon, box
 
 from geodino.heads.labels import read_labels
-from geodino.heads.labels.field import choose_field
+from geodino.heads.labels.class_field import choose_field
 from geodino.heads.legend import Legend
 from tiles.errors import InputError
 

@@ -10,12 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely.geometry import box
 
-from geodino.products.vector import (
-    areas_m2,
-    check_vector_path,
-    polygonize,
-    write_vector,
-)
+from geodino.products.vector import areas_m2, check_vector_path, polygonize, write_vector
 from tiles.errors import OutputError
 
 

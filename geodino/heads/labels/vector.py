@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from rasterio.features import rasterize
 
+from geodino.heads.labels.class_field import choose_field, classify
 from geodino.heads.labels.draw import Draw, row_blocks
 from geodino.heads.labels.features import read_features
-from geodino.heads.labels.field import choose_field, classify
 from geodino.heads.labels.projecting import on_scene
 from geodino.heads.legend import Legend
 from tiles.errors import InputError
