@@ -1,6 +1,6 @@
 """The public functions: each does what the command of the same name does."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
@@ -119,6 +119,7 @@ def segment(
         Path(output), _path(confidence), _path(vector), _path(save_model), min_area_m2, overwrite=options.overwrite
     )
     outputs.check()
+    _check_reading(labels, "labels", field, layer)
     if clusters is not None:
         check_clusters(clusters)
     trained = None if model is None else SegmentationModel.load(Path(model))
@@ -221,6 +222,7 @@ def change(
     check_threshold(threshold)
     outputs = ChangeOutputs(Path(output), _path(score), _path(vector), min_area_m2, options.overwrite)
     outputs.check()
+    _check_reading(like, "like", field, layer)
     options.check_cubes(features, upscale=upscale, layers=layers)
     if features and not chosen.reads_features and model is None:
         raise InputError("method spectral compares no features; leave --features out or take another --method")
@@ -296,11 +298,13 @@ def similar(
     at: Sequence[tuple[float, float]] = (),
     polygons: str | Path | None = None,
     crs: str | None = None,
+    layer: str | None = None,
     index: str | Path | None = None,
     count: int = 100,
     features: str | Path | None = None,
     settings: DenseSettings | None = None,
     progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
     **run: Unpack[RunKeywords],
 ) -> Path:
     """Map how much every place looks like the chosen ones, or find the places of an index that do.
@@ -312,11 +316,13 @@ def similar(
         at: Places ``(x, y)``; several are averaged.
         polygons: Vector file whose polygons are looked for, averaged with the places.
         crs: Coordinate reference system of ``at``; the scene's own when None.
+        layer: Layer of the polygons' file; None for all of them together.
         index: GeoParquet of sparse embeddings to search instead of the scene.
         count: Places of the index to keep.
         features: A cube that ``features`` made of this scene: its tokens are taken, and no backbone is run.
         settings: How windows are laid.
         progress: Reporter of the share done, 0 to 1.
+        say: Is told how the polygons are read.
         **run: See ``RunKeywords``.
 
     Returns:
@@ -330,14 +336,20 @@ def similar(
     from geodino.retrieval.similar import SimilarPlaces, is_cube
 
     options = RunOptions(**run)
-    query = Query(tuple(at), _path(polygons), crs)
+    query = Query(tuple(at), _path(polygons), crs, layer)
     question = SimilarPlaces(query, Path(output).absolute(), _path(index), count, options.overwrite)
     question.check()
     alone = None if isinstance(scene, Scene) or not is_cube(scene) else scene
     opened, features = (_scene(scene), features) if alone is None else (None, alone)
     check_not_input((question.output,), opened, features, index, polygons)
     with locked(made := question.output), options.tokens(opened, made, features=features, settings=settings) as source:
-        return question.answer(source, opened, progress)
+        return question.answer(source, opened, progress, say)
+
+
+def _check_reading(labels: str | Path | None, name: str, field: str | None, layer: str | None) -> None:
+    given = [f"--{option}" for option, value in {"field": field, "layer": layer}.items() if value is not None]
+    if labels is None and given:
+        raise InputError(f"{' and '.join(given)} say how to read a file of labels; give --{name} or leave them out")
 
 
 def _path(value: str | Path | None) -> Path | None:

@@ -6,6 +6,7 @@ names the nearest one.
 """
 
 import difflib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -54,7 +55,7 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
     Raises:
         InputError: If there is no such file or it holds no mapping.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"there is no recipe file {path}; packaged recipes are {', '.join(packaged())}")
     try:
         content = yaml.safe_load(path.read_text()) or {}
@@ -111,7 +112,7 @@ def resolve(layers: Sequence[Mapping[str, Any]], source: str) -> Recipe:
         for base in BASES:
             naming = [n for n, other in enumerate(layers) if base in other] or [0]
             path = _FOLDER / base / f"{layer.get(base, Recipe.model_fields[base].default)}.yaml"
-            if naming[-1] == number and path.is_file():
+            if naming[-1] == number and os.path.isfile(path):
                 whole = merged(whole, yaml.safe_load(path.read_text()))
         whole = merged(whole, layer)
     return checked(Recipe, whole, source)

@@ -1,6 +1,7 @@
 """The index of a tile set: one GeoParquet row a tile, and ``tiles.json`` about the whole."""
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -124,7 +125,7 @@ def table_of(rows: dict[str, list]) -> pa.Table:
 def read_table(folder: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Read the index of a tile set, or some of its columns."""
     path = folder / INDEX_FILE
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(f"{folder} is no tile set: it has no {INDEX_FILE}; make one with `geodino tile`.")
     try:
         # ParquetFile, since the data set API would look for partitions in the folder names.
