@@ -25,7 +25,7 @@ from pretrain.recipes.recipe import ASIDE
 from pretrain.recipes.settings import NetworkSettings, Settings
 from pretrain.recipes.views import CropSettings
 from tiles.errors import InputError, OutputError
-from tiles.writing.outputs import replacing
+from tiles.writing.outputs import check_name, replacing
 
 RECIPE_FILE = "recipe.yaml"
 
@@ -36,6 +36,7 @@ def refuse_other_run(folder: Path, resume: bool) -> None:
     Raises:
         OutputError: Naming the folder.
     """
+    check_name(folder)
     if os.path.exists(folder / RECIPE_FILE) and not resume:
         raise OutputError(f"{folder} holds a run already; add --resume to go on with it or choose another folder")
 

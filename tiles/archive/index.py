@@ -146,6 +146,8 @@ def read_about(folder: Path) -> About:
         InputError: Where the folder is no finished tile set, or of a later version of the format.
     """
     path = folder / ABOUT_FILE
+    if not os.path.exists(path):
+        raise InputError(f"{folder} is no finished tile set: it has no {ABOUT_FILE}; run `geodino tile` on it.")
     try:
         content = json.loads(path.read_text())
         if content["version"] > VERSION:
@@ -156,10 +158,6 @@ def read_about(folder: Path) -> About:
         for key in ("bands", "mean", "std", "labels"):
             content[key] = tuple(content[key])
         return About(**content)
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(
-            f"{folder} is no finished tile set: it has no {ABOUT_FILE}; run `geodino tile` on it."
-        ) from None
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged ({error}); cut the tile set again.") from error
 
