@@ -112,7 +112,7 @@ def resolve(layers: Sequence[Mapping[str, Any]], source: str) -> Recipe:
         for base in BASES:
             naming = [n for n, other in enumerate(layers) if base in other] or [0]
             path = _FOLDER / base / f"{layer.get(base, Recipe.model_fields[base].default)}.yaml"
-            if naming[-1] == number and os.path.isfile(path):
+            if naming[-1] == number and path.is_file():
                 whole = merged(whole, yaml.safe_load(path.read_text()))
         whole = merged(whole, layer)
     return checked(Recipe, whole, source)
