@@ -1,5 +1,6 @@
 """Start the web map: one process on one port, for this machine alone unless told otherwise."""
 
+import os
 import socket
 import threading
 from collections.abc import Sequence
@@ -62,7 +63,7 @@ def prepare(
 
 def _folders_of(scenes: Sequence[str]) -> list[Path]:
     paths = [Path(scene) for scene in scenes if "://" not in scene]
-    return [path if path.is_dir() else path.parent for path in paths if path.exists()]
+    return [path if os.path.isdir(path) else path.parent for path in paths if os.path.exists(path)]
 
 
 def serve(workspace: Workspace, *, port: int, address: str) -> None:

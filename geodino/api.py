@@ -1,6 +1,6 @@
 """The public functions: each does what the command of the same name does."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
@@ -9,7 +9,7 @@ from geodino.dense.settings import DenseSettings
 from geodino.jobs.run_options import RunKeywords, RunOptions
 from tiles.errors import InputError
 from tiles.progress import Progress
-from tiles.scenes.opening import open_scene
+from tiles.scenes.opening import as_scene
 from tiles.scenes.scene import Scene
 from tiles.writing.outputs import check_not_input, check_output, locked
 
@@ -108,22 +108,21 @@ def segment(
         InputError: an input does not fit; one sentence says which and how to go on.
         OutputError: an output exists or cannot be written.
     """
-    from geodino.heads.labels import read_labels
+    from geodino.heads.labels import check_reading, read_labels
     from geodino.heads.model_file import SegmentationModel
     from geodino.segmentation.clusters import check_clusters
     from geodino.segmentation.pipeline import SegmentationOutputs, SegmentationQuestion, map_settings, segment_scene
 
     options = RunOptions(**run)
     options.check_cubes(() if features is None else (features,), upscale=upscale)
-    outputs = SegmentationOutputs(
-        Path(output), _path(confidence), _path(vector), _path(save_model), min_area_m2, overwrite=options.overwrite
-    )
+    written = (Path(output), _path(confidence), _path(vector), _path(save_model))
+    outputs = SegmentationOutputs(*written, min_area_m2, overwrite=options.overwrite)
     outputs.check()
+    check_reading(labels, "labels", field, layer)
     if clusters is not None:
         check_clusters(clusters)
     trained = None if model is None else SegmentationModel.load(Path(model))
-    scene = _scene(scene)
-    written = (outputs.classes, outputs.confidence, outputs.vector, outputs.model)
+    scene = as_scene(scene)
     check_not_input(written, scene, labels, model, features)
     found = None if labels is None else read_labels(labels, scene.geobox, field=field, layer=layer)
     question = SegmentationQuestion(found, clusters, trained, _path(model), validate)
@@ -155,7 +154,7 @@ def validate(
     from geodino.heads.labels import read_labels
     from geodino.segmentation.pipeline import validate_labels
 
-    scene = _scene(scene)
+    scene = as_scene(scene)
     return validate_labels(scene, read_labels(labels, scene.geobox, field=field, layer=layer), Path(features))
 
 
@@ -214,6 +213,7 @@ def change(
     from geodino.change_detection.null_model import check_threshold
     from geodino.change_detection.pipeline import ChangeOutputs, ChangeQuestion, change_scenes
     from geodino.change_detection.score_method import Method
+    from geodino.heads.labels import check_reading
     from geodino.heads.model_file import SegmentationModel
 
     options = RunOptions(**run)
@@ -221,11 +221,12 @@ def change(
     check_threshold(threshold)
     outputs = ChangeOutputs(Path(output), _path(score), _path(vector), min_area_m2, options.overwrite)
     outputs.check()
+    check_reading(like, "like", field, layer)
     options.check_cubes(features, upscale=upscale, layers=layers)
     if features and not chosen.reads_features and model is None:
         raise InputError("method spectral compares no features; leave --features out or take another --method")
     trained = None if model is None else SegmentationModel.load(Path(model))
-    before, after = _scene(before), _scene(after)
+    before, after = as_scene(before), as_scene(after)
     check_not_input((outputs.mask, outputs.score, outputs.vector), before, after, like, model, *features)
     question = ChangeQuestion(chosen, threshold, objects, _path(like), field, layer, trained, _path(model))
     upscale = trained.upscale(upscale, model or "") if trained else upscale or 1
@@ -278,7 +279,7 @@ def change_series(
     check_output(Path(output), overwrite=options.overwrite)
     if features and not chosen.reads_features:
         raise InputError("method spectral compares no features; leave --features out or take another --method")
-    opened = [_scene(scene) for scene in scenes]
+    opened = [as_scene(scene) for scene in scenes]
     check_not_input((Path(output),), *opened, *features)
     settings, cubes = DenseSettings(upscale=upscale or 1, layers=tuple(layers)), [Path(cube) for cube in features]
     needed = opened and chosen.reads_features and not cubes
@@ -296,11 +297,13 @@ def similar(
     at: Sequence[tuple[float, float]] = (),
     polygons: str | Path | None = None,
     crs: str | None = None,
+    layer: str | None = None,
     index: str | Path | None = None,
     count: int = 100,
     features: str | Path | None = None,
     settings: DenseSettings | None = None,
     progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
     **run: Unpack[RunKeywords],
 ) -> Path:
     """Map how much every place looks like the chosen ones, or find the places of an index that do.
@@ -312,11 +315,13 @@ def similar(
         at: Places ``(x, y)``; several are averaged.
         polygons: Vector file whose polygons are looked for, averaged with the places.
         crs: Coordinate reference system of ``at``; the scene's own when None.
+        layer: Layer of the polygons' file; None for all of them together.
         index: GeoParquet of sparse embeddings to search instead of the scene.
         count: Places of the index to keep.
         features: A cube that ``features`` made of this scene: its tokens are taken, and no backbone is run.
         settings: How windows are laid.
         progress: Reporter of the share done, 0 to 1.
+        say: Is told how the polygons are read.
         **run: See ``RunKeywords``.
 
     Returns:
@@ -330,19 +335,15 @@ def similar(
     from geodino.retrieval.similar import SimilarPlaces, is_cube
 
     options = RunOptions(**run)
-    query = Query(tuple(at), _path(polygons), crs)
+    query = Query(tuple(at), _path(polygons), crs, layer)
     question = SimilarPlaces(query, Path(output).absolute(), _path(index), count, options.overwrite)
     question.check()
     alone = None if isinstance(scene, Scene) or not is_cube(scene) else scene
-    opened, features = (_scene(scene), features) if alone is None else (None, alone)
+    opened, features = (as_scene(scene), features) if alone is None else (None, alone)
     check_not_input((question.output,), opened, features, index, polygons)
     with locked(made := question.output), options.tokens(opened, made, features=features, settings=settings) as source:
-        return question.answer(source, opened, progress)
+        return question.answer(source, opened, progress, say)
 
 
 def _path(value: str | Path | None) -> Path | None:
     return None if value is None else Path(value)
-
-
-def _scene(scene: str | Path | Scene) -> Scene:
-    return scene if isinstance(scene, Scene) else open_scene(scene)

@@ -44,6 +44,7 @@ def union(grids: Sequence[GeoBox]) -> GeoBox:
     back = ~first.affine
     corners = []
     for grid in grids:
+        grid = turned(grid, first)
         extent = (
             grid.extent if grid.crs == first.crs else grid.extent.to_crs(first.crs, resolution=grid.resolution.x * 64)
         )
@@ -62,10 +63,10 @@ def _whole(value: float) -> int:
 
 
 def aligned(one: GeoBox, other: GeoBox) -> bool:
-    """Whether the pixels of one grid are pixels of the other."""
+    """Whether the pixels of one grid are pixels of the other, in whichever turn of the globe."""
     if one.crs != other.crs:
         return False
-    shift = ~other.affine @ one.affine
+    shift = ~other.affine @ turned(one, other).affine
     linear = abs(shift.a - 1) + abs(shift.e - 1) + abs(shift.b) + abs(shift.d)
     return linear < 1e-9 and abs(shift.c - round(shift.c)) < 1e-2 and abs(shift.f - round(shift.f)) < 1e-2
 
@@ -86,6 +87,18 @@ def turns_to(geobox: GeoBox, x: np.ndarray) -> np.ndarray:
     closed = np.unwrap(x, period=turn)
     middle = (geobox.boundingbox.left + geobox.boundingbox.right) / 2
     return np.asarray(closed - turn * np.round(((closed.min() + closed.max()) / 2 - middle) / turn))
+
+
+def turned(grid: GeoBox, target: GeoBox) -> GeoBox:
+    """A grid moved by whole turns of the globe to where its middle is nearest to that of one in the same system.
+
+    Grids in degrees may begin at -175 and at 185 for the same ground. One in another reference system comes back as
+    it is.
+    """
+    turn = turn_of(target) if grid.crs == target.crs else 0.0
+    one, other = grid.boundingbox, target.boundingbox
+    turns = round((one.left + one.right - other.left - other.right) / 2 / turn) if turn else 0
+    return GeoBox(grid.shape, Affine.translation(-turn * turns, 0) @ grid.affine, grid.crs) if turns else grid
 
 
 def turn_of(geobox: GeoBox) -> float:

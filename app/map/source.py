@@ -125,7 +125,7 @@ def open_source(address: str | Path) -> Source:
 
 def _made_by_a_backbone(path: str) -> bool:
     """Whether a raster of several bands is features or a picture of them, which no backbone should look at again."""
-    if not Path(path).is_file() or not path.lower().endswith((".tif", ".tiff")):
+    if not os.path.isfile(path) or not path.lower().endswith((".tif", ".tiff")):
         return False
     return not {"GEODINO_CUBE", "GEODINO_BACKBONE"}.isdisjoint(inspect(path).tags)
 
@@ -163,7 +163,7 @@ def _round_the_globe(scene: Scene) -> tuple[Scene, ...]:
 
 def _open_map(path: str) -> Source | None:
     """A raster that is a map rather than imagery: one band of classes, or of floating-point values."""
-    if path.lower().endswith((".json", ".geojson")) or Path(path).is_dir():
+    if path.lower().endswith((".json", ".geojson")) or os.path.isdir(path):
         return None
     raster = inspect(path)
     if len(raster.data_bands) != 1 or raster.geobox.crs is None:

@@ -5,6 +5,7 @@ Each source ends in the same pair: a module with its weights, and the card that 
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,9 @@ def resolve(spec: str | Path) -> tuple[Any, BackboneCard]:
         InputError: One sentence when it cannot be found, read or does not fit.
     """
     path = Path(spec)
-    if path.is_dir():
+    if os.path.isdir(path):
         return from_folder(path)
-    if path.is_file():
+    if os.path.isfile(path):
         return from_file(path)
     if "/" not in str(spec) and timm.is_model(str(spec).split(".")[0]):
         return from_name(str(spec))
@@ -49,7 +50,7 @@ def from_folder(folder: Path) -> tuple[Any, BackboneCard]:
         InputError: When one is missing, unreadable, or they do not belong together.
     """
     file = folder / WEIGHTS_FILE
-    if not file.exists():
+    if not os.path.exists(file):
         raise InputError(f"{folder} holds no {WEIGHTS_FILE}; give the folder that `geodino pretrain` wrote")
     return _with_card(file, read_card(folder / CARD_FILE), folder.name)
 
@@ -76,7 +77,7 @@ def from_file(path: Path) -> tuple[Any, BackboneCard]:
     if path.name in (WEIGHTS_FILE, CARD_FILE):
         return from_folder(path.parent)
     beside = path.with_suffix(".json")
-    if path.suffix == ".safetensors" and beside.exists():
+    if path.suffix == ".safetensors" and os.path.exists(beside):
         return _with_card(path, read_card(beside), path.stem)
     if path.suffix not in CHECKPOINT_SUFFIXES:
         raise InputError(f"{path} is not a backbone: its name ends in none of {', '.join(CHECKPOINT_SUFFIXES)}")
@@ -88,7 +89,7 @@ def from_file(path: Path) -> tuple[Any, BackboneCard]:
         )
         return module, _card(module, converted, path)
     run = path.parent.parent / CARD_FILE  # RUN/checkpoints/FILE
-    if not run.exists():
+    if not os.path.exists(run):
         raise InputError(
             f"{path} has timm's layout, which does not say which model it is; give the folder of the run that wrote it"
         )

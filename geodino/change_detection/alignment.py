@@ -11,7 +11,7 @@ from rasterio.windows import Window
 
 from geodino.change_detection.shift import Shift, combine_windows, phase_correlation
 from tiles.errors import InputError
-from tiles.grids import turn_of, turns_to
+from tiles.grids import turn_of, turned, turns_to
 from tiles.scenes.reader import SceneReader
 from tiles.scenes.scene import Scene
 
@@ -95,7 +95,7 @@ def common_grid(first: Scene, *others: Scene) -> GeoBox:
 
 
 def _touched(grid: GeoBox, first: Scene, after: Scene) -> GeoBox:
-    other = after.geobox
+    other = turned(after.geobox, grid)
     if (grid.crs is None) != (other.crs is None):
         without = first.source if grid.crs is None else after.source
         raise InputError(f"{without} has no coordinate reference system and the other date has; give it one")

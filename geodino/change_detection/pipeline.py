@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from geodino.dense.settings import DenseSettings
 from geodino.products.stac import write_item
 from tiles.errors import InputError, OutputError
 from tiles.progress import Progress, Share, Silent
+from tiles.scenes.dates import certainly_before
 from tiles.scenes.scene import Scene
 from tiles.writing.cog import CogWriter, MapClass
 from tiles.writing.outputs import check_output, part_of, staged
@@ -154,7 +156,7 @@ def change_scenes(
     progress = progress or Silent()
     question = question or ChangeQuestion()
     question = replace(question, method=question.method.settled())
-    if question.like is not None and not question.like.exists():
+    if question.like is not None and not os.path.exists(question.like):
         raise InputError(f"{question.like} does not exist")
     tokens_of = plan_tokens((before, after), engine, _settings(question, settings or DenseSettings()), cubes)
     comparison = Comparison(
@@ -162,6 +164,8 @@ def change_scenes(
         overwrite=outputs.overwrite, progress=Share(progress, 0, 0.9),
     )  # fmt: skip
     notes = [f"method {question.method}"]
+    if certainly_before(after.datetime, before.datetime):
+        notes.append(f"the dates are not in order of time: {before.datetime} is taken as before {after.datetime}")
     if question.model is not None and tokens_of is not None:
         from geodino.heads.model_file import Recipe
 

@@ -1,5 +1,6 @@
 """`geodino app`."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -42,7 +43,7 @@ def register(cli: typer.Typer) -> None:
             raise InputError(f"the web map needs {error.name}; run: pip install 'geodino[app]'") from error
 
         for folder in allow or ():
-            if not folder.is_dir():
+            if not os.path.isdir(folder):
                 raise InputError(f"--allow {folder} is no folder.")
         workspace = prepare(scenes or [], work, allow=allow or (), backbone=backbone, dask=dask)
         shown = "localhost" if address in {"127.0.0.1", "::1"} else address

@@ -38,26 +38,28 @@ def curate(
     from tiles.archive.dataset import TileDataset
     from tiles.archive.selection import REPORT_FILE, Selection
     from tiles.progress import progress
+    from tiles.writing.outputs import locked_folder
 
     dataset = TileDataset(tiles)
     model = load_backbone(backbone, device=device.value, precision=precision.value)
-    with progress("embedding", 1.0) as bar:
-        embeddings, layouts = embed_tiles(dataset, model, progress=bar)
-    choice = choose(centred(embeddings), keep, duplicates, seed, layouts)
-    repeated = int((choice.duplicate_of != range(len(dataset))).sum())
-    report = {
-        "backbone": model.name,
-        "backbone_hash": model.hash,
-        "tiles": len(dataset),
-        "duplicates": repeated,
-        "kept": int(choice.kept.sum()),
-        "clusters": choice.clusters,
-        "balance_before": choice.balance_before,
-        "balance_after": choice.balance_after,
-        "settings": {"keep": keep, "duplicates": duplicates, "seed": seed},
-    }
-    selection = Selection(choice.kept, choice.duplicate_of, choice.cluster)
-    path = selection.save(tiles, dataset.column("tile_id"), report)
+    with locked_folder(tiles):
+        with progress("embedding", 1.0) as bar:
+            embeddings, layouts = embed_tiles(dataset, model, progress=bar)
+        choice = choose(centred(embeddings), keep, duplicates, seed, layouts)
+        repeated = int((choice.duplicate_of != range(len(dataset))).sum())
+        report = {
+            "backbone": model.name,
+            "backbone_hash": model.hash,
+            "tiles": len(dataset),
+            "duplicates": repeated,
+            "kept": int(choice.kept.sum()),
+            "clusters": choice.clusters,
+            "balance_before": choice.balance_before,
+            "balance_after": choice.balance_after,
+            "settings": {"keep": keep, "duplicates": duplicates, "seed": seed},
+        }
+        selection = Selection(choice.kept, choice.duplicate_of, choice.cluster)
+        path = selection.save(tiles, dataset.column("tile_id"), report)
     typer.echo(f"{repeated} near-duplicates of {len(dataset)} tiles left out")
     typer.echo(f"{report['kept']} tiles kept out of {', '.join(map(str, choice.clusters))} clusters")
     for name, before, after in zip(("finest", "top"), choice.balance_before, choice.balance_after, strict=True):

@@ -66,6 +66,7 @@ def register(cli: typer.Typer) -> None:
         from geodino.evaluation.results import Result, to_csv, to_json, to_markdown, write
         from geodino.evaluation.run import EvaluationSettings, Protocol, evaluate
         from tiles.errors import InputError
+        from tiles.writing.outputs import check_output, locked, locked_folder
 
         unknown = [name for name in protocol or () if name not in list(Protocol)]
         if unknown:
@@ -80,22 +81,27 @@ def register(cli: typer.Typer) -> None:
         )
         sets = [open_data(name, Reading(loaded.bands, sensor, names(band_names), gsd)) for name in data]
         results: list[Result] = []
-        for images in sets:
-            for note in images.notes:
-                typer.echo(f"{images.name}: {note}", err=True)
-            for result in evaluate(loaded, images, settings, output):
-                results.append(result)
-                for path, text in (
-                    (output / "results.json", to_json(results)),
-                    (output / "results.csv", to_csv(results)),
-                    (output / "results.md", to_markdown(results)),
-                    (json_file, to_json(results)),
-                ):
-                    if path:
-                        write(path, text)
-            if pictures:
-                from geodino.evaluation.pictures import draw
+        for place in filter(None, (output, json_file)):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            check_output(place, overwrite=True)
+        output.mkdir(exist_ok=True)
+        with locked_folder(output), locked(json_file):
+            for images in sets:
+                for note in images.notes:
+                    typer.echo(f"{images.name}: {note}", err=True)
+                for result in evaluate(loaded, images, settings, output):
+                    results.append(result)
+                    for path, text in (
+                        (output / "results.json", to_json(results)),
+                        (output / "results.csv", to_csv(results)),
+                        (output / "results.md", to_markdown(results)),
+                        (json_file, to_json(results)),
+                    ):
+                        if path:
+                            write(path, text)
+                if pictures:
+                    from geodino.evaluation.pictures import draw
 
-                for path in draw(loaded, images, output / "pictures", count=pictures, size=size, seed=seed):
-                    typer.echo(f"drew {path}", err=True)
+                    for path in draw(loaded, images, output / "pictures", count=pictures, size=size, seed=seed):
+                        typer.echo(f"drew {path}", err=True)
         typer.echo(to_markdown(results))

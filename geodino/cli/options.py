@@ -6,6 +6,7 @@ which gives the command line the options and the command the frozen type.
 
 import functools
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -170,4 +171,4 @@ def names(value: str | None) -> tuple[str, ...] | None:
 
 def absolute(source: str) -> str:
     """A path that means the same in every folder and on every machine that sees it; URLs stay as they are."""
-    return str(Path(source).resolve()) if Path(source).exists() else source
+    return str(Path(source).resolve()) if os.path.exists(source) else source

@@ -24,6 +24,9 @@ def register(cli: typer.Typer) -> None:
         crs: Annotated[
             str | None, typer.Option(help="CRS of --at, such as EPSG:4326; the scene's own if not given.")
         ] = None,
+        layer: Annotated[
+            str | None, typer.Option(help="Layer of the polygons' file; all of them together if not given.")
+        ] = None,
         index: Annotated[
             Path | None,
             typer.Option(help="Search this index of `geodino index` instead: OUT is .gpkg, .geojson, .parquet, …"),
@@ -47,7 +50,7 @@ def register(cli: typer.Typer) -> None:
         from tiles.writing.outputs import check_output
 
         points = parse_points(at or [])
-        Query(points, polygons, crs)
+        Query(points, polygons, crs, layer)
         (check_vector_path if index else check_output)(output, overwrite=run.overwrite)
         with progress("similar", 1) as report:
             similar(
@@ -56,11 +59,13 @@ def register(cli: typer.Typer) -> None:
                 at=points,
                 polygons=polygons,
                 crs=crs,
+                layer=layer,
                 index=index,
                 count=count,
                 features=features,
                 settings=DenseSettings(upscale=upscale),
                 progress=report,
+                say=typer.echo,
                 **run.keywords,
             )
         typer.echo(f"wrote {output}")

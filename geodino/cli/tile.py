@@ -138,10 +138,12 @@ def _search(
     if collection is None or (corners is not None and len(corners) != 4):
         raise InputError("--stac needs --collection, and --bbox four numbers: west,south,east,north in degrees.")
     from tiles.scenes.stac import load_items, search  # seconds of imports, which a slip of the pen need not wait for
+    from tiles.writing.outputs import check_name
 
     # Beside the tile set, since the search is an input of the cut: the same command asks the file, not the world. The
     # name tells searches apart, so that another one adds its scenes.
     asked = hashlib.sha256(repr((url, names(collection), corners, datetime, limit)).encode()).hexdigest()[:8]
+    check_name(output)
     target = output.resolve().with_name(f"{output.resolve().name}.{asked}.items.json")
     found = search(url, names(collection) or (), corners, datetime, limit, target, again=overwrite)
     if len(load_items(str(target))) >= limit:

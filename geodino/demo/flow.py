@@ -10,10 +10,11 @@ import numpy as np
 import rasterio
 from rasterio.windows import Window
 
+from geodino.change_detection.alignment import common_grid
 from geodino.demo import imagery, page
 from geodino.demo.second_date import make_second_date
 from geodino.jobs.command import Command
-from tiles.errors import OutputError
+from tiles.errors import InputError, OutputError
 from tiles.scenes.opening import open_scene
 from tiles.scenes.reader import SceneReader
 from tiles.scenes.scene import Scene
@@ -139,17 +140,22 @@ def _pair(scenes: Sequence[str], opened: Sequence[Scene], folder: Path) -> Pair:
 def _overlap(one: Scene, other: Scene) -> bool:
     if one.crs is None or other.crs is None:
         return False
-    return bool(one.geobox.extent.to_crs("EPSG:4326").intersects(other.geobox.extent.to_crs("EPSG:4326")))
+    try:
+        common_grid(one, other)
+    except InputError:
+        return False
+    return True
 
 
 def _feature_section(scene: Scene, maps: dict[str, Path]) -> page.Section:
+    coloured = open_scene(maps["features_pca"])
     return page.Section(
         "Dense features",
         "Three principal components of the patch tokens as red, green and blue: ground that looks alike to the "
         "backbone has the same colour.",
         (
             page.Panel("The scene", f"{scene.name}, bands {', '.join(scene.band_names)}.", page.scene_picture(scene)),
-            page.Panel("Features", "One colour a token.", page.rgb_picture(maps["features_pca"], (1, 2, 3), (0, 100))),
+            page.Panel("Features", "One colour a token.", page.scene_picture(coloured, (0, 100))),
         ),
     )
 

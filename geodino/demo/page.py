@@ -79,21 +79,12 @@ def write_page(path: Path, introduction: str, sections: Sequence[Section], comma
         part.write_text(page, encoding="utf-8")
 
 
-def scene_picture(scene: Scene) -> NDArray[np.uint8]:
+def scene_picture(scene: Scene, stretch: tuple[float, float] = (2, 98)) -> NDArray[np.uint8]:
     """The first three bands of a scene as ``[H, W, 4]`` uint8, stretched over the whole picture, nodata transparent."""
     small = scene.geobox.zoom_out(max(1.0, max(scene.height, scene.width) / PICTURE_PX))
     with SceneReader(scene.on(small, "average")) as reader:
         pixels = reader.read(Window(0, 0, small.shape[1], small.shape[0]))
-    return _stretched(pixels.values[:3], pixels.valid, (2, 98))
-
-
-def rgb_picture(path: Path, indexes: Sequence[int], stretch: tuple[float, float] = (2, 98)) -> NDArray[np.uint8]:
-    """Three bands of a raster as ``[H, W, 4]`` uint8, stretched over the whole picture, nodata transparent."""
-    with rasterio.open(path) as source:
-        shape = _small(source)
-        values = source.read(list(indexes), out_shape=(3, *shape), resampling=Resampling.average).astype(np.float32)
-        valid = source.dataset_mask(out_shape=shape) > 0
-    return _stretched(values, valid, stretch)
+    return _stretched(pixels.values[:3], pixels.valid, stretch)
 
 
 def class_picture(path: Path) -> NDArray[np.uint8]:

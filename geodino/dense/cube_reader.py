@@ -1,6 +1,7 @@
 """Reading a feature cube: as numpy rows, or lazily through xarray."""
 
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -139,7 +140,7 @@ def cube_array(path: str | Path) -> CubeArray:
         InputError: It is no feature cube.
     """
     path = Path(path)
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(f"{path} does not exist")
     return _Zarr(path) if path.suffix == ".zarr" else _Tiff(path)
 
@@ -165,7 +166,7 @@ def open_cube(path: str | Path) -> "xr.DataArray":
     import xarray as xr
 
     path = Path(path)
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(f"{path} does not exist")
     if path.suffix == ".zarr":
         try:

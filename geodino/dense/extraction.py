@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -170,7 +171,7 @@ def check_outputs(output: Path, *, dtype: str, quicklook: Path | None, overwrite
 
 def lacks_quicklook(output: Path, quicklook: Path | None) -> bool:
     """Whether a cube lies there and the picture that shall go with it does not, as a kill in between leaves them."""
-    return quicklook is not None and output.exists() and not quicklook.exists()
+    return quicklook is not None and os.path.exists(output) and not os.path.exists(quicklook)
 
 
 def draw(cube: Path, picture: Path, *, overwrite: bool) -> None:

@@ -1,6 +1,7 @@
 """Data sets that are folders or zips: ``CLASS/IMAGE`` for classification, ``images/`` and ``labels/`` for masks."""
 
 import hashlib
+import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ class Tree:
 
     @cached_property
     def _zip(self) -> zipfile.ZipFile | None:
-        if self.root.is_dir():
+        if os.path.isdir(self.root):
             return None
         try:
             return zipfile.ZipFile(self.root)

@@ -1,5 +1,6 @@
 """From what a user names to a data set: a folder, a zip, or a torchgeo data set with its folder."""
 
+import os
 from pathlib import Path
 
 from geodino.evaluation.dataset import ImageSet
@@ -19,7 +20,7 @@ def open_data(spec: str, reading: Reading | None = None) -> ImageSet:
         InputError: When it is none of these, or cannot be measured on.
     """
     path, reading = Path(spec), reading or Reading()
-    if path.exists():
+    if os.path.exists(path):
         return open_folder(path, reading)
     from geodino.evaluation import torchgeo_sets
 

@@ -1,5 +1,6 @@
 """One evaluation: a backbone and its floors, on some data sets, by some protocols, resumable at every step."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -92,7 +93,7 @@ def evaluate(
             size = image_side(extractor, native, protocol, settings.size)
             key = digest(f"{images.fingerprint} {extractor.key} {protocol} {size} {settings.seed} {parts.kind}")
             file = folder / "results" / f"{images.name}-{protocol}-{key}.json"
-            if not file.exists():
+            if not os.path.exists(file):
                 measured = _measure(extractor, images, parts, protocol, size, settings, folder, floor)
                 write(file, to_json(measured))
             for found in from_json(file.read_text()):

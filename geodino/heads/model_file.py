@@ -5,6 +5,7 @@ these differ, because the map would be wrong without looking wrong.
 """
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from geodino.heads.random_features import Waves
 from tiles.errors import InputError, OutputError
 from tiles.scenes.scene import Scene
 from tiles.scenes.sensor import Meaning, meaning
-from tiles.writing.outputs import replacing
+from tiles.writing.outputs import check_output, replacing
 
 FORMAT = "geodino-segmentation-4"
 _TENSORS = ("token_weight", "pixel_weight", "bias", "wave_directions")
@@ -142,10 +143,9 @@ class SegmentationModel:
         """Write the model under a temporary name and rename it when whole.
 
         Raises:
-            OutputError: the file exists and ``overwrite`` is False, or cannot be written.
+            OutputError: see ``check_output``; later, when the disk is full.
         """
-        if path.exists() and not overwrite:
-            raise OutputError(f"{path} exists already; give another name or --overwrite")
+        check_output(path, overwrite=overwrite)
         header = {
             "format": FORMAT,
             "legend": json.dumps(self.legend.to_json()),
@@ -182,7 +182,7 @@ class SegmentationModel:
         Raises:
             InputError: the file is missing or is no model of this kind.
         """
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise InputError(f"{path} does not exist; a model is what `geodino segment --save-model` wrote")
         try:
             with safe_open(path, framework="numpy") as file:

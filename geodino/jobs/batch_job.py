@@ -1,6 +1,7 @@
 """What a batch is to do: the job file, and the products that it names."""
 
 import glob
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,13 +39,13 @@ class SceneSource(BaseModel):
     @property
     def many(self) -> bool:
         """Whether it is a pattern and not a name."""
-        return any(c in self.source for c in "*?[") and not Path(self.source).exists()
+        return any(c in self.source for c in "*?[") and not os.path.exists(self.source)
 
     def paths(self) -> list[str]:
         """Paths that the source names, sorted, absolute; a source without wildcards stands for itself."""
         if self.many:
             return sorted(str(Path(p).absolute()) for p in glob.glob(self.source, recursive=True))
-        return [str(Path(self.source).absolute()) if Path(self.source).exists() else self.source]
+        return [str(Path(self.source).absolute()) if os.path.exists(self.source) else self.source]
 
     def open(self, path: str) -> Scene:
         """Open one of the paths."""
@@ -232,7 +233,7 @@ def _by_name(paths: list[str]) -> dict[str, str]:
 
 def _name(path: str) -> str:
     name = Path(path.rstrip("/")).name
-    return name if Path(path).is_dir() else Path(name).stem
+    return name if os.path.isdir(path) else Path(name).stem
 
 
 def read_job(path: Path) -> BatchJob:

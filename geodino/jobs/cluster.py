@@ -6,6 +6,7 @@ other task touches; only the names of finished pieces come back. The client keep
 its name. Inputs and outputs must lie where every worker sees them under the same path.
 """
 
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -129,7 +130,7 @@ class Cluster:
         name = options.backbone
         if not isinstance(name, str | Path | None):
             raise InputError("a cluster loads the backbone itself: give its name or folder")
-        if name is not None and Path(name).exists():  # it means the same in a worker's own folder
+        if name is not None and os.path.exists(name):  # it means the same in a worker's own folder
             name = Path(name).absolute()
         self.address = address
         self.model = RunOptions(None if name is None else str(name), str(options.device), str(options.precision))

@@ -4,12 +4,12 @@ The query is the mean of the unit features under clicks or polygons, brought to 
 every token, brought to the scene's pixel grid. Tokens without data have no weight in between.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
 from affine import Affine
@@ -22,6 +22,7 @@ from rasterio.windows import Window
 from geodino.dense.cube import PIECE_ROWS
 from geodino.dense.tokens import SceneTokens
 from tiles.errors import InputError
+from tiles.grids import turns_to
 from tiles.scenes.reader import SceneReader
 from tiles.scenes.scene import Scene
 from tiles.writing.cog import CogWriter
@@ -38,28 +39,39 @@ class Query:
         points: Places ``(x, y)``.
         polygons: Vector file whose polygons, all together, are looked for.
         crs: Coordinate reference system of the points; the scene's own when None.
+        layer: Layer of the polygons' file; None for all of them together.
     """
 
     points: tuple[tuple[float, float], ...] = ()
     polygons: Path | None = None
     crs: str | None = None
+    layer: str | None = None
 
     def __post_init__(self) -> None:
         if not self.points and self.polygons is None:
             raise InputError("say what to look for: --at X,Y or --polygons FILE")
+        if self.crs is not None and not self.points:
+            raise InputError("--crs says in which system the places of --at are; give places or leave it out")
+        if self.layer is not None and self.polygons is None:
+            raise InputError("--layer names one of the layers of --polygons; give polygons or leave it out")
 
-    def check(self, box: GeoBox) -> None:
+    def check(self, box: GeoBox) -> list[str]:
         """Refuse, before any tokens are made, what does not lie on their grid.
+
+        Returns:
+            Notes on how the file is read.
 
         Raises:
             InputError: A place lies outside, or the file holds no polygon on the grid.
         """
         for x, y in self.points:
             self._place(box, x, y)
-        if self.polygons is not None:
-            shapes = read_polygons(self.polygons, box)
-            if geometry_mask(shapes, box.shape, box.affine, all_touched=True).all():
-                raise _nowhere(self.polygons, box)
+        if self.polygons is None:
+            return []
+        shapes, notes = read_polygons(self.polygons, box, self.layer)
+        if geometry_mask(shapes, box.shape, box.affine, all_touched=True).all():
+            raise _nowhere(self.polygons, box)
+        return notes
 
     def vector(self, tokens: SceneTokens) -> FloatArray:
         """Unit feature ``[D]`` of the query.
@@ -74,9 +86,11 @@ class Query:
 
     def _place(self, box: GeoBox, x: float, y: float) -> tuple[int, int]:
         """Row and column of the token in which a place lies."""
-        here = (x, y) if self.crs is None else _transform(self.crs, box, x, y)
+        east, north = (x, y) if self.crs is None else _transform(self.crs, box, x, y)
+        with np.errstate(invalid="ignore"):
+            east = float(turns_to(box, np.array([east]))[0])
         affine: Affine = ~box.affine
-        column, row = np.floor(affine @ here)
+        column, row = np.floor(affine @ (east, north))
         # A place that its CRS does not hold comes as infinity: outside, like any other.
         if not (0 <= row < box.shape[0] and 0 <= column < box.shape[1]):
             raise InputError(
@@ -93,7 +107,7 @@ class Query:
 
     def _under(self, tokens: SceneTokens, path: Path) -> FloatArray:
         box = tokens.geobox
-        shapes = read_polygons(path, box)
+        shapes, _ = read_polygons(path, box, self.layer)
         # Tokens by their centres; polygons smaller than a token by whatever they touch.
         for touched in (False, True):
             inside = ~geometry_mask(shapes, box.shape, box.affine, all_touched=touched, invert=False) & tokens.valid
@@ -102,26 +116,24 @@ class Query:
         raise _nowhere(path, box)
 
 
-def read_polygons(path: Path, box: GeoBox) -> list[Any]:
-    """Polygons of a vector file in a grid's CRS.
+def read_polygons(path: Path, box: GeoBox, layer: str | None = None) -> tuple[list[Any], list[str]]:
+    """Polygons of a vector file in a grid's coordinates, read as labels are, and notes on what was decided.
 
     Raises:
-        InputError: The file cannot be read, holds no polygon or has no CRS where the grid has one.
+        InputError: The file cannot be read or laid on the grid, or holds no polygon.
     """
-    if not path.exists():
+    from geodino.heads.labels.features import read_features
+    from geodino.heads.labels.projecting import on_scene
+    from geodino.heads.labels.vector import parts_of
+
+    if not os.path.exists(path):
         raise InputError(f"{path} does not exist")
-    try:
-        frame = gpd.read_parquet(path) if path.suffix == ".parquet" else gpd.read_file(path)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{path} is no vector file that can be read: {' '.join(str(error).split())}") from None
-    if box.crs is not None:
-        if frame.crs is None:
-            raise InputError(f"{path} has no coordinate reference system, so it cannot be laid on the scene")
-        frame = frame.to_crs(box.crs.to_wkt())
-    shapes = [shape for shape in frame.geometry if shape is not None and shape.geom_type in ("Polygon", "MultiPolygon")]
+    frame, notes = read_features(path, box, layer)
+    geometries, projected = on_scene(frame, box, path)
+    shapes = [part for whole in geometries for part in parts_of(whole) if "Polygon" in part.geom_type]
     if not shapes:
         raise InputError(f"{path} holds no polygon")
-    return shapes
+    return shapes, notes + projected
 
 
 def _nowhere(path: Path, box: GeoBox) -> InputError:

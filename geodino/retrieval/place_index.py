@@ -5,6 +5,7 @@ with the tools of both. A search compares a query with every row and keeps the b
 """
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -226,7 +227,7 @@ def read_index(index: Path) -> gpd.GeoDataFrame:
     Raises:
         InputError: The file is missing or no index.
     """
-    if not index.exists():
+    if not os.path.exists(index):
         raise InputError(f"{index} does not exist")
     try:
         frame = gpd.read_parquet(index)

@@ -1,5 +1,7 @@
 """From a scene or a cube and a few chosen places to a map of what is like them: what `geodino similar` does."""
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,19 +46,28 @@ class SimilarPlaces:
         """
         (check_output if self.index is None else check_vector_path)(self.output, overwrite=self.overwrite)
 
-    def answer(self, source: TokenSource, scene: Scene | None, progress: Progress | None = None) -> Path:
+    def answer(
+        self,
+        source: TokenSource,
+        scene: Scene | None,
+        progress: Progress | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> Path:
         """Answer it.
 
         Args:
             source: Where the tokens come from.
             scene: The scene, on whose pixels the map goes; None leaves it on the token grid.
             progress: Is told the share made, 0 to 1.
+            say: Is told how the polygons are read.
 
         Raises:
             InputError: A place lies outside the scene or on nodata, or a file cannot be used.
             OutputError: The output cannot be written.
         """
-        self.query.check(source.geobox)
+        for note in self.query.check(source.geobox):
+            if say is not None:
+                say(note)
         origin = source.origin
         if self.index is not None:
             check_model(read_index(self.index).attrs, model_of(origin), str(self.index), "the query")
@@ -86,7 +97,7 @@ def is_cube(source: str | Path | Scene) -> bool:
     path = Path(source)
     if path.suffix == ".zarr":
         return True
-    if path.suffix.lower() not in (".tif", ".tiff") or not path.is_file():
+    if path.suffix.lower() not in (".tif", ".tiff") or not os.path.isfile(path):
         return False
     try:
         cube_array(path)

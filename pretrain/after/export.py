@@ -11,8 +11,11 @@ The ONNX file takes values in [0, 1] and standardises them itself, so that no ca
 
 import json
 import math
+import os
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -24,7 +27,7 @@ from torch import Tensor, nn
 from geodino.backbones.backbone import Backbone
 from geodino.backbones.card import BackboneCard
 from tiles.errors import InputError, OutputError
-from tiles.writing.outputs import replace_folder, replacing
+from tiles.writing.outputs import check_output, locked, part_of, replace_folder, replacing
 
 TIMM_WEIGHTS, TIMM_CONFIG, CARD = "model.safetensors", "config.json", "model.json"
 # Opset 17 in IR version 8 is read by ONNX Runtime from 1.12 on; QGIS's Deepness plugin allows 1.12.1 to 1.17.
@@ -54,19 +57,29 @@ def export_folder(backbone: Backbone, folder: Path, *, overwrite: bool = False) 
         raise InputError(
             f"{backbone.name} norms its class token apart from its patches, which timm cannot; export it to ONNX"
         )
-    if folder.exists() and not (overwrite and _is_export(folder)):
+    if os.path.exists(folder) and not (overwrite and _is_export(folder)):
         raise OutputError(f"{folder} exists already; add --overwrite to replace an export, or name another folder")
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    save_file(tensors, part / TIMM_WEIGHTS, metadata={"format": "pt"})
-    (part / TIMM_CONFIG).write_text(json.dumps(timm_config(backbone), indent=2) + "\n")
-    if backbone.card is not None:
-        card = backbone.card.model_copy(update={"weights_hash": ""})
-        (part / CARD).write_text(card.model_dump_json(indent=2) + "\n")
-    old = replace_folder(part, folder)
-    if old is not None:
-        shutil.rmtree(old)
+    with _writing(folder, overwrite=overwrite):
+        part = part_of(folder)
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        save_file(tensors, part / TIMM_WEIGHTS, metadata={"format": "pt"})
+        (part / TIMM_CONFIG).write_text(json.dumps(timm_config(backbone), indent=2) + "\n")
+        if backbone.card is not None:
+            card = backbone.card.model_copy(update={"weights_hash": ""})
+            (part / CARD).write_text(card.model_dump_json(indent=2) + "\n")
+        old = replace_folder(part, folder)
+        if old is not None:
+            shutil.rmtree(old)
+
+
+@contextmanager
+def _writing(output: Path, *, overwrite: bool) -> Iterator[None]:
+    """Make an output's folder, check the output and keep other processes from writing it."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    check_output(output, overwrite=overwrite)
+    with locked(output):
+        yield
 
 
 def _is_export(folder: Path) -> bool:
@@ -179,14 +192,11 @@ def export_onnx(
         raise InputError(f"--size {size} is no multiple of the {backbone.patch_size}-pixel patch of {backbone.name}")
     if sum(p.numel() * 4 for p in backbone.module.parameters()) >= _MOST_BYTES:
         raise InputError(f"{backbone.name} is larger than the 2 GiB of one ONNX file; export a folder instead")
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists already; add --overwrite to replace it")
     wrapped = ExportedBackbone(backbone, size, outputs).eval()
     names = ["embedding"] if outputs == "embedding" else ["tokens", "embedding"]
     generator = torch.Generator().manual_seed(0)
     sample = torch.rand(2, len(backbone.bands), size, size, generator=generator)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as part:
+    with _writing(path, overwrite=overwrite), replacing(path) as part:
         with warnings.catch_warnings(), torch.no_grad():
             # The newer exporter writes opset 18 at least, which older ONNX Runtimes and with them Deepness cannot read.
             warnings.simplefilter("ignore")

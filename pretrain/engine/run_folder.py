@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import platform
 import time
 from pathlib import Path
@@ -24,7 +25,7 @@ from pretrain.recipes.recipe import ASIDE
 from pretrain.recipes.settings import NetworkSettings, Settings
 from pretrain.recipes.views import CropSettings
 from tiles.errors import InputError, OutputError
-from tiles.writing.outputs import replacing
+from tiles.writing.outputs import check_name, replacing
 
 RECIPE_FILE = "recipe.yaml"
 
@@ -35,7 +36,8 @@ def refuse_other_run(folder: Path, resume: bool) -> None:
     Raises:
         OutputError: Naming the folder.
     """
-    if (folder / RECIPE_FILE).exists() and not resume:
+    check_name(folder)
+    if os.path.exists(folder / RECIPE_FILE) and not resume:
         raise OutputError(f"{folder} holds a run already; add --resume to go on with it or choose another folder")
 
 
@@ -46,7 +48,7 @@ def refuse_other_recipe(folder: Path, recipe: Settings) -> None:
         InputError: Naming the keys that differ.
     """
     path = folder / RECIPE_FILE
-    if not path.exists():
+    if not os.path.exists(path):
         return
     before = type(recipe).model_validate(yaml.safe_load(path.read_text()))
     changed = _differences(before.model_dump(mode="json"), recipe.model_dump(mode="json"))

@@ -1,5 +1,6 @@
 """Labelled images on which a run's nearest-neighbour accuracy is measured: a tile set, or a folder of images."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -102,7 +103,7 @@ class LabelledImages:
 def labelled(path: str, bands: Sequence[str], limit: int) -> Labelled:
     """Open a labelled tile set, or a folder of images by class."""
     folder = Path(path)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise InputError(f"monitor.knn names {path}, which is no folder")
     kind = LabelledTiles if (folder / "tiles.json").exists() else LabelledImages
     found = kind(folder, bands, limit)

@@ -6,6 +6,7 @@ names the nearest one.
 """
 
 import difflib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -54,7 +55,7 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
     Raises:
         InputError: If there is no such file or it holds no mapping.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"there is no recipe file {path}; packaged recipes are {', '.join(packaged())}")
     try:
         content = yaml.safe_load(path.read_text()) or {}

@@ -107,6 +107,11 @@ def test_globs_need_no_job_file(tmp_path, run_folder):
         ("pairs: [{before: a, after: b}]\noutput: 'o/{name}.tif'\ntask: change\nthreshold: .nan", "finite number"),
         ("pairs: [{before: a, after: b}]\noutput: 'o/{name}.tif'\ntask: change\nwindow: 8", "window"),
         ("scenes: [a.tif]\noutput: 'o/{name}.tif'\ntask: segment\nmodel: m\nlayers: [0]", "layers"),
+        ("scenes: [a.tif]\noutput: 'o/{name}.tif'\ntask: segment\nmodel: m\nupscale: 2", "upscale"),
+        (
+            "pairs: [{before: a, after: b}]\noutput: 'o/{name}.tif'\ntask: change\nmodel: m\nupscale: 2",
+            "upscale does not go with a model",
+        ),
         ("scenes: [a.tif]\noutput: 'o/{name}.png'", "neither Zarr nor GeoTIFF"),
         ("scenes: [a.tif]\noutput: 'o/{name}.tif'\nupscale: 3", "1, 2 or 4"),
         ("scenes: [", "no YAML"),

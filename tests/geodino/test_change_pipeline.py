@@ -307,6 +307,15 @@ def test_the_commands_layers_reach_the_backbone_of_pairs_and_series(tmp_path: Pa
         assert "not 1,99; choose others with --layers" in str(done.exception)
 
 
+def test_dates_in_reverse_are_said(tmp_path: Path) -> None:
+    first, second = ground(), second_date(ground())
+    before, after = write(tmp_path / "x_20210601.tif", first), write(tmp_path / "x_20190601.tif", second)
+    said = "the dates are not in order of time: 2021-06-01 is taken as before 2019-06-01"
+    for dates, told in (((before, after), True), ((after, before), False), ((before, before), False)):
+        notes = geodino.change(*dates, tmp_path / "c.tif", method="spectral", overwrite=True).notes
+        assert (said in notes) is told
+
+
 def test_rasters_that_do_not_overlap_are_refused(tmp_path: Path) -> None:
     first = ground()
     before = write(tmp_path / "b.tif", first)

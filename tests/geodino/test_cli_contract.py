@@ -3,7 +3,10 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import rasterio
+from affine import Affine
 
 from geodino import cli
 
@@ -59,6 +62,66 @@ def test_tiles_never_imports_torch():
     walk = "pkgutil.walk_packages(tiles.__path__, 'tiles.')"
     every = f"import importlib, pkgutil, tiles; [importlib.import_module(m.name) for m in {walk}]"
     assert "torch" not in modules_after(every)
+
+
+LONG = "n" * 300
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("tile", LONG, "-o", "T"),
+        ("tile", "absent.tif", "-o", LONG),
+        ("tile", "a.tif", "-o", "T", "--mask", LONG),
+        ("tiles", "stats", LONG),
+        ("tiles", "verify", LONG),
+        ("curate", LONG),
+        ("pretrain", LONG, "-o", "R"),
+        ("pretrain", "absent", "-o", "R", "--recipe", f"{LONG}.yaml"),
+        ("features", LONG, "-o", "o.tif"),
+        ("features", "absent.tif", "-o", f"{LONG}.tif"),
+        ("features", "absent.tif", "-o", "o.tif", "--quicklook", f"{LONG}.png"),
+        ("segment", LONG, "-o", "o.tif", "--clusters", "3"),
+        ("segment", "a.tif", "-o", "o.tif", "--labels", LONG),
+        ("segment", "a.tif", "-o", "o.tif", "--labels", f"{LONG}.csv"),
+        ("segment", "a.tif", "-o", "o.tif", "--model", LONG),
+        ("segment", "a.tif", "-o", "o.tif", "--clusters", "3", "--features", f"{LONG}.zarr"),
+        ("segment", "a.tif", "-o", "o.tif", "--clusters", "3", "--backbone", LONG),
+        ("segment", "a.tif", "-o", "o.tif", "--clusters", "3", "--save-model", LONG),
+        ("change", "a.tif", LONG, "-o", "o.tif"),
+        ("change", "a.tif", "a.tif", "-o", "o.tif", "--like", LONG),
+        ("change", "a.tif", "a.tif", "-o", "o.tif", "--score", f"{LONG}.tif"),
+        ("similar", LONG, "--at", "1,2", "-o", "o.tif"),
+        ("similar", "a.tif", "--polygons", LONG, "-o", "o.tif"),
+        ("similar", "a.tif", "--at", "500100,4999900", "--index", LONG, "-o", "o.gpkg"),
+        ("index", LONG, "-o", "o.parquet"),
+        ("batch", LONG, "-o", "{name}.tif"),
+        ("batch", f"{LONG}.yaml"),
+        ("eval", "packaged", LONG),
+        ("eval", LONG, "absent"),
+        ("export", LONG, "-o", "o.onnx"),
+        ("distill", LONG, "--teacher", "packaged", "--student", "vit_small_patch16_dinov3", "-o", "o"),
+        ("app", LONG),
+        ("app", "--allow", LONG),
+    ],
+    ids=lambda arguments: " ".join(word[:9] for word in arguments),
+)
+def test_a_name_that_no_file_can_have_is_one_sentence(arguments, tmp_path, monkeypatch, capfd):
+    with rasterio.open(
+        tmp_path / "a.tif", "w", driver="GTiff", count=3, height=32, width=32, dtype="uint8", crs="EPSG:32633",
+        transform=Affine(10, 0, 5e5, 0, -10, 5e6),
+    ) as out:  # fmt: skip
+        out.write(np.ones((3, 32, 32), np.uint8))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["geodino", *arguments])
+    monkeypatch.setenv("GDAL_CACHEMAX", "512")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code in (1, 2)
+    said = capfd.readouterr()
+    assert "nnnnnnnnnn" in said.out + said.err
+    assert "Traceback" not in said.out + said.err and "should not" not in said.err
 
 
 @pytest.mark.parametrize(

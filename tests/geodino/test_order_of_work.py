@@ -9,6 +9,7 @@ import rasterio
 import shapely
 from batch_testing import job, make_scenes, write_scene
 from change_testing import ground, second_date, write
+from PIL import Image
 from typer.testing import CliRunner
 
 import geodino
@@ -19,7 +20,7 @@ from geodino.jobs.batch import run_batch
 from geodino.jobs.batch_job import BatchJob
 from tiles.errors import InputError, OutputError
 from tiles.scenes.opening import open_scene
-from tiles.writing.outputs import locked
+from tiles.writing.outputs import locked, locked_folder
 
 INSIDE = (500_200, 4_999_800)
 
@@ -124,6 +125,44 @@ def test_a_second_writer_gets_one_sentence(tmp_path, backbone, run_folder, comma
     with locked(output), pytest.raises(OutputError, match=r"Another process is writing .*; wait for it"):
         calls[command]()
     assert {path.name for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("command", ["curate", "eval", "eval --json", "export folder", "export file"])
+def test_a_second_writer_of_a_folder_or_file_gets_one_sentence(tmp_path, run_folder, command):
+    make_scenes(tmp_path / "in", 1)
+    cli, output = CliRunner(), tmp_path / ("o.onnx" if command == "export file" else "o")
+
+    def run(*arguments: object) -> None:
+        cli.invoke(build(), [*map(str, arguments)], standalone_mode=False, catch_exceptions=False)
+
+    held = locked(output)
+    if command == "curate":
+        run("tile", tmp_path / "in" / "s0.tif", "-o", output, "--size", 32)
+        held = locked_folder(output)
+    elif command.startswith("eval"):
+        for name in ("a", "b"):
+            (tmp_path / "data" / name).mkdir(parents=True)
+            for number in range(10):
+                Image.new("RGB", (16, 16), (number, 9, 9)).save(tmp_path / "data" / name / f"{number}.png")
+        output.mkdir()
+        held = locked(tmp_path / "r.json") if "json" in command else locked_folder(output)
+    arguments = {
+        "curate": ("curate", output, "--backbone", run_folder),
+        "eval": ("eval", run_folder, tmp_path / "data", "-o", output, "--json", tmp_path / "r.json"),
+        "export": ("export", run_folder, "-o", output, "--size", 32),
+    }[command.split()[0]]
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    with held, pytest.raises(OutputError, match=r"Another process is writing .*; wait for it"):
+        run(*arguments)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+def test_words_about_labels_without_labels_are_refused(tmp_path, scene):
+    for words in ({"field": "class"}, {"layer": "north"}):
+        with pytest.raises(InputError, match=f"--{next(iter(words))} say.* --labels"):
+            geodino.segment(scene, tmp_path / "m.tif", clusters=3, backbone="absent", **words)
+        with pytest.raises(InputError, match=f"--{next(iter(words))} say.* --like"):
+            geodino.change(scene, scene, tmp_path / "m.tif", backbone="absent", **words)
 
 
 def test_a_series_takes_away_what_a_longer_one_left(tmp_path, backbone):

@@ -22,7 +22,7 @@ from geodino.dense.cube_reader import open_cube
 from geodino.dense.settings import DenseSettings
 from geodino.dense.tokens import tokens_from_cube
 from geodino.products.vector import check_vector_path
-from geodino.retrieval.likeness import Query, parse_points
+from geodino.retrieval.likeness import Query, parse_points, read_polygons
 from geodino.retrieval.place_index import COLUMNS, embed, search, write_index
 from geodino.retrieval.similar import is_cube
 from tiles.errors import InputError, OutputError
@@ -118,6 +118,28 @@ def test_polygons_and_places_are_averaged(scene, backbone, tmp_path):
     both = Query(points=((5e5 + 1, 5e6 - 1), (5e5 + 400, 5e6 - 400))).vector(held)
     mean = (cube.values[:, 0, 0] + cube.values[:, 2, 2]) / 2
     np.testing.assert_allclose(both, mean / np.linalg.norm(mean), atol=1e-6)
+
+
+def test_polygons_are_read_as_labels_are(scene, tmp_path):
+    """Layers together or one of them, far edges cut to the scene, and one sentence for what is none."""
+    box, path = scene.geobox, tmp_path / "layers.gpkg"
+    for name, east in (("left", 5e5), ("right", 5e5 + 1600)):
+        gpd.GeoSeries([shapely.box(east, 5e6 - 320, east + 320, 5e6)], crs="EPSG:32633").to_file(path, layer=name)
+    shapes, notes = read_polygons(path, box)
+    assert [shape.bounds[0] for shape in shapes] == [5e5, 5e5 + 1600]
+    assert notes == ["the layers left, right are read together; --layer takes one of them"]
+    assert [shape.bounds[0] for shape in read_polygons(path, box, "right")[0]] == [5e5 + 1600]
+    globe = gpd.GeoSeries([shapely.box(-100, -80, 120, 80)], crs="EPSG:4326")
+    globe.to_file(tmp_path / "globe.gpkg")
+    Query(polygons=tmp_path / "globe.gpkg").check(box)
+    (tmp_path / "p.csv").write_text("lon,lat\n15,45\n")
+    for file, layer, says in ((path, "up", "no layer 'up'"), (tmp_path / "p.csv", None, "holds no polygon")):
+        with pytest.raises(InputError, match=says):
+            Query(polygons=file, layer=layer).check(box)
+    with pytest.raises(InputError, match="--layer"):
+        Query(points=((5e5, 5e6),), layer="up")
+    with pytest.raises(InputError, match="--crs"):
+        Query(polygons=path, crs="EPSG:4326")
 
 
 def test_a_place_may_be_given_in_another_crs(scene, backbone, tmp_path):

@@ -9,6 +9,7 @@ import tarfile
 
 import numpy as np
 import pytest
+import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -159,6 +160,19 @@ def test_pictures_are_drawn(tile_set):
     assert (sheet == (255, 0, 255)).all(axis=-1).any()  # invalid pixels of the first tile
     with Image.open(tile_set / "footprints.png") as footprints:
         assert footprints.size[0] > 400
+
+
+def test_footprints_on_both_sides_of_the_antimeridian_are_one_place():
+    from tiles.archive.preview import _centres, _panel, _places
+
+    cut = shapely.MultiPolygon([shapely.box(179.9, 0, 180, 0.1), shapely.box(-180, 0, -179.9, 0.1)])
+    shapes = np.array(
+        [shapely.box(179.7, 0, 179.9, 0.1), cut, shapely.box(-179.9, 0, -179.7, 0.1), shapely.box(10, 0, 11, 1)]
+    )
+    assert np.abs(_centres(shapes)[:3, 0]).min() > 179
+    assert [group.tolist() for group in _places(shapes)] == [[0, 1, 2], [3]]
+    drawn = (np.asarray(_panel(shapes[:3], ["#1b6ca8"] * 3)) == (0x1B, 0x6C, 0xA8)).all(axis=-1)
+    assert drawn[:, 100:320].any(axis=0).sum() > 100  # over the panel's middle, not at its edges
 
 
 def test_splits_outlive_additions(tile_set, write_raster, ramp):

@@ -6,7 +6,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from shapely.geometry import Point, box
 
-from tiles.grids import cell_at, cell_name, cells, cut_at_antimeridian, turns_to, union
+from tiles.grids import cell_at, cell_name, cells, cut_at_antimeridian, turned, turns_to, union
 
 
 def brute_force_cell(longitude: float, latitude: float) -> str:
@@ -67,6 +67,19 @@ def test_an_outline_is_closed_up_in_the_turn_of_the_grid():
     world = 2 * np.pi * 6378137
     mercator = GeoBox((10, 10), Affine(1000, 0, world / 2 - 5000, 0, -1000, 0), "EPSG:3857")
     np.testing.assert_allclose(turns_to(mercator, np.array([4000 - world / 2])), [world / 2 + 4000])
+
+
+def test_a_grid_is_moved_by_whole_turns_to_where_another_lies():
+    past = GeoBox((10, 20), Affine(0.1, 0, 184, 0, -0.1, 1), "EPSG:4326")
+    before = GeoBox((10, 20), Affine(0.1, 0, -176, 0, -0.1, 1), "EPSG:4326")
+    assert turned(before, past).boundingbox.left == pytest.approx(184)
+    assert turned(past, before).boundingbox.left == pytest.approx(-176)
+    assert turned(past, past) is past
+    utm = GeoBox((10, 20), Affine(10, 0, 500_000, 0, -10, 0), "EPSG:32601")
+    assert turned(utm, past) is utm and turned(past, utm) is past
+    bare = GeoBox((10, 20), Affine.identity(), None)
+    assert turned(bare, bare) is bare
+    assert union([before, past]).shape == (10, 20)
 
 
 def test_a_union_across_the_antimeridian_does_not_go_around_the_world():

@@ -1,8 +1,11 @@
 """Opening scenes: what is decided and what is refused."""
 
+import os
+
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from affine import Affine
 from rasterio.control import GroundControlPoint
 from rasterio.windows import Window
@@ -120,6 +123,22 @@ def test_a_fingerprint_knows_every_file_that_decides_about_the_pixels(write_rast
         (tmp_path / changed).write_text(VRT + " ")
         before.pop(tmp_path / "a.tif", None)
     assert all(open_scene(path).fingerprint() != state for path, state in before.items())
+
+
+def test_a_fingerprint_knows_the_file_of_a_part(write_raster, ramp, tmp_path):
+    """Of a table of a GeoPackage, a variable of a netCDF file, and a VRT of one."""
+    place = {"crs": "EPSG:4326", "transform": Affine(1e-3, 0, 10, 0, -1e-3, 50)}
+    source = write_raster("a.tif", ramp(3, 32, 32), **place)
+    rasterio.shutil.copy(source, tmp_path / "m.gpkg", driver="GPKG", RASTER_TABLE="NORTH", TILE_FORMAT="PNG")
+    rasterio.shutil.copy(source, tmp_path / "c.nc", driver="netCDF")
+    names = [f"GPKG:{tmp_path}/m.gpkg:NORTH", f"netcdf:{tmp_path}/c.nc:Band1", f'netcdf:"{tmp_path}/c.nc":Band1']
+    (tmp_path / "v.vrt").write_text(VRT.replace("a.tif", "netcdf:c.nc:Band1"))
+    names.append(str(tmp_path / "v.vrt"))
+    before = [open_scene(name).fingerprint() for name in names]
+    assert before == [open_scene(name).fingerprint() for name in names]
+    for file in ("m.gpkg", "c.nc"):
+        os.utime(tmp_path / file, ns=(1, 1))
+    assert not set(before) & {open_scene(name).fingerprint() for name in names}
 
 
 def test_reading_writes_nothing_beside_the_file(write_raster, ramp, tmp_path):

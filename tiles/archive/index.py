@@ -1,6 +1,7 @@
 """The index of a tile set: one GeoParquet row a tile, and ``tiles.json`` about the whole."""
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -124,7 +125,7 @@ def table_of(rows: dict[str, list]) -> pa.Table:
 def read_table(folder: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Read the index of a tile set, or some of its columns."""
     path = folder / INDEX_FILE
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(f"{folder} is no tile set: it has no {INDEX_FILE}; make one with `geodino tile`.")
     try:
         # ParquetFile, since the data set API would look for partitions in the folder names.
@@ -145,6 +146,8 @@ def read_about(folder: Path) -> About:
         InputError: Where the folder is no finished tile set, or of a later version of the format.
     """
     path = folder / ABOUT_FILE
+    if not os.path.exists(path):
+        raise InputError(f"{folder} is no finished tile set: it has no {ABOUT_FILE}; run `geodino tile` on it.")
     try:
         content = json.loads(path.read_text())
         if content["version"] > VERSION:
@@ -155,10 +158,6 @@ def read_about(folder: Path) -> About:
         for key in ("bands", "mean", "std", "labels"):
             content[key] = tuple(content[key])
         return About(**content)
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(
-            f"{folder} is no finished tile set: it has no {ABOUT_FILE}; run `geodino tile` on it."
-        ) from None
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged ({error}); cut the tile set again.") from error
 

@@ -94,13 +94,24 @@ def _places(shapes: np.ndarray) -> list[np.ndarray]:
         return []
     from scipy import ndimage  # which readers of tiles need not wait for
 
-    corners = np.floor(shapely.get_coordinates(shapely.centroid(shapes))).astype(int)
-    column, row = (corners - corners.min(axis=0)).T
+    column, row = np.floor(_centres(shapes)).astype(int).T
+    # The mesh begins behind the widest gap around the globe, wherever the antimeridian is.
+    taken = np.unique(column % 360)
+    begin = taken[(np.argmax(np.diff(taken, append=taken[0] + 360)) + 1) % len(taken)]
+    column, row = (column - begin) % 360, row - row.min()
     mesh = np.zeros((column.max() + 1, row.max() + 1), bool)
     mesh[column, row] = True
     numbers = ndimage.label(mesh, np.ones((3, 3)))[0][column, row]
     members = [np.flatnonzero(numbers == number) for number in np.unique(numbers)]
     return sorted(members, key=len, reverse=True)
+
+
+def _centres(shapes: np.ndarray) -> np.ndarray:
+    """Longitude and latitude ``[N, 2]`` of each footprint's middle; of one cut at the antimeridian, of its first part.
+
+    The middle of both parts together would lie near Greenwich.
+    """
+    return shapely.get_coordinates(shapely.centroid(shapely.get_geometry(shapes, 0)))
 
 
 def _world(shapes: np.ndarray) -> Image.Image:
@@ -116,7 +127,7 @@ def _world(shapes: np.ndarray) -> Image.Image:
         draw.line([place(-180, lat), place(180, lat)], fill=_LINE)
         draw.text(place(-178, lat), f"{lat}°", fill=_INK, font=font)
     if len(shapes):
-        centres = np.unique(np.round(shapely.get_coordinates(shapely.centroid(shapes)), 1), axis=0)
+        centres = np.unique(np.round(_centres(shapes), 1), axis=0)
         for lon, lat in centres:
             x, y = place(lon, lat)
             draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=_COLOURS[1])
@@ -127,6 +138,9 @@ def _panel(shapes: np.ndarray, colours: list[str]) -> Image.Image:
     """One place, drawn with degrees shrunk by the cosine of its latitude."""
     panel, draw, font = _blank()
     west, south, east, north = shapely.total_bounds(shapes)
+    if east - west > 180:  # on both sides of the antimeridian
+        shapes = shapely.transform(shapes, lambda points: points + np.where(points[:, :1] < 0, [360.0, 0.0], 0.0))
+        west, south, east, north = shapely.total_bounds(shapes)
     squeeze = max(math.cos(math.radians((south + north) / 2)), 0.05)
     scale = (_PANEL - 60) / max((east - west) * squeeze, north - south, 1e-9)
     left = (_PANEL - (east - west) * squeeze * scale) / 2

@@ -9,7 +9,7 @@ from tiles.archive.index import ABOUT_FILE, INDEX_FILE
 from tiles.cutting.plan import PARTS, PLAN_FILE
 from tiles.cutting.unit import Failure
 from tiles.errors import OutputError
-from tiles.writing.outputs import replacing
+from tiles.writing.outputs import check_name, replacing
 
 FAILURES_FILE = "failures.csv"
 # What a tile set consists of, and what is made of it.
@@ -21,10 +21,12 @@ _OWN = (
 
 def prepare(folder: Path) -> None:
     """Make the folder, or check that a tile set may be written there."""
-    if folder.exists() and not folder.is_dir():
+    if os.path.exists(folder) and not os.path.isdir(folder):
         raise OutputError(f"{folder} is a file; choose a folder for the tile set.")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        check_name(folder)
+        folder.mkdir(exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder} cannot be made ({error.strerror}).") from error
     if not os.access(folder, os.W_OK):
@@ -50,7 +52,7 @@ def remove_partial(folder: Path) -> None:
 
 def remove_if_empty(folder: Path) -> None:
     """Remove a folder in which nothing was put, its lock included."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return
     if (folder / PARTS).is_dir() and not any((folder / PARTS).iterdir()):
         (folder / PARTS).rmdir()

@@ -6,6 +6,7 @@ any order, by any number of workers, and again after an interruption, with the s
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -116,7 +117,7 @@ class Plan:
 def load(folder: Path) -> Plan | None:
     """The plan of a tile set, None where there is none."""
     path = folder / PLAN_FILE
-    if not path.exists():
+    if not os.path.exists(path):
         return None
     try:
         content = json.loads(path.read_text())

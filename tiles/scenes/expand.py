@@ -1,5 +1,6 @@
 """What a user's argument stands for: one scene, or a folder of many."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +29,13 @@ def expand(argument: str) -> Iterator[Found]:
         yield from (Found(source) for source in torchgeo_sources(argument))
         return
     path = Path(argument)
-    if path.suffix.lower() in (".json", ".geojson") and path.is_file():
+    if path.suffix.lower() in (".json", ".geojson") and os.path.isfile(path):
         from tiles.scenes.stac import days  # pystac is needed for items only
 
         found = days(argument)
         yield from (Found(argument if len(found) == 1 else f"{argument}#{day}") for day in found)
         return
-    if not path.is_dir() or is_image_set(argument):
+    if not os.path.isdir(path) or is_image_set(argument):
         yield Found(argument)
         return
     try:

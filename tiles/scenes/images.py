@@ -1,6 +1,7 @@
 """Image folders and zips without georeference, in EuroSAT's layout: ``CLASS/NAME.jpg``."""
 
 import hashlib
+import os
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -86,7 +87,7 @@ class ImageReader:
         self.images = images
         self._stack = ExitStack()
         self._zip: zipfile.ZipFile | None = None
-        if not Path(images.source).is_dir():
+        if not os.path.isdir(images.source):
             self._zip = self._stack.enter_context(zipfile.ZipFile(images.source))
 
     def read(self, member: str) -> DecodedImage:
@@ -145,7 +146,7 @@ def open_images(source: str, gsd_m: float | None, bands: tuple[str, ...] | None)
         raise InputError(f"The images of {source} have no georeference; give their pixel size in metres with --gsd.")
     with ExitStack() as stack:
         try:
-            archive = None if Path(source).is_dir() else stack.enter_context(zipfile.ZipFile(source))
+            archive = None if os.path.isdir(source) else stack.enter_context(zipfile.ZipFile(source))
             raw = stack.enter_context(archive.open(members[0]) if archive else (Path(source) / members[0]).open("rb"))
             mode = stack.enter_context(Image.open(raw)).mode
         except (UnidentifiedImageError, OSError, zipfile.BadZipFile) as error:
@@ -164,9 +165,9 @@ def open_images(source: str, gsd_m: float | None, bands: tuple[str, ...] | None)
 
 
 def _members(source: str) -> Iterator[str]:
-    if Path(source).is_dir():
+    if os.path.isdir(source):
         for path in Path(source).rglob("*"):
-            if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+            if path.suffix.lower() in IMAGE_SUFFIXES and os.path.isfile(path):
                 yield path.relative_to(source).as_posix()
         return
     try:
@@ -179,9 +180,9 @@ def _members(source: str) -> Iterator[str]:
 def is_image_set(source: str) -> bool:
     """Whether a source is a zip, or a folder of (class folders of) images without georeference."""
     path = Path(source)
-    if path.suffix.lower() == ".zip" and path.is_file():
+    if path.suffix.lower() == ".zip" and os.path.isfile(path):
         return True
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return False
     first = next(_members(source), None)
     if first is None or any(p.suffix.lower() in (".tif", ".tiff", ".jp2") for p in path.iterdir()):

@@ -145,3 +145,12 @@ def _open_folder(path: str, sensor: str | None, band_names: Sequence[str] | None
 def _side(geobox: GeoBox, gsd_m: float | None) -> float:
     """Ground sample distance in metres: as given where there is no reference system to tell it."""
     return gsd_m if gsd_m is not None and geobox.crs is None else ground_sample_distance_m(geobox)
+
+
+def as_scene(source: str | Path | Scene) -> Scene:
+    """A scene as it is, or what ``open_scene`` makes of a path.
+
+    Raises:
+        InputError: See ``open_scene``.
+    """
+    return source if isinstance(source, Scene) else open_scene(source)

@@ -1,5 +1,6 @@
 """What a raster file says about itself, and GDAL's errors as sentences that name the file."""
 
+import html
 import os
 import re
 from collections.abc import Iterator
@@ -126,13 +127,26 @@ def files_of(path: str) -> list[str]:
         if file in found:
             continue
         found[file] = None
+        part = _PART.fullmatch(file)
+        if part is not None and not os.path.exists(file):
+            waiting.append(part[2])
         if "://" in file or file.startswith("/vsi"):
             continue
         if file == path or file.lower().endswith(".vrt"):
             with open_raster(file) as opened, reading(file):
                 waiting += opened.files
-        waiting += [side for side in (f"{file}.msk", f"{file}.aux.xml") if Path(side).is_file()]
+        if file.lower().endswith(".vrt"):
+            # GDAL leaves out of a VRT's files those of which it reads a part.
+            waiting += [os.path.join(os.path.dirname(file), part[2]) for part in _parts_in(file)]
+        waiting += [side for side in (f"{file}.msk", f"{file}.aux.xml") if os.path.isfile(side)]
     return [file for file in found if not file.lower().endswith(".ovr")]
+
+
+def _parts_in(vrt: str) -> list[re.Match[str]]:
+    """Parts of files that a VRT reads, as ``netcdf:FILE:NAME``."""
+    with open(vrt, encoding="utf-8", errors="replace") as text:
+        named = re.findall(r"<SourceFilename[^>]*>([^<]+)<", text.read())
+    return [part for name in named if (part := _PART.fullmatch(html.unescape(name)))]
 
 
 def inspect(path: str) -> Raster:

@@ -4,6 +4,7 @@ Source: Sentinel-2 Products Specification Document, issue 14.9, section 4.
 """
 
 import math
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ def safe_metadata(path: str, notes: list[str]) -> SafeMetadata | None:
     if "GRANULE" in parts:
         folders.append(Path(*parts[: parts.index("GRANULE")]))
     for folder in folders:
-        if "://" in path or not folder.is_dir():
+        if "://" in path or not os.path.isdir(folder):
             continue
         for file in sorted(folder.glob("*MTD_*.xml")):
             found = _NAME.search(file.name)

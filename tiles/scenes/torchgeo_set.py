@@ -4,9 +4,9 @@ Data sets of georeferenced rasters stand for their files; data sets of chips are
 torch) is imported when such a source is opened and at no other time.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -31,7 +31,7 @@ def _parts(source: str) -> tuple[str, str]:
 
 def _load(source: str) -> Any:
     name, root = _parts(source)
-    if not Path(root).exists():
+    if not os.path.exists(root):
         raise InputError(f"{root} does not exist; download {name} there first.")
     try:
         import torchgeo.datasets as available
@@ -52,7 +52,7 @@ def torchgeo_sources(source: str) -> Iterator[str]:
     """The files of a data set of rasters, or the data set itself where it holds chips."""
     dataset = _load(source)
     files = getattr(dataset, "files", None)
-    if isinstance(files, list) and files and all(isinstance(file, str) and Path(file).exists() for file in files):
+    if isinstance(files, list) and files and all(isinstance(file, str) and os.path.exists(file) for file in files):
         yield from sorted(files)
     else:
         yield source

@@ -9,6 +9,7 @@ from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
+from tiles.grids import turned
 from tiles.scenes.raster import reading
 from tiles.scenes.validity import measured, opaque
 
@@ -90,7 +91,7 @@ def warped(
         return WarpedVRT(
             source,
             src_crs=_PLANE if grid.crs is None else grid.crs.to_wkt(),
-            src_transform=grid.affine,
+            src_transform=turned(grid, target).affine,
             crs=_PLANE if target.crs is None else target.crs.to_wkt(),
             transform=target.affine,
             height=target.shape[0],

@@ -49,16 +49,21 @@ def check_output(path: Path, *, overwrite: bool) -> None:
         OutputError: It exists and ``overwrite`` is false, its folder is missing or cannot be written, or its name
             leaves no room for those of what is unfinished and of its STAC item.
     """
-    _check_length(path)
-    if path.exists() and not overwrite:
+    check_name(path)
+    if os.path.exists(path) and not overwrite:
         raise OutputError(f"{path} exists already; choose another name or replace it with --overwrite")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise OutputError(f"the folder {path.parent} of the output {path.name} does not exist; make it first")
     if not os.access(path.parent, os.W_OK):
         raise OutputError(f"the folder {path.parent} cannot be written; choose another output")
 
 
-def _check_length(path: Path) -> None:
+def check_name(path: Path) -> None:
+    """Refuse the name of an output that leaves no room for those of what is unfinished and of its STAC item.
+
+    Raises:
+        OutputError: It is too long for its folder's file system.
+    """
     if path.suffix == ".part" or not os.path.isdir(path.parent):
         return
     longest = os.pathconf(path.parent, "PC_NAME_MAX") - _LONGEST_ENDING
@@ -80,7 +85,7 @@ def check_not_input(outputs: Iterable[Path | None], *inputs: str | Path | Input 
     Raises:
         OutputError: One of the outputs is one of the inputs, or a file of a scene.
     """
-    existing = [output for output in outputs if output is not None and output.exists()]
+    existing = [output for output in outputs if output is not None and os.path.exists(output)]
     if not existing:
         return
     for source in inputs:

@@ -1,5 +1,5 @@
 """Labelled pixels of a scene from points, polygons, tables or a raster, in any coordinate reference system."""
 
-from geodino.heads.labels.reading import MOST_PIXELS_PER_CLASS, Labels, read_labels
+from geodino.heads.labels.reading import MOST_PIXELS_PER_CLASS, Labels, check_reading, read_labels
 
-__all__ = ["MOST_PIXELS_PER_CLASS", "Labels", "read_labels"]
+__all__ = ["MOST_PIXELS_PER_CLASS", "Labels", "check_reading", "read_labels"]

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,7 +41,7 @@ class Columns:
 
 def find_columns(path: Path) -> Columns | None:
     """The columns of coordinates by their headings; None where the file is no table of points."""
-    if path.suffix.lower() not in SUFFIXES or not path.is_file():
+    if path.suffix.lower() not in SUFFIXES or not os.path.isfile(path):
         return None
     with path.open("rb") as file:
         line = _decoded(file.read(1 << 16)).lstrip("\r\n").partition("\n")[0]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from tiles.errors import InputError
+from tiles.grids import turn_of
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -29,7 +30,9 @@ def on_scene(frame: "gpd.GeoDataFrame", geobox: GeoBox, path: Path) -> tuple["gp
         InputError: the labels have no reference system or one that the scene's cannot be reached from.
     """
     import pyproj
+    import shapely
     from pyproj.exceptions import ProjError
+    from shapely import affinity
 
     geometries = frame.geometry
     if geobox.crs is None:
@@ -45,6 +48,8 @@ def on_scene(frame: "gpd.GeoDataFrame", geobox: GeoBox, path: Path) -> tuple["gp
         if frame.crs != target:
             near = _surroundings(geobox, frame.crs)
             west, south, east, north = near.bounds
+            if frame.crs.is_geographic:  # the labels may be written in another turn of the globe
+                near = shapely.union_all([affinity.translate(near, turn) for turn in (-360, 0, 360)])
             bounds = geometries.bounds
             large = ((bounds.maxx - bounds.minx) > east - west) | ((bounds.maxy - bounds.miny) > north - south)
             cut_off = large.to_numpy() | ~_finite(moved)
@@ -56,7 +61,22 @@ def on_scene(frame: "gpd.GeoDataFrame", geobox: GeoBox, path: Path) -> tuple["gp
             f"{path} is in {frame.crs.name!r}, from which no way leads to the scene's {geobox.crs.proj.name!r}; "
             "give labels in the scene's coordinate reference system"
         ) from error
-    return _placed(moved)
+    return _placed(_in_turns(moved, geobox))
+
+
+def _in_turns(geometries: "gpd.GeoSeries", geobox: GeoBox) -> "gpd.GeoSeries":
+    """Each geometry also where another turn of the globe brings it onto the grid: at 185 degrees what lies at -175."""
+    import shapely
+
+    turn, box = turn_of(geobox), geobox.boundingbox
+    own, bounds = geometries, geometries.bounds
+    for shift in (-turn, turn) if turn else ():
+        here = ((bounds.minx + shift < box.right) & (bounds.maxx + shift > box.left)).to_numpy()
+        if here.any():
+            geometries = geometries.copy()
+            both = [geometries[here], own[here].translate(shift)]
+            geometries[here] = shapely.geometrycollections(np.stack([one.to_numpy() for one in both], axis=1))
+    return geometries
 
 
 def _check_reachable(labels: "CRS", scene: "CRS") -> None:
@@ -89,7 +109,7 @@ def _placed(geometries: "gpd.GeoSeries") -> tuple["gpd.GeoSeries", list[str]]:
 
 
 def _surroundings(geobox: GeoBox, crs: "CRS") -> "BaseGeometry":
-    """The scene's extent with a margin, in another reference system; in two parts across the antimeridian."""
+    """The scene's extent with a margin, in another reference system; it goes on past the antimeridian."""
     import shapely
     from pyproj import Transformer
 
@@ -103,6 +123,4 @@ def _surroundings(geobox: GeoBox, crs: "CRS") -> "BaseGeometry":
         )
     if not np.isfinite([left, bottom, right, top]).all():
         return shapely.Point()
-    if left > right:
-        return shapely.union(shapely.box(left, bottom, 180, top), shapely.box(-180, bottom, right, top))
-    return shapely.box(left, bottom, right, top)
+    return shapely.box(left, bottom, right if left <= right else right + 360, top)

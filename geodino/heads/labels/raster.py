@@ -19,6 +19,7 @@ from rasterio.windows import Window
 from geodino.heads.labels.draw import Draw, row_blocks
 from geodino.heads.legend import LARGEST_CLASS, Color, Legend
 from tiles.errors import InputError
+from tiles.grids import turned
 from tiles.writing.cog import read_classes
 
 _OBJECT_SIDE = 32  # pixels of a raster are objects by blocks of this side
@@ -107,7 +108,8 @@ def _on_scene(path: Path, source: Any, geobox: GeoBox) -> Iterator[Any]:
     alpha = next(
         (n for n, kind in zip(source.indexes, source.colorinterp, strict=True) if kind == ColorInterp.alpha), 0
     )
-    if not placed or (same and source.crs == geobox.crs.to_wkt() and _alike(source.transform, geobox.affine)):
+    own = turned(GeoBox(source.shape, source.transform, source.crs.to_wkt()), geobox).affine if placed else None
+    if own is None or (same and source.crs == geobox.crs.to_wkt() and _alike(own, geobox.affine)):
         masked = MaskFlags.all_valid not in source.mask_flag_enums[0]
         yield lambda window: (
             source.read(1, window=window),
@@ -117,7 +119,7 @@ def _on_scene(path: Path, source: Any, geobox: GeoBox) -> Iterator[Any]:
     # The added alpha band says where the raster has a pixel. A nodata value of the result would do so too, and GDAL
     # would change the pixels that have it by one.
     with WarpedVRT(
-        source, crs=geobox.crs.to_wkt(), transform=geobox.affine, width=width, height=height,
+        source, src_transform=own, crs=geobox.crs.to_wkt(), transform=geobox.affine, width=width, height=height,
         resampling=Resampling.nearest, add_alpha=not alpha,
     ) as grid:  # fmt: skip
         last = alpha or source.count + 1

@@ -62,6 +62,23 @@ def _damaged_messages() -> Iterator[None]:
 
 
 @_damaged_messages()
+def check_reading(labels: str | Path | None, name: str, field: str | None, layer: str | None) -> None:
+    """Refuse what says how to read a file of labels where there is none.
+
+    Args:
+        labels: the file, None where none is given.
+        name: the option that would give it.
+        field: attribute that holds the class, or None.
+        layer: layer of the file, or None.
+
+    Raises:
+        InputError: ``field`` or ``layer`` is given and ``labels`` is not.
+    """
+    given = [f"--{option}" for option, value in {"field": field, "layer": layer}.items() if value is not None]
+    if labels is None and given:
+        raise InputError(f"{' and '.join(given)} say how to read a file of labels; give --{name} or leave them out")
+
+
 def read_labels(
     path: str | Path,
     geobox: GeoBox,

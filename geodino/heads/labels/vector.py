@@ -141,7 +141,7 @@ def _split(geometries: "gpd.GeoSeries", geobox: GeoBox) -> tuple[_Points, list[_
     places: list[tuple[float, float]] = []
     shapes = []
     for number, geometry in enumerate(geometries):
-        for part in _parts(geometry):
+        for part in parts_of(geometry):
             if part.geom_type in ("Point", "MultiPoint"):
                 points = part.geoms if part.geom_type == "MultiPoint" else (part,)
                 places += [inverse @ (point.x, point.y) for point in points]
@@ -175,10 +175,10 @@ def _holds_pixels(shape: _Shape, geobox: GeoBox) -> bool:
     return any(len(shape.burn(geobox, start, stop)) for start, stop in blocks)
 
 
-def _parts(geometry: Any) -> Iterator[Any]:
+def parts_of(geometry: Any) -> Iterator[Any]:
     """A geometry, or those in a collection."""
     if geometry.geom_type == "GeometryCollection":
         for part in geometry.geoms:
-            yield from _parts(part)
+            yield from parts_of(part)
     elif not geometry.is_empty:
         yield geometry
