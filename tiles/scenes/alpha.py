@@ -42,7 +42,7 @@ def settle_alpha(raster: Raster, naip: bool, band_names: Sequence[str] | None, n
         return raster
     notes.append(f"band {number}, tagged alpha, is taken as a measurement, {reason}")
     colours = tuple(ColorInterp.undefined if colour is ColorInterp.alpha else colour for colour in raster.colours)
-    return replace(raster, colours=colours)
+    return replace(raster, colours=colours, own_masks=tuple(mask for mask in raster.own_masks if not mask.index))
 
 
 def _between(raster: Raster, number: int) -> float:
