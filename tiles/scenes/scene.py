@@ -129,7 +129,8 @@ class Scene:
     def paths(self) -> list[str]:
         """What is opened for the scene, its parts aside, sorted."""
         together = () if self.blank is None else self.blank.bands
-        return sorted({opened.path for opened in (*self.bands, *together, *self.masks, *self.own_masks)})
+        beside = {mask.path for mask in self.masks} | {mask.path for mask in self.own_masks}
+        return sorted({band.path for band in (*self.bands, *together)} | beside)
 
     def files(self) -> Iterator[str]:
         """Paths and addresses that are read for the scene, with the files beside them and those they refer to."""
