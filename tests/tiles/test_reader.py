@@ -254,6 +254,7 @@ def test_near_infrared_tagged_as_alpha_is_a_measurement(write_raster):
     ("fourth", "names", "measurement"),
     [
         ("opacity", None, False),
+        ("ones", None, False),
         ("opacity", ["r", "g", "b", "n"], True),
         ("opacity", ["r", "g", "b"], False),
         ("spread", None, True),
@@ -262,7 +263,7 @@ def test_near_infrared_tagged_as_alpha_is_a_measurement(write_raster):
 )
 def test_an_alpha_band_is_opacity_unless_its_values_or_names_say_otherwise(write_raster, fourth, names, measurement):
     values = np.full((4, 64, 64), 90, np.uint8)
-    values[3] = 255
+    values[3] = 1 if fourth == "ones" else 255
     values[3, :, :16] = 0
     if fourth == "spread":
         values[3, :, 16:] = np.arange(48) + 60
