@@ -36,9 +36,7 @@ def settle_alpha(raster: Raster, naip: bool, band_names: Sequence[str] | None, n
         reason = "as in all NAIP imagery"
     elif raster.count == 4 and raster.dtypes[number - 1] == "uint8":
         share = _between(raster, number)
-        reason = (
-            f"since {share:.0%} of a sample of it is neither 0 nor its largest number" if share > _OPACITY_SHARE else ""
-        )
+        reason = f"since {share:.0%} of a sample of it is neither 0 nor 255" if share > _OPACITY_SHARE else ""
     if not reason:
         notes.append(f"band {number}, tagged alpha, is opacity (if it is a measurement, name it too with --band-names)")
         return raster
@@ -48,7 +46,7 @@ def settle_alpha(raster: Raster, naip: bool, band_names: Sequence[str] | None, n
 
 
 def _between(raster: Raster, number: int) -> float:
-    """Share of a sample of an 8-bit band that is neither 0 nor the largest number in it: 255, or 1."""
+    """Share of a sample of an 8-bit band that is neither 0 nor 255, or nor 1 where that is the most."""
     height, width = raster.geobox.shape
     side = _SAMPLE_SIDE
     found = []
@@ -58,4 +56,5 @@ def _between(raster: Raster, number: int) -> float:
             window = Window(left, top, min(side, width - left), min(side, height - top))
             found.append(source.read(number, window=window).ravel())
     values = np.concatenate(found)
-    return float(((values > 0) & (values < values.max())).mean())
+    most = 255 if values.max() > 1 else 1
+    return float(((values > 0) & (values < most)).mean())
