@@ -145,9 +145,7 @@ def open_item(item: pystac.Item, *, sensor: str | None = None, bands: Sequence[s
     made, blank = settle_picture(make_bands(sources, decision, notes), on_grid, notes)
     spectral = {b.path for b in made if rasters[b.path].colours[b.index - 1] is ColorInterp.alpha}
     own_masks = [m for raster in rasters.values() for m in raster.own_masks if not (m.index and m.path in spectral)]
-    notes += [
-        f"the band of {path} that is tagged alpha is a measurement: the item names it" for path in sorted(spectral)
-    ]
+    notes += [f"the band of {uri} that is tagged alpha is a measurement: the item names it" for uri in sorted(spectral)]
     resampled = [layer.name for layer, on in zip(layers, on_grid, strict=True) if not on]
     if resampled:
         notes.append(f"bands {', '.join(resampled)} are resampled onto the finest grid")
