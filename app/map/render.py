@@ -114,7 +114,7 @@ def _grid(z: int, x: int, y: int) -> GeoBox:
 def _state(scene: Scene) -> str:
     """What tells that files of a scene, or beside them, changed since they were opened."""
     told = []
-    for path in {band.path for band in scene.bands}:
+    for path in scene.paths():
         for file in (path, f"{path}.msk", f"{path}.aux.xml"):
             if os.path.exists(file):
                 found = os.stat(file)

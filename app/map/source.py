@@ -154,8 +154,7 @@ def _round_the_globe(scene: Scene) -> tuple[Scene, ...]:
     if crs is None or not crs.geographic or -180 <= box.left <= box.right <= 180:
         return (scene,)
     turn = Affine.translation(-360 if box.right > 180 else 360, 0)
-    paths = {band.path for band in scene.bands} | {mask.path for mask in scene.masks}
-    grids = {path: inspect(path).geobox for path in paths}
+    grids = {path: inspect(path).geobox for path in scene.paths()}
     turned = {path: GeoBox(grid.shape, turn @ grid.affine, grid.crs) for path, grid in grids.items()}
     geobox = GeoBox(scene.geobox.shape, turn @ scene.geobox.affine, crs)
     return scene, replace(scene, geobox=geobox, source_grids=turned)
@@ -187,6 +186,7 @@ def _open_map(path: str) -> Source | None:
         block_shape=raster.block_shape,
         datetime=None,
         notes=(),
+        own_masks=raster.own_masks,
     )
     threshold = _number(tags.get(THRESHOLD_TAG))
     score = floating and (threshold is not None or SCORE_TAG in tags)

@@ -16,7 +16,7 @@ from rio_tiler.colormap import cmap
 
 from app.map.source import ClassColor, Meaning, Source
 from tiles.scenes.band import Band
-from tiles.scenes.raster import open_raster, reading
+from tiles.scenes.raster import open_raster, read_shown, reading
 
 LOW_PERCENT, HIGH_PERCENT = 2.0, 98.0
 SAMPLE_SIDE = 1024  # a sample of a million pixels fixes a percentile to about 0.1 of a point
@@ -130,7 +130,7 @@ def _sample(band: Band) -> np.ma.MaskedArray:
         if opened.overviews(band.index) or height * width <= 16 * SAMPLE_SIDE**2:
             shrink = max(1.0, max(height, width) / SAMPLE_SIDE)
             shape = (max(1, round(height / shrink)), max(1, round(width / shrink)))
-            sample = opened.read(band.index, out_shape=shape, masked=True, resampling=Resampling.nearest)
+            read = [read_shown(band.path, opened, band.index, out_shape=shape, resampling=Resampling.nearest)]
         else:
             rng = np.random.default_rng(0)
             side = 256
@@ -140,9 +140,13 @@ def _sample(band: Band) -> np.ma.MaskedArray:
                 Window(int(left), int(top), min(side, width), min(side, height))
                 for top, left in zip(tops, lefts, strict=True)
             )
-            sample = np.ma.stack([opened.read(band.index, window=window, masked=True) for window in windows])
-    if band.nodata is not None and not np.isnan(band.nodata):
-        sample = np.ma.masked_where(sample.data == band.nodata, sample)
+            read = [read_shown(band.path, opened, band.index, window=window) for window in windows]
+        stated = opened.nodatavals[band.index - 1]
+    values, covered = (np.stack(planes) for planes in zip(*read, strict=True))
+    sample = np.ma.masked_array(values, ~covered)
+    for nodata in (band.nodata, stated):
+        if nodata is not None and not np.isnan(nodata):
+            sample = np.ma.masked_where(values == nodata, sample)
     return np.ma.masked_invalid(sample) if sample.dtype.kind == "f" else sample
 
 

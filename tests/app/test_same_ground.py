@@ -1,4 +1,4 @@
-"""The same ground gives the same values and validity however it is packaged: read natively, warped and on the map.
+"""The same ground gives the same values and validity however it is packaged: by every reader, `tile` and `features`.
 
 Ground lies between 100 and 120, nodata far outside: a number beyond is nodata mixed into the ground.
 """
@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import morecantile
@@ -22,8 +23,14 @@ from rasterio.enums import ColorInterp
 from rasterio.warp import transform
 from rasterio.windows import Window
 
+import geodino
 from app.map.render import read_point, read_tile
 from app.map.source import open_source
+from geodino.backbones.backbone import Backbone, untrained_backbone
+from geodino.dense.settings import DenseSettings
+from tiles.archive.dataset import TileDataset
+from tiles.cutting.cut import cut
+from tiles.cutting.plan import CutSettings, Request
 from tiles.scenes.opening import open_scene
 from tiles.scenes.reader import SceneReader
 
@@ -54,6 +61,9 @@ class Ground:
     shown: np.ndarray  # bool [H, W], by the mask
     nodata: tuple[float | None, ...]
     mask: str
+    masked: str  # the band whose file alone has the mask in a folder, or "all"
+    opacity: int  # of alpha where shown
+    commands: bool  # whether it is cut into tiles and given to a backbone too
     scaled: bool
     crs: str | None
     place: Affine
@@ -97,24 +107,33 @@ def grounds(draw: st.DrawFn) -> Ground:
             values[number, rng.random((SIDE, SIDE)) < 0.1] = mark
     shown = rng.random((SIDE, SIDE)) < 0.9
     shown[8:, 9:] = False
-    masks = ["none", "internal", "external"]
-    if dtype == "uint8" and kind == "none":  # beside nodata or of another type, GDAL's own mask leaves alpha out
-        masks.append("alpha")
-    mask = draw(st.sampled_from(masks))
+    mask = draw(st.sampled_from(["none", "internal", "external", "alpha"]))
     if mask == "none":
         shown[:] = True
     crs, place = PLACES[draw(st.sampled_from(sorted(PLACES)))]
     turn = TURNS[draw(st.sampled_from(sorted(TURNS)))]
-    return Ground(values, shown, nodata, mask, draw(st.booleans()) and dtype != "uint8", crs, place @ turn)
+    return Ground(
+        values=values,
+        shown=shown,
+        nodata=nodata,
+        mask=mask,
+        masked=draw(st.sampled_from(["all", *NAMES])),
+        opacity=1 if dtype == "float32" else draw(st.sampled_from([1, int(np.iinfo(dtype).max)])),
+        commands=draw(st.integers(0, 3)) == 3,
+        scaled=draw(st.booleans()) and dtype != "uint8",
+        crs=crs,
+        place=place @ turn,
+    )
 
 
 def write(path: Path, ground: Ground, bands: tuple[int, ...]) -> Path:
     """A GeoTIFF of some bands, with the ground's mask."""
-    alpha = ground.mask == "alpha"
+    mask = ground.mask if len(bands) > 1 or ground.masked in ("all", NAMES[bands[0]]) else "none"
+    alpha = mask == "alpha"
     values = ground.values[list(bands)]
     colours = [ColorInterp.gray, ColorInterp.undefined, ColorInterp.undefined][: len(bands)]
     with (
-        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=ground.mask == "internal"),
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=mask == "internal"),
         rasterio.open(
             path,
             "w",
@@ -131,8 +150,8 @@ def write(path: Path, ground: Ground, bands: tuple[int, ...]) -> Path:
         file.colorinterp = colours + [ColorInterp.alpha] * alpha
         file.write(values, list(range(1, len(bands) + 1)))
         if alpha:
-            file.write(np.where(ground.shown, np.iinfo(values.dtype).max, 0).astype(values.dtype), len(bands) + 1)
-        elif ground.mask != "none":
+            file.write((ground.shown * ground.opacity).astype(values.dtype), len(bands) + 1)
+        elif mask != "none":
             file.write_mask(ground.shown)
         for number, band in enumerate(bands, 1):
             file.set_band_description(number, NAMES[band])
@@ -155,9 +174,11 @@ def virtual(top: Path, ground: Ground) -> Path:
             "<SourceBand>1</SourceBand></SimpleSource></VRTRasterBand>"
         )
     if ground.mask != "none":
+        masked = "red" if ground.masked == "all" else ground.masked
+        band = "2" if ground.mask == "alpha" else "mask,1"
         rows.append(
-            '<MaskBand><VRTRasterBand dataType="Byte"><SimpleSource><SourceFilename relativeToVRT="1">bands/red.tif'
-            f"</SourceFilename><SourceBand>{2 if ground.mask == 'alpha' else 'mask,1'}</SourceBand></SimpleSource>"
+            '<MaskBand><VRTRasterBand dataType="Byte"><SimpleSource><SourceFilename relativeToVRT="1">'
+            f"bands/{masked}.tif</SourceFilename><SourceBand>{band}</SourceBand></SimpleSource>"
             "</VRTRasterBand></MaskBand>"
         )
     place = ", ".join(repr(number) for number in ground.place.to_gdal())
@@ -246,14 +267,72 @@ def check_map(ground: Ground, paths: dict[str, Path]) -> None:
             assert found == expected, f"{name} at {row}, {column}"
 
 
+def check_tiles(ground: Ground, paths: dict[str, Path], top: Path) -> None:
+    """What `geodino tile` cuts: four tiles of six pixels, natively and at a coarser GSD one of them."""
+    sensor = "8bit" if ground.values.dtype == np.uint8 else "reflectance"
+    gsd_m = open_scene(paths["folder"], sensor=sensor).gsd_m * 1.7
+    for gsd in (None, gsd_m):
+        cuts = []
+        for name, path in paths.items():
+            folder = top / f"{name}-{gsd}"
+            cut([Request(str(path), sensor=sensor)], folder, CutSettings(size=6, min_valid=0, gsd_m=gsd))
+            tiles = TileDataset(folder)
+            records = [tiles.read(number) for number in range(len(tiles))]
+            found = [(np.where(record.valid, record.values, 0), record.valid) for record in records]
+            cuts.append({tuple(at): one for at, one in zip(tiles.column("transform").tolist(), found, strict=True)})
+        for other in cuts[1:]:
+            assert other.keys() == cuts[0].keys()
+            for at, (values, valid) in other.items():
+                np.testing.assert_array_equal(valid, cuts[0][at][1])
+                np.testing.assert_array_equal(values, cuts[0][at][0])
+        if gsd is None:
+            truth = ground.valid()
+            for row, column in np.ndindex(2, 2):
+                place = ground.place @ Affine.translation(6 * column, 6 * row)
+                values, valid = next(one for at, one in cuts[0].items() if np.allclose(at, place[:6], rtol=1e-12))
+                window = np.s_[6 * row : 6 * row + 6, 6 * column : 6 * column + 6]
+                np.testing.assert_array_equal(valid, truth[window])
+                np.testing.assert_array_equal(values, np.where(truth[window], ground.values[:, *window], 0))
+
+
+@cache
+def tiny_backbone() -> Backbone:
+    return untrained_backbone(
+        "vit_tiny_patch16_dinov3_qkvb",
+        device="cpu",
+        precision="fp32",
+        patch_size=4,
+        depth=1,
+        embed_dim=24,
+        num_heads=2,
+    )
+
+
+def check_features(ground: Ground, paths: dict[str, Path], top: Path) -> None:
+    """The cube of `geodino features`: three by three tokens, valid where half of their pixels are."""
+    sensor = "8bit" if ground.values.dtype == np.uint8 else "reflectance"
+    settings, cubes = DenseSettings(window=8, halo=1, batch_size=2), []
+    for name, path in paths.items():
+        made = geodino.features(
+            open_scene(path, sensor=sensor), top / f"{name}.zarr", backbone=tiny_backbone(), settings=settings
+        )
+        cubes.append(made.values)
+    share = ground.valid().reshape(3, 4, 3, 4).mean(axis=(1, 3))
+    for cube in cubes:
+        np.testing.assert_array_equal(np.isfinite(cube).all(axis=0), share >= 0.5)
+        np.testing.assert_array_equal(cube, cubes[0])
+
+
 def check(ground: Ground) -> None:
     with packaged(ground) as paths:
         check_scenes(ground, paths)
+        if ground.commands:
+            check_tiles(ground, paths, paths["folder"].parent)
+            check_features(ground, paths, paths["folder"].parent)
         if ground.crs is not None:
             check_map(ground, paths)
 
 
-@pytest.mark.filterwarnings("ignore::rasterio.errors.NodataShadowWarning")
 @settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 @given(grounds())
 def test_the_same_ground_reads_the_same(ground: Ground) -> None:
@@ -261,7 +340,6 @@ def test_the_same_ground_reads_the_same(ground: Ground) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::rasterio.errors.NodataShadowWarning")
 @settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])
 @given(grounds())
 def test_the_same_ground_reads_the_same_in_many_cases(ground: Ground) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pystac
 import pytest
 import rasterio
+import rasterio.shutil
 import rioxarray
 import xarray as xr
 from affine import Affine
@@ -229,6 +230,32 @@ def test_a_changed_input_is_refused(scene, backbone, tmp_path):
     again = open_scene(tmp_path / "scene.tif", band_names=RGB)
     with pytest.raises(InputError, match="scene"):
         Extraction.plan(again, LocalEngine(backbone), tmp_path / "f.zarr", SMALL).run()
+
+
+def test_a_changed_source_of_a_virtual_raster_is_refused(scene, backbone, tmp_path):
+    class Stop:
+        def update(self, done, note=""):
+            raise KeyboardInterrupt
+
+    def run(**options):
+        again = open_scene(tmp_path / "scene.vrt", band_names=RGB)
+        return geodino.features(again, tmp_path / "f.tif", backbone=backbone, settings=SMALL, **options)
+
+    with rasterio.open(tmp_path / "scene.tif") as file:
+        rasterio.shutil.copy(file, tmp_path / "scene.vrt", driver="VRT")
+        values = file.read()
+    with pytest.raises(KeyboardInterrupt):
+        run(progress=Stop())
+    with rasterio.open(tmp_path / "scene.tif", "r+") as file:
+        file.write(values[:, ::-1])
+    with pytest.raises(InputError, match=r"f\.tif\.part holds an unfinished run with another scene"):
+        run()
+    assert not (tmp_path / "f.tif").exists()
+    run(overwrite=True)
+    other = open_scene(tmp_path / "scene.tif", band_names=RGB)
+    geodino.features(other, tmp_path / "whole.tif", backbone=backbone, settings=SMALL)
+    with rasterio.open(tmp_path / "f.tif") as made, rasterio.open(tmp_path / "whole.tif") as whole:
+        np.testing.assert_array_equal(made.read(), whole.read())
 
 
 def test_existing_outputs_are_refused_before_the_scene_is_read(backbone, tmp_path):

@@ -2,13 +2,16 @@
 
 import csv
 import json
+import shutil
 import threading
+from pathlib import Path
 
 import geopandas
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import rasterio
+import rasterio.shutil
 import rasterio.warp
 from affine import Affine
 from hypothesis import HealthCheck, given, settings
@@ -216,6 +219,49 @@ def test_files_alike_at_both_ends_are_no_copies(write_raster, tmp_path):
     paths = [write_raster("a.tif", values), write_raster("b.tif", other)]
     report = cut(requests(*paths), tmp_path / "T", CutSettings(size=100))
     assert not report.repeated and report.tiles == 18
+
+
+def test_equal_files_with_other_masks_or_sources_are_no_copies(write_raster, ramp, tmp_path):
+    names = ("a", "b", "c")
+    for name in names:
+        mask = np.arange(16) < 8 if name == "c" else None
+        values = ramp(3, 16, 16) + np.uint8(name == "b")
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False):
+            write_raster(f"{name}/s.tif", values, mask=None if mask is None else np.tile(mask, (16, 1)))
+        with rasterio.open(tmp_path / name / "s.tif") as file:
+            rasterio.shutil.copy(file, tmp_path / name / "s.vrt", driver="VRT")
+        text = (tmp_path / name / "s.vrt").read_text().split("<MaskBand>")[0]
+        text = text if text.rstrip().endswith("</VRTDataset>") else f"{text}</VRTDataset>"
+        (tmp_path / name / "s.vrt").write_text(text)
+    assert (tmp_path / "a/s.tif").read_bytes() == (tmp_path / "c/s.tif").read_bytes()
+    assert (tmp_path / "a/s.vrt").read_bytes() == (tmp_path / "b/s.vrt").read_bytes()
+    for suffix, pair in (("tif", "ac"), ("vrt", "ab")):
+        paths = [tmp_path / name / f"s.{suffix}" for name in pair]
+        report = cut(requests(*paths), tmp_path / suffix, CutSettings(size=8, min_valid=0))
+        assert not report.repeated and len(set(TileDataset(tmp_path / suffix).column("source"))) == 2
+
+
+@pytest.mark.parametrize("change", ["rewritten", "added", "renamed", "other class", "zip"])
+def test_changed_images_are_no_longer_what_was_cut(tmp_path, change):
+    folder = tmp_path / "images"
+    for number, label in enumerate(("Forest", "River")):
+        (folder / label).mkdir(parents=True)
+        Image.fromarray(np.full((8, 8, 3), 40 + number, np.uint8)).save(folder / label / "a.png")
+    source = Path(shutil.make_archive(str(folder), "zip", folder)) if change == "zip" else folder
+    cut(requests(source), tmp_path / "T", CutSettings(size=8, gsd_m=10.0))
+    again = cut(requests(source), tmp_path / "T", CutSettings(size=8, gsd_m=10.0))
+    assert (again.added, len(again.repeated)) == (0, 1)
+    if change in ("rewritten", "zip"):
+        Image.fromarray(np.full((8, 9, 3), 90, np.uint8)).save(folder / "River/a.png")
+        if change == "zip":
+            shutil.make_archive(str(folder), "zip", folder)
+    elif change == "added":
+        Image.fromarray(np.full((8, 8, 3), 90, np.uint8)).save(folder / "River/b.png")
+    else:
+        (folder / "Lake").mkdir()
+        (folder / "River/a.png").rename(folder / ("River/b.png" if change == "renamed" else "Lake/a.png"))
+    with pytest.raises(OutputError, match="is not what it was when it was cut"):
+        cut(requests(source), tmp_path / "T", CutSettings(size=8, gsd_m=10.0))
 
 
 def test_other_settings_or_a_changed_scene_are_refused(write_raster, ramp, tmp_path):

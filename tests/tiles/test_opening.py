@@ -141,6 +141,20 @@ def test_a_fingerprint_knows_the_file_of_a_part(write_raster, ramp, tmp_path):
     assert not set(before) & {open_scene(name).fingerprint() for name in names}
 
 
+@pytest.mark.parametrize(("name", "world"), [("a.tif", "a.tfw"), ("a.tif", "a.wld"), ("a.png", "a.pgw")])
+def test_a_fingerprint_knows_the_world_file(tmp_path, ramp, name, world):
+    driver = "PNG" if name.endswith("png") else "GTiff"
+    with rasterio.open(tmp_path / name, "w", driver=driver, count=3, height=8, width=8, dtype="uint8") as file:
+        file.write(ramp(3, 8, 8))
+    found = set()
+    for text in ("2\n0\n0\n-2\n1001\n1999\n", "2\n0\n0\n-2\n1011\n1999\n", "2.0\n0\n0\n-2\n1011\n1999\n"):
+        (tmp_path / world).write_text(text)
+        scene = open_scene(tmp_path / name)
+        assert scene.gsd_m == 2 and str(tmp_path / world) in scene.files()
+        found.add(scene.fingerprint())
+    assert len(found) == 3
+
+
 def test_reading_writes_nothing_beside_the_file(write_raster, ramp, tmp_path):
     scene = open_scene(write_raster("a.tif", ramp(3, 64, 64, "uint16")))
     for seen in (scene, scene.at_gsd(20)):

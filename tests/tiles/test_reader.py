@@ -9,6 +9,7 @@ import pytest
 import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
+from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
 from tiles.errors import InputError
@@ -71,6 +72,57 @@ def test_alpha_is_validity_and_no_band(write_raster, ramp):
     scene = open_scene(write_raster("a.tif", values, photometric="RGB", alpha="YES"))
     assert scene.band_names == ("red", "green", "blue")
     assert not read_all(scene).valid[0].any() and read_all(scene).valid[1:].all()
+
+
+@pytest.mark.parametrize("gsd", [10, 5, 20])
+@pytest.mark.parametrize("nodata", [None, 7])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+def test_alpha_counts_whatever_its_type_and_size_and_beside_nodata(write_raster, ramp, dtype, nodata, gsd):
+    most = 1 if dtype == "float32" else np.iinfo(dtype).max
+    for opacity in {1, most}:
+        values = np.full((3, 8, 8), 100, dtype)
+        values[1] = values[1] + 1
+        values[2] = opacity
+        values[:2, :2], values[2, 2:4] = 7, 0
+        path = write_raster("a.tif", values, nodata=nodata, descriptions=("red", "green", "a"))
+        with rasterio.open(path, "r+") as file:
+            file.colorinterp = [ColorInterp.gray, ColorInterp.undefined, ColorInterp.alpha]
+        scene = open_scene(path, sensor="8bit" if dtype == "uint8" else "reflectance").at_gsd(gsd)
+        expected = np.ones((8, 8), bool)
+        expected[2:4] = False
+        if nodata is not None:
+            expected[:2] = False
+        expected = {5: expected.repeat(2, 0).repeat(2, 1), 10: expected, 20: expected[::2, ::2]}[gsd]
+        for bands in (("red", "green"), ("green",)):
+            pixels = read_all(scene.select(bands), dn=True)
+            np.testing.assert_array_equal(pixels.valid, expected)
+            if nodata is not None:
+                assert (pixels.values[-1][expected] == 101).all()
+
+
+@pytest.mark.parametrize("gsd", [10, 5, 20])
+@pytest.mark.parametrize("kind", ["internal", "external", "alpha"])
+@pytest.mark.parametrize("side", [10, 30])
+def test_the_mask_of_one_file_counts_whichever_bands_of_the_folder_are_chosen(write_raster, kind, side, gsd):
+    """The masked band is on the grid of the others, or on a coarser one."""
+    for name in ("B02", "B03", "B04"):
+        write_raster(f"S2/{name}.tif", np.full((1, 12, 12), 1000, np.uint16))
+    rows, at = 120 // side, Affine(side, 0, 400000, 0, -side, 5000000)
+    mask = np.ones((rows, rows), bool)
+    mask[: rows // 2] = False
+    values = np.full((1, rows, rows), 1000, np.uint16)
+    if kind == "alpha":
+        values = np.stack([values[0], mask.astype(np.uint16)])
+        folder = write_raster("S2/B08.tif", values, transform=at, alpha="YES").parent
+    else:
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=kind == "internal"):
+            folder = write_raster("S2/B08.tif", values, transform=at, mask=mask).parent
+    scene = open_scene(folder)
+    assert any("B08.tif" in note and "counts for all bands" in note for note in scene.notes)
+    whole = read_all(scene.at_gsd(gsd)).valid
+    assert not whole[: len(whole) // 2 - 2].any() and whole[len(whole) // 2 + 2 :].all()
+    for bands in (["red", "green", "blue"], ["green"], ["nir"]):
+        np.testing.assert_array_equal(read_all(scene.select(bands).at_gsd(gsd)).valid, whole)
 
 
 @pytest.mark.parametrize("internal", [True, False])
@@ -202,6 +254,7 @@ def test_near_infrared_tagged_as_alpha_is_a_measurement(write_raster):
     ("fourth", "names", "measurement"),
     [
         ("opacity", None, False),
+        ("ones", None, False),
         ("opacity", ["r", "g", "b", "n"], True),
         ("opacity", ["r", "g", "b"], False),
         ("spread", None, True),
@@ -210,7 +263,7 @@ def test_near_infrared_tagged_as_alpha_is_a_measurement(write_raster):
 )
 def test_an_alpha_band_is_opacity_unless_its_values_or_names_say_otherwise(write_raster, fourth, names, measurement):
     values = np.full((4, 64, 64), 90, np.uint8)
-    values[3] = 255
+    values[3] = 1 if fourth == "ones" else 255
     values[3, :, :16] = 0
     if fourth == "spread":
         values[3, :, 16:] = np.arange(48) + 60

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from affine import Affine
 
 from tiles.archive.dataset import TileDataset
@@ -174,6 +175,23 @@ def test_a_killed_cut_is_finished_even_when_other_scenes_are_given(write_raster,
     write_raster("a.tif", ramp(3, 32, 33))
     with pytest.raises(OutputError, match=r"a\.tif has changed since its cut"):
         cut([Request(str(second))], tmp_path / "T", CutSettings(size=16))
+
+
+def test_a_cut_is_not_finished_from_another_source_of_a_virtual_raster(write_raster, ramp, tmp_path):
+    with rasterio.open(write_raster("a.tif", ramp(3, 32, 32))) as file:
+        rasterio.shutil.copy(file, tmp_path / "a.vrt", driver="VRT")
+    other = write_raster("b.tif", ramp(3, 16, 48))
+    cut([Request(str(tmp_path / "a.vrt"))], tmp_path / "T", CutSettings(size=16))
+    before = content(tmp_path / "T")
+    (tmp_path / "T" / "parts" / "part-00000.parquet").unlink()
+    write_raster("a.tif", ramp(3, 32, 32)[:, ::-1])
+    for given, said in ((tmp_path / "a.vrt", "is not what it was"), (other, "has changed since its cut")):
+        with pytest.raises(OutputError, match=rf"a\.vrt {said}"):
+            cut([Request(str(given))], tmp_path / "T", CutSettings(size=16))
+    write_raster("a.tif", ramp(3, 32, 32))
+    cut([Request(str(tmp_path / "a.vrt"))], tmp_path / "T", CutSettings(size=16), overwrite=True)
+    shards = [name for name in before if name.startswith("shard")]
+    assert all((tmp_path / "T" / name).read_bytes() == before[name] for name in shards)
 
 
 def test_one_folder_takes_one_cut_at_a_time(write_raster, ramp, tmp_path):

@@ -16,6 +16,7 @@ import numpy as np
 from tiles.cutting import tile_grid
 from tiles.errors import OutputError
 from tiles.scenes.images import ImageSet
+from tiles.scenes.raster import files_of
 from tiles.scenes.scene import Scene
 from tiles.writing.outputs import write_json
 
@@ -182,15 +183,23 @@ def _units(
         yield Unit(number, dtype, tuple(pieces), tiles)
 
 
+def _files(scene: Scene) -> list[str]:
+    """The files that decide about a scene's pixels: of its bands in order, then of masks and parts, with sidecars."""
+    paths = dict.fromkeys([*(band.path for band in scene.bands), *scene.paths()])
+    found = [file for path in paths for file in files_of(path)]
+    return list(dict.fromkeys([*found, *(file for part in scene.parts for file in _files(part))]))
+
+
 def _content(scene: Scene) -> str:
     """Digest of size, head and tail of a scene's local files; empty where one is remote."""
     digest = hashlib.sha256()
     for band in scene.bands:
-        path = Path(band.path)
+        digest.update(f"{band.index} {band.scale!r} {band.offset!r} ".encode())
+    for path in map(Path, _files(scene)):
         if not path.is_file():
             return ""
         size = path.stat().st_size
-        digest.update(f"{band.index} {size} {band.scale!r} {band.offset!r} ".encode())
+        digest.update(f"{size} ".encode())
         with path.open("rb") as file:
             digest.update(file.read(65536))
             file.seek(max(0, size - 65536))
@@ -203,7 +212,7 @@ def same_content(one: Scene, other: Scene) -> bool:
 
     def digest(scene: Scene) -> bytes:
         whole = hashlib.sha256()
-        for path in dict.fromkeys(band.path for band in scene.bands):
+        for path in _files(scene):
             with open(path, "rb") as file:
                 for block in iter(lambda: file.read(1 << 22), b""):
                     whole.update(block)

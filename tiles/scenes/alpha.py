@@ -42,11 +42,11 @@ def settle_alpha(raster: Raster, naip: bool, band_names: Sequence[str] | None, n
         return raster
     notes.append(f"band {number}, tagged alpha, is taken as a measurement, {reason}")
     colours = tuple(ColorInterp.undefined if colour is ColorInterp.alpha else colour for colour in raster.colours)
-    return replace(raster, colours=colours)
+    return replace(raster, colours=colours, own_masks=tuple(mask for mask in raster.own_masks if not mask.index))
 
 
 def _between(raster: Raster, number: int) -> float:
-    """Share of a sample of an 8-bit band that is neither 0 nor 255."""
+    """Share of a sample of an 8-bit band that is neither 0 nor 255, or nor 1 where that is the most."""
     height, width = raster.geobox.shape
     side = _SAMPLE_SIDE
     found = []
@@ -56,4 +56,5 @@ def _between(raster: Raster, number: int) -> float:
             window = Window(left, top, min(side, width - left), min(side, height - top))
             found.append(source.read(number, window=window).ravel())
     values = np.concatenate(found)
-    return float(((values > 0) & (values < 255)).mean())
+    most = 255 if values.max() > 1 else 1
+    return float(((values > 0) & (values < most)).mean())

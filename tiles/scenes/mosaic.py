@@ -38,5 +38,5 @@ def mosaic(scenes: Sequence[Scene], *, name: str, source: str) -> Scene:
         notes=(*first.notes, note),
         source_grids={},
         blank=None,
-        spectral_alpha=(),
+        own_masks=(),
     )

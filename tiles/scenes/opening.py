@@ -83,7 +83,7 @@ def _open_file(path: str, sensor: str | None, band_names: Sequence[str] | None, 
         raise InputError(f"{path} has an alpha band and nothing else.")
     told: list[str] = []
     naip = ColorInterp.alpha in raster.colours and detect.decide(raster, sensor, None).sensor.name == "naip"
-    tagged, raster = raster, settle_alpha(raster, naip, band_names, told)
+    raster = settle_alpha(raster, naip, band_names, told)
     decision = detect.decide(raster, sensor, band_names)
     notes = [*told, *decision.notes]
     if raster.parts:
@@ -105,7 +105,7 @@ def _open_file(path: str, sensor: str | None, band_names: Sequence[str] | None, 
         blank=blank or find_fill(made, notes),
         notes=tuple(notes),
         source_grids=grids,
-        spectral_alpha=() if raster is tagged else (path,),
+        own_masks=raster.own_masks,
     )
 
 
@@ -124,6 +124,10 @@ def _open_folder(path: str, sensor: str | None, band_names: Sequence[str] | None
     made = make_bands([(raster, 1) for raster in found.rasters], decision, notes)
     on_grid = [same_grid(grids[raster.path], geobox) for raster in found.rasters]
     bands, blank = settle_picture(made, on_grid, notes)
+    own_masks = tuple(mask for raster in found.rasters for mask in raster.own_masks)
+    if own_masks:
+        names = dict.fromkeys(Path(mask.path).name for mask in own_masks)
+        notes.append(f"the mask or alpha of a file counts for all bands: {', '.join(names)}")
     if blank is None and not found.masks:
         blank = find_fill([band for band, on in zip(made, on_grid, strict=True) if on], notes)
     return Scene(
@@ -137,6 +141,7 @@ def _open_folder(path: str, sensor: str | None, band_names: Sequence[str] | None
         datetime=decision.datetime,
         notes=tuple(dict.fromkeys(notes)),
         masks=found.masks,
+        own_masks=own_masks,
         blank=blank,
         source_grids={name: grid for name, grid in grids.items() if grid.crs is None},
     )

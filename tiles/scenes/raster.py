@@ -7,17 +7,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from rasterio._err import CPLE_BaseError
-from rasterio.enums import ColorInterp
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
 from tiles.errors import InputError
 from tiles.grids import ground_sample_distance_m
+from tiles.scenes.validity import OwnMask, opaque
 
 # A header may claim any size; a raster of more pixels than this is taken for a lie (the Earth at 0.2 m has 1.3e16).
 _MOST_PIXELS = 10**14
@@ -47,6 +50,7 @@ class Raster:
         gcps: True where only ground control points place the raster.
         block_shape: Rows and columns that are decoded at once.
         overviews: Reduction factors of the first band's overviews.
+        own_masks: What the file itself says of all its pixels: its alpha bands and its mask.
         parts: Names of the further rasters that the file holds, as GDAL opens them (``GTIFF_DIR:2:…``).
     """
 
@@ -63,6 +67,7 @@ class Raster:
     gcps: bool
     block_shape: tuple[int, int]
     overviews: tuple[int, ...]
+    own_masks: tuple[OwnMask, ...] = ()
     parts: tuple[str, ...] = ()
 
     @property
@@ -188,8 +193,40 @@ def inspect(path: str) -> Raster:
             gcps=gcps,
             block_shape=tuple(source.block_shapes[0]),
             overviews=tuple(source.overviews(1)),
+            own_masks=own_masks(path, source),
             parts=tuple(source.subdatasets),
         )
+
+
+def own_masks(path: str, source: DatasetReader) -> tuple[OwnMask, ...]:
+    """The alpha bands of an open file, whatever their type and beside a nodata value too, and its mask.
+
+    GDAL's own mask leaves alpha out where a nodata value is stated, and where alpha has not 8 or 16 bits.
+    """
+    with reading(path):
+        colours, flags = source.colorinterp, source.mask_flag_enums[0]
+    found = [OwnMask(path, index) for index, colour in enumerate(colours, 1) if colour == ColorInterp.alpha]
+    if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
+        found.append(OwnMask(path, 0))
+    return tuple(found)
+
+
+def read_shown(path: str, source: DatasetReader, index: int, **how: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of a band, and True where no other alpha band or mask of the file hides them, nodata or not.
+
+    Args:
+        path: The file, for errors.
+        source: The file, opened.
+        index: Number of the band.
+        how: Window, or shape and resampling, as rasterio's ``read`` takes them.
+    """
+    with reading(path):
+        values = source.read(index, **how)
+        covered = np.ones(values.shape, bool)
+        for mask in own_masks(path, source):
+            if mask.index != index:
+                covered &= opaque(source.read(mask.index, **how) if mask.index else source.read_masks(1, **how))
+    return values, covered
 
 
 def placed(raster: Raster, gsd_m: float | None, notes: list[str]) -> GeoBox:

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from functools import lru_cache
 from typing import Self
@@ -10,16 +10,16 @@ from typing import Self
 import numpy as np
 from affine import Affine
 from odc.geo.geobox import GeoBox
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import ColorInterp
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from tiles.grids import ground_sample_distance_m, same_grid
 from tiles.scenes.band import Band, Pixels, to_unit
-from tiles.scenes.raster import open_raster, reading
+from tiles.scenes.raster import open_raster, own_masks, reading
 from tiles.scenes.scene import Scene
 from tiles.scenes.stacked import Stacked
-from tiles.scenes.validity import Mask, MaskKind, cloudy, usable
+from tiles.scenes.validity import Mask, MaskKind, OwnMask, cloudy, usable
 from tiles.scenes.view import View, warped
 
 # Many small reads of one file ask the same.
@@ -47,6 +47,7 @@ class SceneReader:
         self._stack = ExitStack()
         self._opener, self._pixel_m = opener, pixel_m
         self._opened: dict[str, DatasetReader] = {}
+        self._grids = dict(scene.source_grids)
         self.dtype = np.result_type(*(np.dtype(band.dtype) for band in scene.bands))
         self._scale = np.array([band.scale for band in scene.bands], np.float32)
         self._offset = np.array([band.offset for band in scene.bands], np.float32)
@@ -71,66 +72,69 @@ class SceneReader:
                 self._opened[path] = self._opener(path)
         return self._opened[path]
 
-    def _grid(self, path: str, source: DatasetReader) -> GeoBox:
-        own = self.scene.source_grids.get(path)
-        if own is not None:
-            return own
-        with reading(path):
-            return GeoBox(source.shape, source.transform, None if source.crs is None else source.crs.to_wkt())
+    def _grid(self, path: str) -> GeoBox:
+        if path not in self._grids:
+            source = self._open(path)
+            with reading(path):
+                crs = None if source.crs is None else source.crs.to_wkt()
+                self._grids[path] = GeoBox(source.shape, source.transform, crs)
+        return self._grids[path]
+
+    def _masks_on(self, grid: GeoBox) -> tuple[OwnMask, ...]:
+        """What the scene's files say themselves of the pixels of a grid, whichever of their bands are read."""
+        return tuple(mask for mask in self.scene.own_masks if same_grid(self._grid(mask.path), grid))
 
     def _views_of_scene(self) -> list[View]:
         scene = self.scene
         by_path: dict[str, list[tuple[int, Band]]] = defaultdict(list)
         for place, band in enumerate(scene.bands):
             by_path[band.path].append((place, band))
+        read = [self._grid(path) for path in by_path]
         views = []
         if scene.blank is not None:
             # The bands that are nodata together lie on one grid: native, or warped together.
             together = list(dict.fromkeys(band.path for band in scene.blank.bands))
-            first = self._open(together[0])
-            grid = self._grid(together[0], first)
+            grid = self._grid(together[0])
             if same_grid(grid, scene.geobox):
                 self._blank = {}
             else:
-                told = ((path, self._masked(path, self._open(path))) for path in together if path in by_path)
-                masked = tuple(pair for pair in told if pair[1])
                 chosen = [pair for path in together for pair in by_path.pop(path, [])]
-                views.append(self._stacked(first.shape, grid, chosen, masked, scene.source, scene.resampling))
+                views.append(self._stacked(grid, chosen, self._masks_on(grid), scene.source, scene.resampling))
+                read.append(grid)
         for path, bands in by_path.items():
-            views += self._file(path, bands, scene.resampling)
+            views += self._file(path, bands, self._masks_on(self._grid(path)), scene.resampling)
+        return views + self._masks_beside(by_path, read)
+
+    def _masks_beside(self, native: Collection[str], read: list[GeoBox]) -> list[View]:
+        """Views of the own masks of files of which no band is read: natively each, or those of one grid together."""
+        views = []
+        for path in dict.fromkeys(mask.path for mask in self.scene.own_masks):
+            grid = self._grid(path)
+            if same_grid(grid, self.scene.geobox):
+                if path not in native:
+                    covers = tuple(mask.index for mask in self.scene.own_masks if mask.path == path)
+                    views.append(View(path, self._open(path), [], [], (), covers))
+            elif not any(same_grid(grid, other) for other in read):
+                views.append(self._stacked(grid, [], self._masks_on(grid), path, self.scene.resampling))
+                read.append(grid)
         return views
 
-    def _masked(self, path: str, source: DatasetReader) -> str:
-        """The band of the file that is its mask, as a virtual raster names it, or nothing.
+    def _file(
+        self, path: str, bands: Sequence[tuple[int, Band]], masks: Sequence[OwnMask], resampling: str
+    ) -> list[View]:
+        """Views of bands of one file: one where its grid is the scene's, else one for each band with nodata.
 
-        GDAL itself leaves alpha out where a nodata value is stated, and where it has not 8 or 16 bits.
+        Args:
+            path: The file.
+            bands: Its bands to read, each with its place in the scene.
+            masks: What counts on the file's grid; a warp weighs by it, natively each file has its own.
+            resampling: A rasterio ``Resampling`` name.
         """
-        with reading(path):
-            flags, colours = source.mask_flag_enums[0], source.colorinterp
-        spectral = path in self.scene.spectral_alpha
-        if ColorInterp.alpha in colours and not spectral:
-            return str(colours.index(ColorInterp.alpha) + 1)
-        return "mask,1" if MaskFlags.per_dataset in flags and not (MaskFlags.alpha in flags and spectral) else ""
-
-    def _file(self, path: str, bands: Sequence[tuple[int, Band]], resampling: str) -> list[View]:
-        """Views of bands of one file: one where its grid is the scene's, else one for each band with nodata."""
-        source = self._open(path)
-        grid = self._grid(path, source)
-        masked = self._masked(path, source)
+        source, grid = self._open(path), self._grid(path)
         if same_grid(grid, self.scene.geobox):
             nodata = tuple(band.nodata for _, band in bands)
-            alpha = int(masked) if masked.isdigit() else None
-            return [
-                View(
-                    path,
-                    source,
-                    [b.index for _, b in bands],
-                    [place for place, _ in bands],
-                    nodata,
-                    alpha,
-                    masked == "mask,1",
-                )
-            ]
+            covers = tuple(mask.index for mask in masks if mask.path == path)
+            return [View(path, source, [b.index for _, b in bands], [place for place, _ in bands], nodata, covers)]
         # A warp knows one nodata value, mixes that of other bands into their ground, and fills a band from its
         # neighbours where only others are measured: so a band with nodata is warped alone, as from a file of its own.
         alone = [[pair] for pair in bands if pair[1].unmeasured is not None]
@@ -138,9 +142,8 @@ class SceneReader:
         groups = [*alone, others] if others else alone
         thin = self._thinned(grid) != grid.shape
         # A warp takes all bands of what it warps, so a band alone is taken out first; so is the mask that counts.
-        if thin or masked or path in self.scene.spectral_alpha or (alone and source.count > 1):
-            files = ((path, masked),) if masked else ()
-            return [self._stacked(source.shape, grid, group, files, path, resampling) for group in groups]
+        if thin or masks or ColorInterp.alpha in source.colorinterp or (alone and source.count > 1):
+            return [self._stacked(grid, group, masks, path, resampling) for group in groups]
         return [
             self._warped(path, source, grid, group, [band.index for _, band in group], None, resampling)
             for group in groups
@@ -156,20 +159,23 @@ class SceneReader:
 
     def _stacked(
         self,
-        shape: tuple[int, int],
         grid: GeoBox,
         bands: Sequence[tuple[int, Band]],
-        masked: tuple[tuple[str, str], ...],
+        masks: Sequence[OwnMask],
         name: str,
         resampling: str,
     ) -> View:
         """A view of bands of files on one grid, warped together."""
         blank = self.scene.blank
-        if blank is not None and not {band.path for _, band in bands} <= {band.path for band in blank.bands}:
-            blank = None
-        read = tuple(band for _, band in bands) or (blank.bands[:1] if blank else ())
-        thinned = self._thinned(grid)
-        stacked = Stacked(shape, thinned, read, masked, blank)
+        if blank is not None:
+            together = {band.path for band in blank.bands}
+            if not ({band.path for _, band in bands} <= together and same_grid(grid, self._grid(min(together)))):
+                blank = None
+        # A warp wants a band beside alpha.
+        some = blank.bands[0] if blank else Band("", masks[0].path, 1, "uint8", None, 1, 0) if masks else None
+        read = tuple(band for _, band in bands) or ((some,) if some else ())
+        shape, thinned = grid.shape, self._thinned(grid)
+        stacked = Stacked(shape, thinned, read, tuple(masks), blank)
         on = GeoBox(thinned, grid.affine @ Affine.scale(shape[1] / thinned[1], shape[0] / thinned[0]), grid.crs)
         alpha = len(read) + 1 if stacked.has_alpha else None
         indexes = list(range(1, len(read) + 1))
@@ -189,13 +195,12 @@ class SceneReader:
         dataset = warped(name, source, grid, self.scene.geobox, resampling, nodata=nodata, add_alpha=alpha is None)
         self._stack.enter_context(dataset)
         alpha = source.count + 1 if alpha is None else alpha
-        return View(
-            name, dataset, indexes, [place for place, _ in bands], tuple(band.nodata for _, band in bands), alpha, False
-        )
+        places, stated = [place for place, _ in bands], tuple(band.nodata for _, band in bands)
+        return View(name, dataset, indexes, places, stated, (alpha,))
 
     def _plane(self, band: Band) -> View:
         """A band that says something about pixels: never mixed with its neighbours."""
-        return self._file(band.path, [(0, band)], "nearest")[0]
+        return self._file(band.path, [(0, band)], own_masks(band.path, self._open(band.path)), "nearest")[0]
 
     def _mask(self, mask: Mask) -> View:
         dtype = self._open(mask.path).dtypes[mask.index - 1]

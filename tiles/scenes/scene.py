@@ -17,7 +17,7 @@ from tiles.errors import InputError
 from tiles.grids import ground_sample_distance_m, same_grid
 from tiles.scenes.band import Band
 from tiles.scenes.raster import files_of
-from tiles.scenes.validity import Blank, Mask
+from tiles.scenes.validity import Blank, Mask, OwnMask
 
 if TYPE_CHECKING:
     from odc.geo.crs import CRS
@@ -43,7 +43,7 @@ class Scene:
         source_grids: Grids of files that cannot state their own.
         blank: What is nodata in several bands together only (pictures, undeclared fill); the bands' own nodata counts
             band by band beside it.
-        spectral_alpha: Files whose band tagged alpha holds a measurement.
+        own_masks: Masks and alpha bands of the bands' files; they count whichever bands are read.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Scene:
     parts: tuple["Scene", ...] = ()
     source_grids: dict[str, GeoBox] = field(default_factory=dict)
     blank: Blank | None = None
-    spectral_alpha: tuple[str, ...] = ()
+    own_masks: tuple[OwnMask, ...] = ()
 
     @property
     def height(self) -> int:
@@ -126,15 +126,16 @@ class Scene:
         geobox = GeoBox(shape, self.geobox.affine @ Affine.scale(factor), self.geobox.crs)
         return replace(self.on(geobox, "average" if factor > 1 else "bilinear"), gsd_m=gsd_m)
 
-    def _paths(self) -> list[str]:
+    def paths(self) -> list[str]:
         """What is opened for the scene, its parts aside, sorted."""
         together = () if self.blank is None else self.blank.bands
-        return sorted({band.path for band in (*self.bands, *together)} | {mask.path for mask in self.masks})
+        beside = {mask.path for mask in self.masks} | {mask.path for mask in self.own_masks}
+        return sorted({band.path for band in (*self.bands, *together)} | beside)
 
     def files(self) -> Iterator[str]:
         """Paths and addresses that are read for the scene, with the files beside them and those they refer to."""
         yield self.source
-        for path in self._paths():
+        for path in self.paths():
             yield from files_of(path)
         for part in self.parts:
             yield from part.files()
@@ -143,11 +144,11 @@ class Scene:
         """Hexadecimal digest that changes when a file read, the band choice, the scaling or the grid changes."""
         digest = hashlib.sha256()
         bands = [[b.name, b.path, b.index, b.dtype, repr(b.nodata), repr(b.scale), repr(b.offset)] for b in self.bands]
-        masks = [[m.path, m.index, m.kind] for m in self.masks]
+        masks = [[m.path, m.index, m.kind] for m in self.masks] + [[m.path, m.index] for m in self.own_masks]
         grid = [list(self.geobox.shape), list(self.geobox.affine)[:6], str(self.geobox.crs), self.resampling]
-        files = [_state(path) for path in sorted({file for path in self._paths() for file in files_of(path)})]
+        files = [_state(path) for path in sorted({file for path in self.paths() for file in files_of(path)})]
         blank = None if self.blank is None else [[b.path, b.index] for b in self.blank.bands] + [*self.blank.values]
-        digest.update(json.dumps([bands, masks, grid, files, blank, self.spectral_alpha]).encode())
+        digest.update(json.dumps([bands, masks, grid, files, blank]).encode())
         for part in self.parts:
             digest.update(part.fingerprint().encode())
         return digest.hexdigest()[:32]

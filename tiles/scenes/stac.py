@@ -131,8 +131,8 @@ def open_item(item: pystac.Item, *, sensor: str | None = None, bands: Sequence[s
         raise InputError(f"STAC item {item.id} has no raster asset.")
     rasters: dict[str, Raster] = {}
     _inspect(layers, rasters, item)
-    if _may_be_blank(layers, rasters):
-        # What is nodata in a picture, all bands tell together, whichever are read.
+    if _may_be_blank(layers, rasters) or any(raster.own_masks for raster in rasters.values()):
+        # What is nodata in a picture, all bands tell together; files' own masks count. Both whichever bands are read.
         layers = every
         _inspect(layers, rasters, item)
     notes: list[str] = []
@@ -144,9 +144,8 @@ def open_item(item: pystac.Item, *, sensor: str | None = None, bands: Sequence[s
     on_grid = [same_grid(grids[layer.source.uri], grids[finest]) for layer in layers]
     made, blank = settle_picture(make_bands(sources, decision, notes), on_grid, notes)
     spectral = {b.path for b in made if rasters[b.path].colours[b.index - 1] is ColorInterp.alpha}
-    notes += [
-        f"the band of {path} that is tagged alpha is a measurement: the item names it" for path in sorted(spectral)
-    ]
+    own_masks = [m for raster in rasters.values() for m in raster.own_masks if not (m.index and m.path in spectral)]
+    notes += [f"the band of {uri} that is tagged alpha is a measurement: the item names it" for uri in sorted(spectral)]
     resampled = [layer.name for layer, on in zip(layers, on_grid, strict=True) if not on]
     if resampled:
         notes.append(f"bands {', '.join(resampled)} are resampled onto the finest grid")
@@ -162,7 +161,7 @@ def open_item(item: pystac.Item, *, sensor: str | None = None, bands: Sequence[s
         notes=(*decision.notes, *notes),
         masks=_masks(item),
         blank=blank,
-        spectral_alpha=tuple(sorted(spectral)),
+        own_masks=tuple(own_masks),
     )
     return scene if bands is None else scene.select(bands)
 

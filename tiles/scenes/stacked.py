@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
 from tiles.scenes.band import Band
-from tiles.scenes.validity import Blank
+from tiles.scenes.validity import Blank, OwnMask
 
 
 @dataclass(frozen=True)
@@ -20,20 +20,20 @@ class Stacked:
         shape: Rows and columns of the files, which share one grid.
         thinned: Rows and columns of the result; where fewer, the nearest pixels are kept and overviews are used.
         bands: The bands, in order.
-        masked: Files whose mask or alpha counts, each with the band that is it.
+        masks: Masks and alpha bands of files that count.
         blank: What is nodata in several bands together, or None.
     """
 
     shape: tuple[int, int]
     thinned: tuple[int, int]
     bands: tuple[Band, ...]
-    masked: tuple[tuple[str, str], ...]
+    masks: tuple[OwnMask, ...]
     blank: Blank | None
 
     @property
     def has_alpha(self) -> bool:
         """Whether the last band is an alpha band."""
-        return bool(self.masked) or self.blank is not None
+        return bool(self.masks) or self.blank is not None
 
     def xml(self) -> str:
         """The virtual raster, as GDAL opens it; its place is given to the warp."""
@@ -42,11 +42,16 @@ class Stacked:
             for number, band in enumerate(self.bands, 1)
         ]
         if self.has_alpha:
-            factors = [self._source(path, band) for path, band in self.masked]
+            factors = [self._mask_source(mask) for mask in self.masks]
             if self.blank is not None:
                 factors.append(self._source(_measured_xml(self.shape, self.blank), "1"))
             rows.append(_band(len(rows) + 1, "uint8", factors, joined="mul", colour="Alpha"))
         return _dataset(self.thinned, rows)
+
+    def _mask_source(self, mask: OwnMask) -> str:
+        # What is not 0 counts: an opacity of 1 as one of 255 or 65535. GDAL would weigh the first as next to nothing.
+        table = "<LUT>-1e-300:255,0:0,1e-300:255</LUT>"
+        return _source(mask.path, str(mask.index) if mask.index else "mask,1", self.shape, self.thinned, table)
 
     def _source(self, path: str, band: str) -> str:
         return _source(path, band, self.shape, self.thinned)

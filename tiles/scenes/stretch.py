@@ -7,8 +7,8 @@ from rasterio.enums import Resampling
 from rasterio.windows import Window
 
 from tiles.scenes.band import Band
-from tiles.scenes.raster import open_raster, reading
-from tiles.scenes.validity import measured, opaque
+from tiles.scenes.raster import open_raster, read_shown, reading
+from tiles.scenes.validity import measured
 
 LOW, HIGH = 2.0, 98.0
 # A sample of this many pixels fixes a percentile to about 0.1 of a percentile point.
@@ -49,9 +49,8 @@ def _sample(band: Band) -> np.ndarray:
         if source.overviews(band.index) or height * width <= _WHOLE:
             shrink = max(1.0, (height * width / _SAMPLE) ** 0.5)
             shape = (max(1, round(height / shrink)), max(1, round(width / shrink)))
-            values = source.read(band.index, out_shape=shape, resampling=Resampling.nearest)
-            mask = source.read_masks(band.index, out_shape=shape, resampling=Resampling.nearest)
-            return values[opaque(mask)]
+            values, covered = read_shown(band.path, source, band.index, out_shape=shape, resampling=Resampling.nearest)
+            return values[covered]
         rows, columns = source.block_shapes[band.index - 1]
         rows, columns = min(rows, height, 1024), min(columns, width, 1024)
         across, down = -(-width // columns), -(-height // rows)
@@ -60,6 +59,6 @@ def _sample(band: Band) -> np.ndarray:
         for number in picked:
             window = Window((number % across) * columns, (number // across) * rows, columns, rows)
             window = window.intersection(Window(0, 0, width, height))
-            values, mask = source.read(band.index, window=window), source.read_masks(band.index, window=window)
-            found.append(values[opaque(mask)][:: max(1, values.size * len(picked) // (4 * _SAMPLE))])
+            values, covered = read_shown(band.path, source, band.index, window=window)
+            found.append(values[covered][:: max(1, values.size * len(picked) // (4 * _SAMPLE))])
         return np.concatenate(found)

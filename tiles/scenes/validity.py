@@ -29,6 +29,19 @@ class Mask:
     kind: MaskKind
 
 
+@dataclass(frozen=True)
+class OwnMask:
+    """What a raster file says of all its pixels beside their nodata values: an alpha band, or GDAL's mask.
+
+    Attributes:
+        path: The file.
+        index: Number of the alpha band, or 0 for the file's mask, inside it or beside it as ``.msk``.
+    """
+
+    path: str
+    index: int
+
+
 _PICTURE_BANDS = 2  # a lone band has nothing to be nodata together with
 
 # Sentinel-2 L2A scene classification: 0 no data, 1 saturated or defective, 3 cloud shadow, 8 and 9 cloud, 10 cirrus

@@ -27,8 +27,7 @@ class View:
         indexes: Numbers of the bands in the data set.
         places: Where the bands stand in the scene.
         nodata: The bands' nodata, or None.
-        alpha: Number of the alpha band of a warp, or None.
-        masked: Whether a mask or alpha of the file counts.
+        covers: Bands that tell what is covered: numbers of alpha bands, 0 for the file's mask.
     """
 
     name: str
@@ -36,8 +35,7 @@ class View:
     indexes: list[int]
     places: list[int]
     nodata: tuple[float | None, ...]
-    alpha: int | None
-    masked: bool
+    covers: tuple[int, ...] = ()
 
     def read(self, inside: Window, out: np.ndarray, valid: np.ndarray) -> None:
         """Read a window within the grid into ``out[places]``; clear ``valid`` where nothing was measured."""
@@ -54,10 +52,10 @@ class View:
     def mark_covered(self, inside: Window, valid: np.ndarray) -> None:
         """Clear ``valid`` where mask or alpha say so, and beyond the file."""
         with reading(self.name):
-            if self.alpha is not None:
-                valid &= opaque(self.dataset.read(self.alpha, window=inside))
-            elif self.masked:
-                valid &= opaque(self.dataset.read_masks(self.indexes[0], window=inside))
+            for cover in self.covers:
+                valid &= opaque(
+                    self.dataset.read(cover, window=inside) if cover else self.dataset.read_masks(1, window=inside)
+                )
 
     def read_plane(self, inside: Window) -> np.ndarray:
         """Raw values of the first band alone, ``[H, W]``."""

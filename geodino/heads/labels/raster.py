@@ -11,7 +11,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from rasterio._err import CPLE_BaseError
-from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
@@ -20,6 +20,7 @@ from geodino.heads.labels.draw import Draw, row_blocks
 from geodino.heads.legend import LARGEST_CLASS, Color, Legend
 from tiles.errors import InputError
 from tiles.grids import turned
+from tiles.scenes.raster import read_shown
 from tiles.writing.cog import read_classes
 
 _OBJECT_SIDE = 32  # pixels of a raster are objects by blocks of this side
@@ -110,11 +111,7 @@ def _on_scene(path: Path, source: Any, geobox: GeoBox) -> Iterator[Any]:
     )
     own = turned(GeoBox(source.shape, source.transform, source.crs.to_wkt()), geobox).affine if placed else None
     if own is None or (same and source.crs == geobox.crs.to_wkt() and _alike(own, geobox.affine)):
-        masked = MaskFlags.all_valid not in source.mask_flag_enums[0]
-        yield lambda window: (
-            source.read(1, window=window),
-            source.read_masks(1, window=window) > 0 if masked else np.True_,
-        )
+        yield lambda window: read_shown(str(path), source, 1, window=window)
         return
     # The added alpha band says where the raster has a pixel. A nodata value of the result would do so too, and GDAL
     # would change the pixels that have it by one.
