@@ -157,7 +157,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, make_recipe: Mak
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()
     assert 40 not in checkpoints(killed / "checkpoints")
     pretrain(Run(tiles, "TILES", killed, make_recipe(**changes, workers=0)), resume=True)
     assert_same_state(whole / "checkpoints" / "step-00000040.ckpt", killed / "checkpoints" / "step-00000040.ckpt")
