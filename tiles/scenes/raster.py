@@ -3,6 +3,7 @@
 import html
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,12 +16,15 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 
 from tiles.errors import InputError
 from tiles.grids import ground_sample_distance_m
 from tiles.scenes.validity import OwnMask, opaque
+
+# What has no place is said by `placed`, once and with the way out.
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
 # A header may claim any size; a raster of more pixels than this is taken for a lie (the Earth at 0.2 m has 1.3e16).
 _MOST_PIXELS = 10**14
